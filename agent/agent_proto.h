@@ -1,0 +1,78 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#ifndef AGENT_PROTO_H
+#define AGENT_PROTO_H
+
+/*
+ * What Lockstep and the agent inside QEMU say to each other, over a SOCK_SEQPACKET socket pair: one request, one
+ * reply, in the host's byte order (both ends run on one machine and come from one build; @version catches the rest).
+ * A message is one packet: the header, then the payload that the type names. Descriptors travel beside it.
+ */
+#include <assert.h>
+#include <stdint.h>
+
+#define AGENT_ENV_FD		"LOCKSTEP_AGENT_FD"	/* number of the socket, inherited */
+#define AGENT_ENV_RAM_FD	"LOCKSTEP_AGENT_RAM_FD"	/* number of the guest memory's descriptor, inherited */
+#define AGENT_LIB_NAME		"liblockstep-agent.so"	/* its entry is taken out of LD_PRELOAD */
+
+enum {
+	AGENT_MAGIC = 0x4c4b4147,
+	AGENT_VERSION = 1,
+	AGENT_MAX_RANGES = 64,		/* mappings of guest memory in one QEMU */
+	AGENT_MAX_RUNS = 4096,		/* runs of pages in one request */
+	AGENT_TEXT = 160,		/* a sentence, with its final 0 */
+};
+
+enum agent_type {
+	AGENT_HELLO = 1,	/* no payload -> struct agent_hello, ranges; descriptors: pagemap, clear_refs */
+	AGENT_TRACK,		/* no payload -> struct agent_track; descriptor: userfaultfd */
+	AGENT_DROP,		/* struct agent_run[] -> struct agent_dropped */
+	AGENT_TYPE_MAX
+};
+
+struct agent_msg {
+	uint32_t magic;
+	uint16_t version;
+	uint16_t type;		/* enum agent_type; a reply repeats it */
+	uint32_t seq;		/* a reply repeats it */
+	int32_t rc;		/* reply: 0 or -errno, and then the payload is a sentence of AGENT_TEXT bytes */
+	uint32_t len;		/* bytes of payload after the header */
+	uint32_t zero;
+} __attribute__((packed));
+static_assert(sizeof(struct agent_msg) == 24, "agent_msg");
+
+/* A mapping of the guest's memory file inside QEMU. */
+struct agent_range {
+	uint64_t addr;
+	uint64_t len;		/* bytes */
+	uint64_t offset;	/* in the file */
+	uint32_t shared;	/* 1: MAP_SHARED, 0: MAP_PRIVATE */
+	uint32_t zero;
+} __attribute__((packed));
+static_assert(sizeof(struct agent_range) == 32, "agent_range");
+
+struct agent_hello {
+	uint32_t pid;
+	uint32_t n_ranges;	/* struct agent_range follow */
+} __attribute__((packed));
+static_assert(sizeof(struct agent_hello) == 8, "agent_hello");
+
+struct agent_track {
+	uint64_t features;	/* userfaultfd features that are on */
+} __attribute__((packed));
+static_assert(sizeof(struct agent_track) == 8, "agent_track");
+
+/* Pages by their place in the memory file, in units of 4096 bytes. */
+struct agent_run {
+	uint64_t first;
+	uint64_t count;
+} __attribute__((packed));
+static_assert(sizeof(struct agent_run) == 16, "agent_run");
+
+struct agent_dropped {
+	uint64_t pages;		/* how many were named, those already equal to the file included */
+} __attribute__((packed));
+static_assert(sizeof(struct agent_dropped) == 8, "agent_dropped");
+
+#define AGENT_MAX_MSG	(sizeof(struct agent_msg) + AGENT_MAX_RUNS * sizeof(struct agent_run))
+
+#endif

@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: BSD-2-Clause
+# Completion for bash: commands and options from the program's own help, names from the run directory.
+_lockstep()
+{
+	local cur=${COMP_WORDS[COMP_CWORD]} cmd=${COMP_WORDS[1]} i dir
+	COMPREPLY=()
+	if [ "$COMP_CWORD" -eq 1 ]; then
+		COMPREPLY=($(compgen -W "$(lockstep help 2>/dev/null | sed -n 's/^  \([a-z]*\) .*/\1/p')" -- "$cur"))
+		return
+	fi
+	# Behind the -- of run it is QEMU's command line.
+	for ((i = 2; i < COMP_CWORD; i++)); do
+		[ "${COMP_WORDS[i]}" != -- ] || { COMPREPLY=($(compgen -c -f -- "$cur")); return; }
+	done
+	case $cur in
+	-*)
+		COMPREPLY=($(compgen -W "$(lockstep help "$cmd" 2>/dev/null | sed -n 's/^  \(--[a-z-]*\).*/\1/p')" -- "$cur"))
+		return ;;
+	esac
+	case $cmd in
+	help)
+		COMPREPLY=($(compgen -W "$(lockstep help 2>/dev/null | sed -n 's/^  \([a-z]*\) .*/\1/p')" -- "$cur")) ;;
+	doctor)
+		COMPREPLY=($(compgen -c -f -- "$cur")) ;;
+	status | checkpoint | failover | set | events | quit)
+		dir=${LOCKSTEP_RUN_DIR:-/run/lockstep}
+		[ -n "$LOCKSTEP_RUN_DIR" ] || [ "$(id -u)" = 0 ] || dir=$XDG_RUNTIME_DIR/lockstep
+		COMPREPLY=($(cd "$dir" 2>/dev/null && compgen -G "$cur*.sock" | sed 's/\.sock$//')) ;;
+	esac
+}
+complete -o default -F _lockstep lockstep

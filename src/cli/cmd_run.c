@@ -1,0 +1,63 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* lockstep run: read the command line, set up the log, say what is risky, and become the node. */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/crash.h"
+#include "base/log.h"
+#include "cli/cli.h"
+#include "cli/run_args.h"
+#include "node.h"
+
+static int run_fn(int argc, char **argv)
+{
+	struct err e = { 0 };
+	struct run_opts *o = malloc(sizeof(*o));
+	int rc, status;
+
+	if (!o) {
+		err_set(&e, -ENOMEM, "no memory");
+		return cli_fail(&cmd_run, CLI_FAILED, &e);
+	}
+	rc = run_args_parse(argc, argv, o, &e);
+	if (rc == RUN_HELP) {
+		cli_help(&cmd_run, stdout);
+		free(o);
+		return CLI_OK;
+	}
+	if (!rc) {
+		rc = crash_points_init();
+		if (rc == -EINVAL)
+			err_set(&e, rc, "LOCKSTEP_CRASH_AT=%.60s: there is no such crash point; 'lockstep doctor "
+				"--crash-points' lists them", getenv("LOCKSTEP_CRASH_AT"));
+		else if (rc)
+			err_set(&e, rc, "LOCKSTEP_CRASH_AT is set, and this lockstep was built without crash points");
+	}
+	if (rc) {
+		free(o);
+		return cli_fail(&cmd_run, CLI_USAGE, &e);
+	}
+	log_init(o->name, o->log_level);
+	if (!(o->listen.n ? &o->listen : &o->peer)->loopback)
+		log_warn("%s", RUN_WARN_NOT_ENCRYPTED);
+	log_warn("%s", RUN_WARN_NO_ARBITRATION);
+	rc = node_run(o, &e);
+	status = rc >= 0 ? rc : rc == -EINVAL || rc == -ENOTSUP ? CLI_USAGE : CLI_FAILED;
+	if (rc < 0)
+		cli_fail(&cmd_run, status, &e);
+	free(o);
+	return status;
+}
+
+const struct cli_cmd cmd_run = {
+	.name = "run",
+	.args = "-- QEMU-COMMAND...",
+	.summary = "run one of the two nodes of a VM",
+	.more = "On the secondary, which is started first:\n"
+		"  lockstep run --name web --listen 192.0.2.2:9998 --insecure -- qemu-system-x86_64 ...\n"
+		"and on the primary:\n"
+		"  lockstep run --name web --peer 192.0.2.2:9998 --primary --insecure -- qemu-system-x86_64 ...\n",
+	.opts = run_opts_table,
+	.fn = run_fn,
+};

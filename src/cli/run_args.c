@@ -1,0 +1,241 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * The command line of `lockstep run`, up to the "--"; what comes after it is QEMU's and belongs to engine/.
+ *
+ * For now the command line decides who begins as what: --listen alone is the secondary, --peer with --primary the
+ * primary. Everything else is refused, so that it stays free for the day when the state decides.
+ */
+#include "cli/run_args.h"
+
+#include <errno.h>
+#include <netinet/in.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "monitor/rundir.h"
+
+#define RUN_SPILL_DIR		"/var/tmp"
+#define RUN_MIN_BEATS		3	/* heartbeats that a timeout must span */
+#define RUN_HEARTBEAT_MS	50
+#define RUN_TIMEOUT_MS		500
+#define RUN_DELAY_MS		20000
+#define RUN_COMPARE_MS		3000
+#define RUN_QEMU_MS		3000
+
+enum {
+	OPT_NAME = 1, OPT_LISTEN, OPT_PEER, OPT_PRIMARY, OPT_INSECURE, OPT_HEARTBEAT, OPT_TIMEOUT, OPT_DELAY,
+	OPT_COMPARE, OPT_QEMU_TIMEOUT, OPT_RUN_DIR, OPT_SPILL_DIR, OPT_LOG_LEVEL,
+};
+
+const struct cli_opt run_opts_table[] = {
+	{ "name", OPT_NAME, "NAME", "name of the VM, the same on both nodes (needed)" },
+	{ "listen", OPT_LISTEN, "ADDRESS:PORT", "secondary: accept the link here" },
+	{ "peer", OPT_PEER, "ADDRESS:PORT", "primary: where the secondary listens" },
+	{ "primary", OPT_PRIMARY, NULL, "begin as the primary" },
+	{ "insecure", OPT_INSECURE, NULL, "allow a link beyond this host, though it is not encrypted" },
+	{ "heartbeat", OPT_HEARTBEAT, "MS", "time between two heartbeats (default 50)" },
+	{ "timeout", OPT_TIMEOUT, "MS", "silence that counts as the peer's death (default 500)" },
+	{ "checkpoint-delay", OPT_DELAY, "MS", "longest time without a checkpoint (default 20000)" },
+	{ "x-checkpoint-delay", OPT_DELAY, "MS", NULL },
+	{ "compare-timeout", OPT_COMPARE, "MS", "age of a held packet that starts a checkpoint (default 3000)" },
+	{ "compare_timeout", OPT_COMPARE, "MS", NULL },
+	{ "qemu-timeout", OPT_QEMU_TIMEOUT, "MS", "silence of QEMU that counts as its death (default 3000)" },
+	{ "run-dir", OPT_RUN_DIR, "DIR", "directory of the control socket" },
+	{ "spill-dir", OPT_SPILL_DIR, "DIR", "for what does not fit into memory (default " RUN_SPILL_DIR ")" },
+	{ "log-level", OPT_LOG_LEVEL, "LEVEL", "error, warn, note, info, debug or trace (default info)" },
+	{ NULL },
+};
+
+#define EXAMPLE "e.g. lockstep run --name web --listen 127.0.0.1:9998 -- qemu-system-x86_64 -m 512 ..."
+
+static int run_ms(const char *opt, const char *text, uint64_t min, nstime *out, struct err *e)
+{
+	uint64_t ms;
+	int rc = cli_number(opt, text, "milliseconds", min, UINT32_MAX, &ms, e);
+
+	if (!rc)
+		*out = ms * NS_PER_MS;
+	return rc;
+}
+
+static int run_path(const char *opt, const char *text, char *out, struct err *e)
+{
+	if (!*text)
+		return err_set(e, -EINVAL, "%s: the directory's name is empty", opt);
+	if (snprintf(out, PATH_MAX, "%s", text) >= PATH_MAX)
+		return err_set(e, -EINVAL, "%s: the directory's name is too long", opt);
+	return 0;
+}
+
+static int run_addr(const char *opt, const char *text, struct run_addr *out, struct err *e)
+{
+	int n;
+
+	if (out->n)
+		return err_set(e, -EINVAL, "%s was given twice", opt);
+	if (strlen(text) >= sizeof(out->text))
+		return err_set(e, -EINVAL, "%s: the address is longer than %zu characters", opt, sizeof(out->text) - 1);
+	n = addr_resolve(text, !strcmp(opt, "--listen"), out->addr, e);
+	if (n < 0) {
+		err_prefix(e, "%s", opt);
+		return -EINVAL;
+	}
+	snprintf(out->text, sizeof(out->text), "%s", text);
+	out->n = n;
+	out->loopback = true;
+	for (int i = 0; i < n; i++)
+		out->loopback &= addr_is_loopback(&out->addr[i]);
+	return 0;
+}
+
+static int run_option(int id, const char *arg, struct run_opts *o, struct err *e)
+{
+	int level, rc;
+
+	switch (id) {
+	case OPT_NAME:
+		rc = rundir_name_check(arg, e);
+		if (rc) {
+			err_prefix(e, "--name");
+			return rc;
+		}
+		snprintf(o->name, sizeof(o->name), "%s", arg);
+		return 0;
+	case OPT_LISTEN:
+		return run_addr("--listen", arg, &o->listen, e);
+	case OPT_PEER:
+		return run_addr("--peer", arg, &o->peer, e);
+	case OPT_PRIMARY:
+		o->role = RUN_PRIMARY;
+		return 0;
+	case OPT_INSECURE:
+		o->insecure = true;
+		return 0;
+	case OPT_HEARTBEAT:
+		return run_ms("--heartbeat", arg, 1, &o->heartbeat, e);
+	case OPT_TIMEOUT:
+		return run_ms("--timeout", arg, 1, &o->timeout, e);
+	case OPT_DELAY:
+		return run_ms("--checkpoint-delay", arg, 1, &o->checkpoint_delay, e);
+	case OPT_COMPARE:
+		return run_ms("--compare-timeout", arg, 1, &o->compare_timeout, e);
+	case OPT_QEMU_TIMEOUT:
+		return run_ms("--qemu-timeout", arg, 100, &o->qemu_timeout, e);
+	case OPT_RUN_DIR:
+		return run_path("--run-dir", arg, o->run_dir, e);
+	case OPT_SPILL_DIR:
+		return run_path("--spill-dir", arg, o->spill_dir, e);
+	case OPT_LOG_LEVEL:
+		level = log_level_parse(arg);
+		if (level < 0)
+			return err_set(e, -EINVAL, "--log-level: '%.40s' is none of error, warn, note, info, debug, "
+				       "trace", arg);
+		o->log_level = (enum log_level)level;
+		return 0;
+	}
+	return err_set(e, -EINVAL, "option %d is in no table", id);
+}
+
+static bool run_addr_any(const struct link_addr *a)
+{
+	const struct sockaddr_in *in = (const struct sockaddr_in *)&a->ss;
+	const struct sockaddr_in6 *in6 = (const struct sockaddr_in6 *)&a->ss;
+
+	return (a->ss.ss_family == AF_INET && !in->sin_addr.s_addr) ||
+	       (a->ss.ss_family == AF_INET6 && IN6_IS_ADDR_UNSPECIFIED(&in6->sin6_addr));
+}
+
+/* Who begins as what, and whether the link may be open. */
+static int run_check_role(struct run_opts *o, struct err *e)
+{
+	const struct run_addr *a = o->listen.n ? &o->listen : &o->peer;
+
+	if (o->listen.n && o->peer.n)
+		return err_set(e, -EINVAL, "--listen and --peer exclude each other: the secondary listens, the primary "
+			       "has the secondary as its peer");
+	if (!o->listen.n && !o->peer.n)
+		return err_set(e, -EINVAL, "where is the other node? The secondary needs --listen ADDRESS:PORT, the "
+			       "primary --peer ADDRESS:PORT --primary");
+	if (o->listen.n && o->role == RUN_PRIMARY)
+		return err_set(e, -EINVAL, "--primary needs --peer, not --listen: for now the primary is the one that "
+			       "connects");
+	if (o->peer.n && o->role != RUN_PRIMARY)
+		return err_set(e, -EINVAL, "--peer needs --primary: for now the primary is the one that connects, and "
+			       "the secondary uses --listen");
+	if (!a->loopback && !o->insecure)
+		return err_set(e, -EINVAL, "%s %.80s: the link is not encrypted and not authenticated yet, so whoever "
+			       "reaches this address could read and change the VM; say --insecure if the network "
+			       "between the nodes is yours alone", o->listen.n ? "--listen" : "--peer", a->text);
+	for (int i = 0; i < o->peer.n; i++)
+		if (run_addr_any(&o->peer.addr[i]))
+			return err_set(e, -EINVAL, "--peer %.80s: this is an address to listen on, not one to "
+				       "connect to", a->text);
+	return 0;
+}
+
+static int run_check(struct run_opts *o, struct err *e)
+{
+	struct stat st;
+	char path[PATH_MAX];
+	int rc;
+
+	if (!*o->name)
+		return err_set(e, -EINVAL, "the VM needs a name, the same on both nodes: --name NAME");
+	rc = run_check_role(o, e);
+	if (rc)
+		return rc;
+	if (o->timeout < RUN_MIN_BEATS * o->heartbeat)
+		return err_set(e, -EINVAL, "--timeout %llu is too short: with a heartbeat every %llu ms it must be at "
+			       "least %llu, or one late heartbeat would be taken for a death", o->timeout / NS_PER_MS,
+			       o->heartbeat / NS_PER_MS, RUN_MIN_BEATS * o->heartbeat / NS_PER_MS);
+	if (stat(o->spill_dir, &st) < 0)
+		return err_set(e, -EINVAL, "--spill-dir %.200s: %s", o->spill_dir, strerror(errno));
+	if (!S_ISDIR(st.st_mode))
+		return err_set(e, -EINVAL, "--spill-dir %.200s is not a directory", o->spill_dir);
+	if (!*o->run_dir) {
+		rc = rundir_default(o->run_dir, sizeof(o->run_dir), e);
+		if (rc)
+			return rc;
+	}
+	return rundir_socket(o->run_dir, o->name, path, sizeof(path), e);
+}
+
+int run_args_parse(int argc, char **argv, struct run_opts *o, struct err *e)
+{
+	struct cli_args a = { .cmd = &cmd_run, .argc = argc, .argv = argv,
+			      .stray = "; options of QEMU come after the --, behind the QEMU command" };
+	int id, rc;
+
+	*o = (struct run_opts){
+		.role = RUN_SECONDARY,
+		.heartbeat = RUN_HEARTBEAT_MS * NS_PER_MS,
+		.timeout = RUN_TIMEOUT_MS * NS_PER_MS,
+		.checkpoint_delay = RUN_DELAY_MS * NS_PER_MS,
+		.compare_timeout = RUN_COMPARE_MS * NS_PER_MS,
+		.qemu_timeout = RUN_QEMU_MS * NS_PER_MS,
+		.spill_dir = RUN_SPILL_DIR,
+		.log_level = LOG_INFO,
+	};
+	while ((id = cli_next(&a, e)) > 0) {
+		if (id == CLI_HELP)
+			return RUN_HELP;
+		rc = run_option(id, a.arg, o, e);
+		if (rc)
+			return rc;
+	}
+	if (id < 0)
+		return id;
+	if (!a.dashes && a.rest < argc)
+		return err_set(e, -EINVAL, "unexpected word '%.60s': the QEMU command comes after --, " EXAMPLE,
+			       argv[a.rest]);
+	if (a.rest == argc)
+		return err_set(e, -EINVAL, "the QEMU command is missing%s, " EXAMPLE,
+			       a.dashes ? " after the --" : ": it comes after --");
+	if (!*argv[a.rest] || *argv[a.rest] == '-')
+		return err_set(e, -EINVAL, "the QEMU command must begin with the program, not with '%.60s', " EXAMPLE,
+			       argv[a.rest]);
+	o->qemu_argc = argc - a.rest;
+	o->qemu_argv = argv + a.rest;
+	return run_check(o, e);
+}

@@ -1,0 +1,458 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * A checkpoint as the serving node makes it.
+ *
+ * Goal: the secondary gets a complete copy of the VM as it was at one point of its input, and the VM stands still for
+ * as short as possible. The number n of a checkpoint is that of the epoch that it ends.
+ *
+ *	ROUND	first synchronisation: dirty pages are sent while the VM runs, until few enough are left
+ *	IDLE	a wish (mismatch, delay, ...) begins checkpoint n
+ *	GATE	NEV_CLOSE n; NA_CUT n: QEMU has read its input
+ *	STOP	stop, and EPOCH_END n to the secondary at the same moment
+ *	COLLECT	NEV_STOPPED n; save, copy and NA_DRAINED n side by side, in any order
+ *	CONT	cont; then NEV_OPEN n: epoch n + 1
+ *	STAGE	the rest is sent; STAGED n: NEV_STAGED n, the output of epoch n leaves
+ *	LOAD	LOADED n: NEV_LOADED n; protected
+ *
+ * Promises:
+ * - The next checkpoint begins only after LOADED n and after everything of n was sent. Wishes that come meanwhile are
+ *   kept, but for those that n itself answers: what net wanted before it drained n, what the secondary wanted before
+ *   it said STAGED n, and what anybody wanted before the stop was answered. The most urgent is kept, the first of
+ *   equal ones. Something that holds output (mismatch, too much held, not comparable, a reset) or an order goes at
+ *   once; others wait for min_interval after LOADED.
+ * - An epoch number that was given to NEV_CLOSE is never used again: NEV_OPEN n means that epoch n + 1 has begun,
+ *   also when checkpoint n was given up.
+ * - Who gives up unwinds: what was asked of QEMU is answered first (or overdue), then the VM is continued, then the
+ *   gate is opened. From every phase.
+ * - Every wait has a deadline and an exit. Cut, stop, save, copy, drain, cont overdue: the own QEMU hangs; it is killed
+ *   and the secondary told to take over, if it has a complete checkpoint; if it has none the VM goes on alone.
+ *   A round, STAGED or LOADED overdue: the secondary hangs; protection ends. Bytes that move put these off.
+ * - Another error in stop, save, copy or sending ends protection cleanly (ft_part()). Going on with n's pages added to
+ *   n + 1, as the design's ABORT n has it, is not done: it is rare, and a new first synchronisation is always right.
+ * - A refused cont (any error but a timeout) is the guest's life: it was shut down or has panicked. The checkpoint is as
+ *   good as any other, the shell reports the event.
+ */
+#include "core/ft_util.h"
+
+#include <errno.h>
+
+void pri_init(struct ft *ft)
+{
+	ft->p = (struct ckpt_primary){ .deadline = NS_NEVER, .last = ft->p.last };
+}
+
+void pri_start(struct ft *ft, struct ft_ctx *c)
+{
+	ft_lease(ft, c, NS_NEVER);
+	ft_net(ft, c, NEV_ROLE, ft->epoch, NET_ALONE);
+	ft->p.phase = PRI_START;
+	ft_do(ft, c, STEP_CONT, 0, ft->cfg.load_deadline);
+	ft_set_state(ft, c, FT_ALONE, FT_WHY_NONE);
+}
+
+void pri_sync(struct ft *ft, struct ft_ctx *c)
+{
+	if (ft->state != FT_ALONE || !ft->link || ft->p.phase != PRI_OFF || ft->leave != LEAVE_NO)
+		return;
+	/* A worker that is still busy with an earlier peer's pages must not get in the way. */
+	for (int i = 0; i < STEP_MAX; i++)
+		if (ft->busy[i].on)
+			return;
+	pri_init(ft);
+	ft->p.first = true;
+	ft->p.dirty = UINT64_MAX;
+	ft->p.phase = PRI_ROUND;
+	ft_net(ft, c, NEV_ROLE, ft->epoch, NET_PRIMARY);
+	ft_set_state(ft, c, FT_SYNC, FT_WHY_NONE);
+	ft_do(ft, c, STEP_ROUND, ft->epoch, ft->cfg.staged_deadline);
+}
+
+static bool urgent(enum ckpt_cause cause)
+{
+	switch (cause) {
+	case CAUSE_FIRST:
+	case CAUSE_MISMATCH:
+	case CAUSE_OTHER:
+	case CAUSE_HELD:
+	case CAUSE_RESET:
+	case CAUSE_COMMAND:
+		return true;
+	default:
+		return false;
+	}
+}
+
+nstime pri_next(const struct ft *ft)
+{
+	const struct ckpt_primary *p = &ft->p;
+
+	if (p->phase != PRI_IDLE || ft->parting || ft->busy[STEP_SEND].on)
+		return NS_NEVER;
+	if (urgent(p->wish))
+		return p->loaded_at;
+	if (p->wish != CAUSE_NONE || ft->cfg.checkpoint_delay < ft->cfg.min_interval)
+		return ft_after(p->loaded_at, ft->cfg.min_interval);
+	return ft_after(p->loaded_at, ft->cfg.checkpoint_delay);
+}
+
+static void begin(struct ft *ft, struct ft_ctx *c, enum ckpt_cause cause)
+{
+	struct ckpt_primary *p = &ft->p;
+
+	p->n = ft->epoch;
+	p->cause = cause;
+	p->wish = CAUSE_NONE;
+	p->drained = p->saved = p->copied = p->staged = false;
+	p->cur = (struct ckpt_times){ .n = p->n, .cause = cause, .begun = c->now };
+	p->phase = PRI_GATE;
+	p->deadline = ft_after(c->now, ft->cfg.gate_deadline);
+	p->closed = true;
+	ft_net(ft, c, NEV_CLOSE, p->n, 0);
+}
+
+static void begin_if_due(struct ft *ft, struct ft_ctx *c)
+{
+	if (pri_next(ft) <= c->now)
+		begin(ft, c, ft->p.wish != CAUSE_NONE ? ft->p.wish : CAUSE_DELAY);
+}
+
+void pri_want(struct ft *ft, struct ft_ctx *c, enum ckpt_cause cause)
+{
+	struct ckpt_primary *p = &ft->p;
+
+	if (ft->parting || cause <= CAUSE_NONE || cause >= CAUSE_MAX)
+		return;
+	/* The first checkpoint answers every wish. */
+	if (p->phase < PRI_IDLE || p->phase == PRI_UNWIND)
+		return;
+	if (p->wish == CAUSE_NONE || (urgent(cause) && !urgent(p->wish)))
+		p->wish = cause;
+	begin_if_due(ft, c);
+}
+
+static void open_gate(struct ft *ft, struct ft_ctx *c)
+{
+	ft->p.closed = false;
+	ft_net(ft, c, NEV_OPEN, ft->p.n, 0);
+	ft->epoch = ft->p.n + 1;
+}
+
+/* Unwinding: as soon as QEMU has answered what it was asked, or will not. */
+static void unwind_on(struct ft *ft, struct ft_ctx *c)
+{
+	if (ft_waits(ft, STEP_STOP) || ft_waits(ft, STEP_SAVE) || ft_waits(ft, STEP_COPY) || ft_waits(ft, STEP_CONT))
+		return;
+	ft->p.deadline = NS_NEVER;
+	ft_do(ft, c, STEP_CONT, ft->p.n, ft->cfg.stop_deadline);
+}
+
+void pri_unwind(struct ft *ft, struct ft_ctx *c)
+{
+	struct ckpt_primary *p = &ft->p;
+
+	p->wish = CAUSE_NONE;
+	switch (p->phase) {
+	case PRI_OFF:
+	case PRI_START:
+	case PRI_UNWIND:
+		return;
+	case PRI_STOP:
+	case PRI_COLLECT:
+	case PRI_CONT:
+		p->phase = PRI_UNWIND;
+		p->deadline = NS_NEVER;
+		unwind_on(ft, c);
+		break;
+	default:
+		if (p->closed)
+			open_gate(ft, c);
+		p->phase = PRI_OFF;
+		p->deadline = NS_NEVER;
+		break;
+	}
+	/* These are the network's; whoever carries them out ends them when the link goes. */
+	ft_no_limit(ft, STEP_ROUND);
+	ft_no_limit(ft, STEP_SEND);
+}
+
+void pri_hung(struct ft *ft, struct ft_ctx *c, enum ft_reason why, enum ft_step step)
+{
+	if (!ft->link || ft->parting)
+		return;
+	if (ft->covered)
+		ft_end(ft, c, why, step, FT_EXIT_PEER, CTL_PROMOTE);
+	else if (ft->p.phase >= PRI_GATE)
+		ft_part(ft, c, why, step);
+	/* While it is only being read, a monitor that does not answer for a while does no harm. */
+}
+
+/* A step has failed: a timeout is a hung QEMU, everything else ends protection. */
+static void failed(struct ft *ft, struct ft_ctx *c)
+{
+	if (c->ev->rc == -ETIMEDOUT && c->ev->step != STEP_ROUND && c->ev->step != STEP_SEND)
+		pri_hung(ft, c, FT_WHY_STEP_FAILED, c->ev->step);
+	else
+		ft_part(ft, c, FT_WHY_STEP_FAILED, c->ev->step);
+}
+
+static void round_done(struct ft *ft, struct ft_ctx *c)
+{
+	struct ckpt_primary *p = &ft->p;
+	uint64_t before = p->dirty;
+
+	if (c->ev->rc) {
+		failed(ft, c);
+		return;
+	}
+	p->rounds++;
+	p->dirty = c->ev->value;
+	/* A guest that dirties pages as fast as they are sent will not get better by waiting. */
+	if (p->dirty <= ft->cfg.round_goal || p->rounds >= ft->cfg.max_rounds || p->dirty >= before - before / 8)
+		begin(ft, c, CAUSE_FIRST);
+	else
+		ft_do(ft, c, STEP_ROUND, ft->epoch, ft->cfg.staged_deadline);
+}
+
+static void stop_vm(struct ft *ft, struct ft_ctx *c)
+{
+	struct ckpt_primary *p = &ft->p;
+
+	p->cur.gate = c->now - p->cur.begun;
+	p->phase = PRI_STOP;
+	p->deadline = NS_NEVER;
+	p->stop_sent = c->now;
+	ft_do(ft, c, STEP_STOP, p->n, ft->cfg.stop_deadline);
+	ft_say(ft, c, CTL_EPOCH_END, p->n, 0);
+}
+
+static void collect(struct ft *ft, struct ft_ctx *c)
+{
+	struct ckpt_primary *p = &ft->p;
+
+	p->stop_done = c->now;
+	p->cur.stop = c->now - p->stop_sent;
+	p->phase = PRI_COLLECT;
+	p->deadline = ft_after(c->now, ft->cfg.gate_deadline);
+	ft_net(ft, c, NEV_STOPPED, p->n, 0);
+	ft_do(ft, c, STEP_SAVE, p->n, ft->cfg.stop_deadline);
+	ft_do(ft, c, STEP_COPY, p->n, ft->cfg.copy_deadline);
+}
+
+static void collected(struct ft *ft, struct ft_ctx *c)
+{
+	struct ckpt_primary *p = &ft->p;
+
+	if (p->drained)
+		p->deadline = NS_NEVER;
+	if (!p->drained || !p->saved || !p->copied)
+		return;
+	p->phase = PRI_CONT;
+	p->cont_sent = c->now;
+	ft_do(ft, c, STEP_CONT, p->n, ft->cfg.stop_deadline);
+}
+
+static void release(struct ft *ft, struct ft_ctx *c)
+{
+	struct ckpt_primary *p = &ft->p;
+
+	p->staged_at = c->now;
+	p->cur.staged = c->now - p->cont_done;
+	p->phase = PRI_LOAD;
+	p->deadline = ft_after(c->now, ft->cfg.loaded_deadline * (p->first ? FT_FIRST_FACTOR : 1));
+	ft->covered = true;
+	ft_net(ft, c, NEV_STAGED, p->n, 0);
+}
+
+static void send_rest(struct ft *ft, struct ft_ctx *c)
+{
+	struct ckpt_primary *p = &ft->p;
+
+	p->cont_done = c->now;
+	p->cur.cont = c->now - p->cont_sent;
+	p->cur.pause = c->now - p->stop_sent;
+	open_gate(ft, c);
+	if (!ft->rival) {
+		/* From here on the peer can get all that it needs to take over. */
+		ft->rival = true;
+		ft_lease(ft, c, ft_after(ft->beat_sent ? ft->beat_sent : c->now, ft->cfg.lease));
+	}
+	ft_do(ft, c, STEP_SEND, p->n, NS_NEVER);
+	p->phase = PRI_STAGE;
+	p->deadline = ft_after(c->now, ft->cfg.staged_deadline);
+	if (p->staged)
+		release(ft, c);
+}
+
+void pri_staged(struct ft *ft, struct ft_ctx *c, uint64_t n)
+{
+	struct ckpt_primary *p = &ft->p;
+
+	if (p->phase < PRI_STOP || p->phase > PRI_STAGE || n != p->n || p->staged)
+		return;
+	p->staged = true;
+	if (p->phase == PRI_STAGE)
+		release(ft, c);
+}
+
+void pri_loaded(struct ft *ft, struct ft_ctx *c, uint64_t n)
+{
+	struct ckpt_primary *p = &ft->p;
+
+	if (p->phase != PRI_LOAD || n != p->n)
+		return;
+	p->phase = PRI_IDLE;
+	p->first = false;
+	p->deadline = NS_NEVER;
+	p->loaded_at = c->now;
+	p->cur.loaded = c->now - p->staged_at;
+	p->last = p->cur;
+	ft->done[p->cause]++;
+	ft->done_all++;
+	/* The marker has arrived, so that the sending is as good as over; but it must be before the next begins. */
+	if (ft->busy[STEP_SEND].on)
+		ft->busy[STEP_SEND].deadline = ft_after(c->now, ft->cfg.staged_deadline);
+	ft_net(ft, c, NEV_LOADED, n, 0);
+	ft_act(ft, c, FA_CKPT_DONE)->n = n;
+	if (ft->state == FT_SYNC)
+		ft_set_state(ft, c, FT_PROTECTED, FT_WHY_NONE);
+	if (ft->leave != LEAVE_NO)
+		ft_end(ft, c, ft->leave == LEAVE_QUIT ? FT_WHY_QUIT : FT_WHY_COMMAND, STEP_MAX, FT_EXIT_OK, CTL_PROMOTE);
+	else
+		begin_if_due(ft, c);
+}
+
+void pri_net(struct ft *ft, struct ft_ctx *c)
+{
+	struct ckpt_primary *p = &ft->p;
+	bool mine = c->ev->n == p->n;
+
+	switch (c->ev->value) {
+	case NA_CUT:
+		if (p->phase == PRI_GATE && mine)
+			stop_vm(ft, c);
+		break;
+	case NA_DRAINED:
+		if (p->phase != PRI_COLLECT || !mine || p->drained)
+			break;
+		p->drained = true;
+		p->cur.drain = c->now - p->stop_done;
+		collected(ft, c);
+		break;
+	case NA_WANT:
+		/* Its events come in order: what it wanted before it drained n is answered by n. */
+		if (p->phase != PRI_GATE && p->phase != PRI_STOP && !(p->phase == PRI_COLLECT && !p->drained))
+			pri_want(ft, c, c->ev->cause);
+		break;
+	default:
+		break;
+	}
+}
+
+static void start_done(struct ft *ft, struct ft_ctx *c)
+{
+	if (c->ev->rc) {
+		ft_end(ft, c, FT_WHY_STEP_FAILED, STEP_CONT, FT_EXIT_FAILED, CTL_QUIT);
+		return;
+	}
+	ft->p.phase = PRI_OFF;
+}
+
+static void unwind_done(struct ft *ft, struct ft_ctx *c)
+{
+	struct ckpt_primary *p = &ft->p;
+
+	if (c->ev->step != STEP_CONT) {
+		unwind_on(ft, c);
+	} else if (c->ev->rc == -ETIMEDOUT) {
+		p->deadline = ft_after(c->now, ft->cfg.stop_deadline);
+	} else {
+		p->phase = PRI_OFF;
+		open_gate(ft, c);
+	}
+}
+
+void pri_done(struct ft *ft, struct ft_ctx *c)
+{
+	const struct ft_ev *ev = c->ev;
+	struct ckpt_primary *p = &ft->p;
+
+	if (ft_answered(ft, ev)) {
+		if (p->phase == PRI_START && ev->step == STEP_CONT) {
+			start_done(ft, c);
+		} else if (p->phase == PRI_UNWIND && (ev->step == STEP_STOP || ev->step == STEP_SAVE ||
+						      ev->step == STEP_COPY || ev->step == STEP_CONT)) {
+			unwind_done(ft, c);
+		} else if (p->phase == PRI_ROUND && ev->step == STEP_ROUND) {
+			round_done(ft, c);
+		} else if (p->phase == PRI_CONT && ev->step == STEP_CONT && ev->rc != -ETIMEDOUT) {
+			send_rest(ft, c);
+		} else if (p->phase >= PRI_STOP && p->phase <= PRI_STAGE && ev->rc) {
+			failed(ft, c);
+		} else if (p->phase == PRI_STOP && ev->step == STEP_STOP) {
+			collect(ft, c);
+		} else if (p->phase == PRI_COLLECT && ev->step == STEP_SAVE) {
+			p->saved = true;
+			p->cur.save = c->now - p->stop_done;
+			collected(ft, c);
+		} else if (p->phase == PRI_COLLECT && ev->step == STEP_COPY) {
+			p->copied = true;
+			p->cur.copy = c->now - p->stop_done;
+			p->cur.pages = ev->value;
+			collected(ft, c);
+		} else if (p->phase == PRI_IDLE && ev->step == STEP_SEND) {
+			begin_if_due(ft, c);
+		}
+	}
+	sec_forget(ft, c);
+	pri_sync(ft, c);
+}
+
+void pri_progress(struct ft *ft, struct ft_ctx *c)
+{
+	struct ckpt_primary *p = &ft->p;
+
+	if (ft->parting)
+		return;
+	if (p->phase == PRI_ROUND)
+		ft->busy[STEP_ROUND].deadline = ft_after(c->now, ft->cfg.staged_deadline);
+	else if (p->phase == PRI_STAGE)
+		p->deadline = ft_after(c->now, ft->cfg.staged_deadline);
+	else if (p->phase == PRI_LOAD)
+		p->deadline = ft_after(c->now, ft->cfg.loaded_deadline * (p->first ? FT_FIRST_FACTOR : 1));
+}
+
+static void overdue(struct ft *ft, struct ft_ctx *c, enum ft_step step)
+{
+	ft_give_up(ft, step);
+	if (ft->p.phase == PRI_START)
+		ft_end(ft, c, FT_WHY_STEP_FAILED, step, FT_EXIT_FAILED, CTL_QUIT);
+	else if (ft->p.phase == PRI_UNWIND)
+		unwind_on(ft, c);	/* a cont that comes to nothing is asked again, see ft.c */
+	else if (step == STEP_ROUND || step == STEP_SEND)
+		ft_part(ft, c, FT_WHY_STEP_FAILED, step);
+	else
+		pri_hung(ft, c, FT_WHY_STEP_FAILED, step);
+}
+
+void pri_tick(struct ft *ft, struct ft_ctx *c)
+{
+	struct ckpt_primary *p = &ft->p;
+
+	/* One a call: whatever it leads to may have changed everything else; ft_deadline() asks for the next. */
+	for (int i = 0; i < STEP_MAX; i++)
+		if (ft->busy[i].on && ft->busy[i].deadline <= c->now) {
+			overdue(ft, c, i);
+			return;
+		}
+	if (p->deadline <= c->now) {
+		p->deadline = NS_NEVER;
+		if (p->phase == PRI_UNWIND)
+			unwind_on(ft, c);
+		else if (p->phase == PRI_STAGE || p->phase == PRI_LOAD)
+			ft_part(ft, c, FT_WHY_STEP_FAILED, p->phase == PRI_STAGE ? STEP_SEND : STEP_LOAD);
+		else if (p->phase == PRI_GATE || p->phase == PRI_COLLECT)
+			pri_hung(ft, c, FT_WHY_STEP_FAILED, STEP_STOP);
+		return;
+	}
+	begin_if_due(ft, c);
+}

@@ -1,0 +1,62 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#ifndef CORE_CKPT_PRIMARY_H
+#define CORE_CKPT_PRIMARY_H
+
+#include "core/ft.h"
+
+/* Internal to core/: the checkpoint as the serving node sees it. Theory in ckpt_primary.c. */
+
+struct ft_ctx;
+
+enum pri_phase {
+	PRI_OFF,	/* no peer: the VM runs, or was never started */
+	PRI_START,	/* the first cont */
+	PRI_ROUND,	/* pre-copy */
+	PRI_IDLE,	/* protected, nothing under way */
+	PRI_GATE,	/* NEV_CLOSE given, NA_CUT awaited */
+	PRI_STOP,	/* stop and EPOCH_END sent */
+	PRI_COLLECT,	/* save, copy, drain side by side */
+	PRI_CONT,	/* cont sent */
+	PRI_STAGE,	/* the VM runs, the rest is sent, STAGED awaited */
+	PRI_LOAD,	/* STAGED is there, LOADED awaited */
+	PRI_UNWIND,	/* the checkpoint is given up, the VM is being brought to run again */
+	PRI_PHASE_MAX
+};
+
+struct ckpt_primary {
+	enum pri_phase phase;
+	enum ckpt_cause cause;	/* of the checkpoint under way */
+	enum ckpt_cause wish;	/* for the next one */
+	uint64_t n;
+	bool first;		/* this peer has completed none yet */
+	bool closed;		/* NEV_CLOSE was given, NEV_OPEN not */
+	bool drained, saved, copied, staged;
+	uint32_t rounds;
+	uint64_t dirty;		/* left by the last round */
+	nstime deadline;	/* of what the phase awaits besides steps */
+	nstime loaded_at;
+	nstime stop_sent, stop_done, cont_sent, cont_done, staged_at;
+	struct ckpt_times cur, last;
+};
+
+void pri_init(struct ft *ft);
+void pri_start(struct ft *ft, struct ft_ctx *c);
+/* pri_sync() - begin the first synchronisation, when there is a peer and nothing is left of an earlier one */
+void pri_sync(struct ft *ft, struct ft_ctx *c);
+/* pri_want() - remember a wish, begin at once where that may be */
+void pri_want(struct ft *ft, struct ft_ctx *c, enum ckpt_cause cause);
+void pri_net(struct ft *ft, struct ft_ctx *c);
+void pri_done(struct ft *ft, struct ft_ctx *c);
+void pri_staged(struct ft *ft, struct ft_ctx *c, uint64_t n);
+void pri_loaded(struct ft *ft, struct ft_ctx *c, uint64_t n);
+void pri_progress(struct ft *ft, struct ft_ctx *c);
+/* pri_unwind() - give up what is under way, in any phase: the VM runs again and the gate is open in the end */
+void pri_unwind(struct ft *ft, struct ft_ctx *c);
+void pri_tick(struct ft *ft, struct ft_ctx *c);
+/* pri_hung() - the own QEMU does not do what it should */
+void pri_hung(struct ft *ft, struct ft_ctx *c, enum ft_reason why, enum ft_step step);
+/* pri_next() - when the next checkpoint may begin, NS_NEVER while none may */
+nstime pri_next(const struct ft *ft);
+const char *pri_phase_name(enum pri_phase p);
+
+#endif

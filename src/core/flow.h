@@ -1,0 +1,137 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#ifndef CORE_FLOW_H
+#define CORE_FLOW_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/clock.h"
+#include "core/flow_key.h"
+#include "core/frame.h"
+#include "core/packet.h"
+
+/* What one copy of the guest has said on a flow, in client numbers. */
+struct flow_side {
+	bool seen;		/* anything at all since the last reset of this side */
+	bool syn, fin, rst;
+	bool ack_known;
+	uint32_t isn;		/* valid with syn */
+	uint32_t nxt;		/* after the highest number sent; valid with seen */
+	uint32_t rst_seq;
+	uint32_t ack;		/* highest acknowledgement */
+	uint32_t edge;		/* right edge of the window offered */
+	uint32_t tsecr;
+	uint8_t n_sack;
+	struct {
+		uint32_t left, right;
+	} sack[PACKET_MAX_SACK];
+	struct frame_list held;	/* segments not yet matched, by sequence number, not overlapping */
+};
+
+#define FLOW_NONE UINT32_MAX
+
+/*
+ * One connection as one node sees it. The node's own VM is "loc", the peer's "rem": on the primary loc is the PVM
+ * and rem the SVM; on the secondary loc is the SVM, and of rem only the acknowledgement (what the client was told).
+ */
+struct flow {
+	struct flow_key key;
+	uint32_t hash_next, lru_prev, lru_next, self;
+	bool used, dirty, on_held;
+	uint32_t dirty_next, held_next;
+	nstime last;		/* of the last frame */
+
+	/* Translation (P6): client number = guest number + offset, for the local guest. */
+	uint32_t seq_off, ts_off;
+	bool has_table, has_next;		/* secondary: lines that wait for LOADED */
+	uint32_t table_seq_off, table_ts_off;
+	bool pending, pending_ts, next_ts;	/* secondary: the PVM's numbers for a flow the SVM has not yet opened */
+	bool isn_known;
+	uint32_t isn;
+	uint32_t isn_tsval;
+	uint32_t next_isn, next_tsval;
+	uint32_t stash;				/* secondary: a SYN of the SVM that waits for FLOW */
+
+	/* Primary: FLOW was sent and confirmed for this isn. */
+	bool flow_sent, flow_ok;
+
+	bool ws_known;
+	bool no_ws;		/* the client's SYN had no window scale, so none is in force */
+	uint8_t ws;
+
+	/* What the client has been given. */
+	bool out_known, out_ack_known, out_ts_known;
+	uint32_t out_nxt;	/* after the last byte let out */
+	uint32_t out_ack, out_edge, out_tsval;
+	bool owed;		/* the PVM has acknowledged more than could be let out */
+	nstime owed_since;
+
+	struct flow_side loc, rem;
+
+	/* Primary, between barrier n and STAGED n: where the PVM was at the barrier. */
+	bool bar_set;
+	bool bar_seen, bar_ack_known, bar_fin, bar_rst;
+	uint32_t bar_nxt, bar_ack, bar_edge;
+
+	uint32_t held_rst;	/* frame of a reset of the PVM that waits, or FRAME_NONE */
+	bool diverged;		/* the copies differ; nothing is compared until the next checkpoint */
+	nstime held_since;	/* last progress of held output */
+
+	/* Secondary: what RELEASED has told, and the log's entries of this flow. */
+	bool rel_known, rel_ts;
+	uint32_t rel_nxt, rel_ack, rel_tsval;
+	nstime rel_at;		/* when rel_tsval was current */
+	bool shift_due;		/* after promotion: the next timestamp sent decides the shift */
+	uint32_t log_head, log_tail;
+	uint32_t n_log;
+
+	bool rel_due;		/* primary: tell the secondary */
+	uint32_t rel_next;
+
+	uint8_t eth[14], ip[20];	/* headers of the guest's last segment, to build acknowledgements */
+	bool have_headers;
+};
+
+struct flow_table {
+	struct flow *flows;
+	uint32_t *buckets;
+	uint32_t n, n_buckets;
+	uint32_t free_head, n_used;
+	uint32_t lru_head, lru_tail;	/* oldest first */
+	uint64_t key[2];
+};
+
+int flow_table_init(struct flow_table *t, uint32_t n, const uint64_t key[2]);
+void flow_table_free(struct flow_table *t);
+void flow_table_reset(struct flow_table *t);
+
+/* flow_find() - Return: the flow, or NULL */
+struct flow *flow_find(struct flow_table *t, const struct flow_key *key);
+
+/* flow_touch() - it is the youngest now */
+void flow_touch(struct flow_table *t, struct flow *f, nstime now);
+
+/* flow_make() - a new flow; NULL when the table is full: flow_oldest_idle() may make room */
+struct flow *flow_make(struct flow_table *t, const struct flow_key *key, nstime now);
+
+/* flow_oldest_idle() - the longest unused flow that carries nothing that must be kept; NULL: none among the oldest */
+struct flow *flow_oldest_idle(struct flow_table *t);
+
+/* flow_remove() - forget a flow; its frames must have been freed */
+void flow_remove(struct flow_table *t, struct flow *f);
+
+/* flow_idle() - whether forgetting the flow loses nothing */
+bool flow_idle(const struct flow *f);
+
+#define flow_for_each(t, f) \
+	for (uint32_t i_ = (t)->lru_head; i_ != FLOW_NONE && ((f) = &(t)->flows[i_], true); i_ = (t)->flows[i_].lru_next)
+
+/*
+ * flow_side_update() - take in what a segment says
+ * @ws: window scale in force (0 when none or not known)
+ */
+void flow_side_update(struct flow_side *s, const struct packet *p, uint8_t ws);
+/* flow_side_reset() - forget what a copy has said; its held list must be empty */
+void flow_side_reset(struct flow_side *s);
+
+#endif

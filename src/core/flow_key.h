@@ -1,0 +1,25 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#ifndef CORE_FLOW_KEY_H
+#define CORE_FLOW_KEY_H
+
+#include <stdint.h>
+
+/*
+ * What makes a flow: the same on both nodes and in both directions, since it is written from the guest's point of
+ * view. No padding, so that it can be hashed and compared as bytes. IPv4 addresses stand in the first four bytes.
+ */
+struct flow_key {
+	uint8_t guest[16];	/* address of the guest's end */
+	uint8_t other[16];	/* address of the client's end */
+	uint16_t guest_port;	/* host order */
+	uint16_t other_port;
+	uint16_t vlan;		/* reserved for VLAN tags; 0 */
+	uint8_t family;		/* 4 or 6 */
+	uint8_t proto;		/* IP protocol */
+	uint8_t nic;
+	uint8_t pad[7];		/* zero */
+};
+
+_Static_assert(sizeof(struct flow_key) == 48, "no padding");
+
+#endif

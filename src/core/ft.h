@@ -1,0 +1,235 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#ifndef CORE_FT_H
+#define CORE_FT_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/clock.h"
+#include "core/net.h"
+
+/*
+ * The control machine of one node: roles, promotion, lease, and the steps of a checkpoint (ckpt_primary.c,
+ * ckpt_secondary.c, which it owns). Pure: events and the time in, actions out; a plain struct without pointers, so
+ * that it can be copied, written out and replayed.
+ */
+
+enum ft_role { FT_PRIMARY, FT_SECONDARY };
+
+enum ft_state {
+	FT_INIT,		/* nothing started */
+	FT_ALONE,		/* this VM serves, nobody stands by */
+	FT_SYNC,		/* this VM serves, the secondary is being filled; not protected */
+	FT_PROTECTED,		/* this VM serves, the secondary runs beside it */
+	FT_JOINING,		/* secondary: empty or being filled; never competes */
+	FT_STANDBY,		/* secondary: the SVM runs or a complete checkpoint is there; can take over */
+	FT_PROMOTING,		/* taking over */
+	FT_ENDED,		/* over: see reason */
+	FT_STATE_MAX
+};
+const char *ft_state_name(enum ft_state s);
+
+enum ft_reason {
+	FT_WHY_NONE,
+	FT_WHY_LINK_CLOSED,	/* the peer's kernel closed the connections */
+	FT_WHY_SILENT,		/* no heartbeat for the timeout */
+	FT_WHY_PEER_PROMOTE,	/* the primary gave up and said so */
+	FT_WHY_PEER_GONE,	/* the secondary gave up and said so */
+	FT_WHY_PEER_ALONE,	/* the primary went on without us and said so */
+	FT_WHY_PEER_TOOK_OVER,	/* the secondary promoted itself and said so */
+	FT_WHY_QEMU_DIED,
+	FT_WHY_QEMU_HUNG,
+	FT_WHY_STEP_FAILED,	/* a step of a checkpoint failed or ran out of time, see step */
+	FT_WHY_COMMAND,
+	FT_WHY_GUEST_OFF,	/* the guest powered off */
+	FT_WHY_QUIT,		/* somebody ended lockstep */
+	FT_WHY_MAX
+};
+const char *ft_reason_name(enum ft_reason r);
+
+/* Steps that others carry out; each ends with FE_DONE of the same step and n. */
+enum ft_step {
+	STEP_STOP,	/* QMP stop */
+	STEP_CONT,	/* QMP cont */
+	STEP_SAVE,	/* primary: device state into memory */
+	STEP_ROUND,	/* primary: one pre-copy round while the VM runs; value: pages still dirty at its end */
+	STEP_COPY,	/* primary, paused: scan, re-arm, copy what is dirty; value: pages */
+	STEP_SEND,	/* primary: send what is left, the device state, and the bulk marker n */
+	STEP_RESERVE,	/* secondary: make sure that applying n cannot fail any more */
+	STEP_APPLY,	/* secondary: drop the SVM's private pages, write n's pages to the image; may come twice for one n,
+			 * with a STEP_RESTART between */
+	STEP_LOAD,	/* secondary: load the device state, which is kept until the SVM runs */
+	STEP_MEND,	/* secondary: put right what the load has touched; forget n's staging area */
+	STEP_RESTART,	/* secondary: kill what is left of QEMU and start it anew, stopped, from the image; what was
+			 * under way on the old process gets no FE_DONE any more, its death is not reported */
+	STEP_FORGET,	/* secondary: drop the staging area of n (it never became STAGED) */
+	STEP_MAX
+};
+const char *ft_step_name(enum ft_step s);
+
+struct ft_cfg {
+	enum ft_role role;		/* what the command line says; later the state decides */
+	nstime checkpoint_delay;	/* x-checkpoint-delay */
+	nstime min_interval;		/* least time from LOADED to the next stop when nothing is held by us */
+	nstime gate_deadline;		/* NA_CUT must come within this */
+	nstime stop_deadline;		/* STEP_STOP, STEP_SAVE, STEP_CONT each */
+	nstime copy_deadline;		/* STEP_COPY */
+	nstime staged_deadline;		/* from cont to STAGED, as long as nothing moves (FE_PROGRESS extends) */
+	nstime loaded_deadline;		/* from STAGED to LOADED */
+	nstime load_deadline;		/* STEP_LOAD, STEP_RESTART on the secondary */
+	nstime lease;			/* L of P5, at least the heartbeat's timeout */
+	nstime drift;			/* what two clocks may differ over a lease; the secondary waits that much longer */
+	uint32_t max_rounds;		/* pre-copy rounds in the first synchronisation */
+	uint32_t round_goal;		/* dirty pages below which the first checkpoint is made */
+	uint32_t faults;		/* planted faults (enum ft_fault), only in a build with LOCKSTEP_FAULTS */
+};
+void ft_cfg_default(struct ft_cfg *cfg, enum ft_role role);
+
+enum ft_fault {
+	FT_FAULT_APPLY_EARLY = 1 << 0,	/* pages are put into the image before STAGED */
+	FT_FAULT_STAGED_EARLY = 1 << 1,	/* STAGED is said before every barrier has arrived */
+	FT_FAULT_PROMOTE_STAGED = 1 << 2, /* after STAGED the old SVM is promoted instead of n */
+};
+
+/* Messages of the control connection. */
+enum ctl_type {
+	CTL_EPOCH_END,	/* P->S n: epoch n ends, stop the SVM */
+	CTL_STAGED,	/* S->P n */
+	CTL_LOADED,	/* S->P n; value: 1 when QEMU had to be restarted */
+	CTL_WANT,	/* S->P value: enum ckpt_cause (memory, log, reset of the SVM alone) */
+	CTL_FAILED,	/* S->P n: cannot apply, value: enum ft_step; the secondary ends */
+	CTL_PROMOTE,	/* P->S: my VM is gone, take over; value: enum ft_reason */
+	CTL_GONE,	/* S->P: I cannot stand by any more; value: enum ft_reason */
+	CTL_ALONE,	/* P->S: I go on without you, do not promote; value: enum ft_reason */
+	CTL_TOOK_OVER,	/* S->P: I have promoted; stop at once */
+	CTL_CLAIM,	/* S->P: stop at once, I promote as soon as you have; value: enum ft_reason */
+	CTL_GUEST_OFF,	/* P->S: the guest has powered off: end */
+	CTL_QUIT,	/* P->S: somebody ended the pair: end */
+	CTL_TYPE_MAX
+};
+const char *ctl_type_name(enum ctl_type t);
+
+struct ctl_msg {
+	enum ctl_type type;
+	uint32_t generation;
+	uint64_t n;
+	uint64_t value;
+};
+
+enum ft_ev_type {
+	FE_START,	/* QEMU is up, stopped (-S) */
+	FE_LINK_UP,	/* a peer that may be paired is connected; value: its generation */
+	FE_LINK_DOWN,	/* value: 1 = closed by the peer's kernel on all connections, 0 = an error or a garbled message */
+	FE_SILENT,	/* no heartbeat for the timeout, and the link is still open */
+	FE_BEAT,	/* value: send time of our last heartbeat that was answered (the primary's lease moves by it), or 0: a
+			 * heartbeat of the peer was answered. The secondary counts its wait from the time of the event, so
+			 * it must get one, no earlier than the answer was sent, for each that it answers */
+	FE_QEMU_DIED,
+	FE_QEMU_HUNG,	/* QMP does not answer within its timeout */
+	FE_GUEST_OFF, FE_GUEST_RESET, FE_GUEST_PANIC,
+	FE_CTL,		/* ctl */
+	FE_NET,		/* value: NA_CUT, NA_DRAINED, NA_BARRIER, NA_WANT; n, cause */
+	FE_BULK_BARRIER,	/* secondary: the bulk marker of n has arrived; value: bytes of device state */
+	FE_PROGRESS,	/* something of the checkpoint under way has moved (bytes sent or received) */
+	FE_WANT,	/* cause: a checkpoint is needed (memory, command) */
+	FE_DONE,	/* step, n, rc (0 or -errno), value */
+	FE_FAILOVER,	/* command: secondary: take over; primary: hand over */
+	FE_QUIT,	/* SIGTERM, or the user's command */
+	FE_SET_DELAY,	/* value: x-checkpoint-delay in ns */
+	FE_TICK,	/* the deadline has come */
+	FE_TYPE_MAX
+};
+const char *ft_ev_name(enum ft_ev_type t);
+
+struct ft_ev {
+	enum ft_ev_type type;
+	enum ft_step step;
+	enum ckpt_cause cause;
+	int rc;
+	uint64_t n;
+	uint64_t value;
+	struct ctl_msg ctl;
+};
+
+enum ft_act_type {
+	FA_CTL,		/* ctl: send on the control connection */
+	FA_NET,		/* net, n, value (role): give this event to the frames' machine */
+	FA_DO,		/* step, n: begin a step */
+	FA_DROP_LINK,	/* send what FA_CTL has queued, close all connections with the peer, answer no more heartbeats;
+			 * may come when they are closed already; nothing is reported about this link afterwards */
+	FA_MUTE,	/* secondary: answer no more heartbeats, so that the peer's lease runs out */
+	FA_LEASE,	/* value: nothing may be emitted after this time (NS_NEVER: no limit; 0: nothing at all) */
+	FA_KILL_QEMU,
+	FA_ANNOUNCE,	/* state has changed: log it, tell watchers; reason */
+	FA_CKPT_DONE,	/* n: stats of this checkpoint are complete, see ft_last() */
+	FA_END,		/* lockstep ends; value: enum ft_exit; reason, step where it is FT_WHY_STEP_FAILED */
+	FA_TYPE_MAX
+};
+const char *ft_act_name(enum ft_act_type t);
+
+enum ft_exit {
+	FT_EXIT_OK = 0,		/* somebody or the guest wanted it */
+	FT_EXIT_FAILED = 1,	/* this node could not go on */
+	FT_EXIT_PEER = 3,	/* this node could not go on, the other one does */
+};
+
+struct ft_act {
+	enum ft_act_type type;
+	enum ft_step step;
+	enum net_ev_type net;
+	enum ft_reason reason;
+	uint64_t n;
+	uint64_t value;
+	struct ctl_msg ctl;
+};
+
+#define FT_MAX_ACTS 24	/* no event causes more */
+
+struct ft_acts {
+	unsigned int n;
+	struct ft_act a[FT_MAX_ACTS + 1];	/* the last one is never valid */
+};
+
+/* What one checkpoint cost; times in ns, as the machine saw them go by. */
+struct ckpt_times {
+	uint64_t n;
+	enum ckpt_cause cause;
+	nstime begun;			/* the wish was taken up, the gate began to close */
+	nstime gate, stop, drain, save, copy, cont;	/* how long each took; drain, save and copy from the stop's answer */
+	nstime pause;			/* from stop sent to cont answered */
+	nstime staged, loaded;		/* from cont to STAGED, from STAGED to LOADED */
+	uint64_t pages;			/* copied in the pause */
+};
+
+struct ft;	/* complete in core/ft_state.h, for who embeds, copies or replays it */
+
+size_t ft_size(void);
+
+/* ft_init() - begin in FT_INIT, epoch 1; @generation from the handshake's file or 1 */
+void ft_init(struct ft *ft, const struct ft_cfg *cfg, uint32_t generation);
+
+/*
+ * ft_step() - one event
+ * @now:  the time; never goes back
+ * @acts: emptied first, then filled with what is to be done, in order
+ */
+void ft_step(struct ft *ft, nstime now, const struct ft_ev *ev, struct ft_acts *acts);
+
+/* ft_deadline() - when FE_TICK is wanted; NS_NEVER: never */
+nstime ft_deadline(const struct ft *ft);
+
+enum ft_state ft_state(const struct ft *ft);
+enum ft_reason ft_reason(const struct ft *ft);		/* of the last change of state */
+const char *ft_phase(const struct ft *ft);		/* "idle", "gate", "stop", "collect", "cont", "staged", ... for status and the blackbox */
+uint64_t ft_epoch(const struct ft *ft);			/* the epoch that the local VM is in */
+uint32_t ft_generation(const struct ft *ft);
+uint64_t ft_checkpoints(const struct ft *ft, enum ckpt_cause cause);	/* completed, by cause; CAUSE_MAX: all */
+const struct ckpt_times *ft_last(const struct ft *ft);	/* the last complete checkpoint (primary) */
+enum ft_step ft_failed_step(const struct ft *ft);	/* of FT_WHY_STEP_FAILED; STEP_MAX: none */
+uint64_t ft_refused(const struct ft *ft);		/* actions that found no room in struct ft_acts: always 0 */
+
+/* ft_cell() - name of the function that the table has for @s and @e, "ignore" where the combination means nothing */
+const char *ft_cell(enum ft_state s, enum ft_ev_type e);
+
+#endif

@@ -1,0 +1,53 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#ifndef CORE_FT_HANDLERS_H
+#define CORE_FT_HANDLERS_H
+
+#include "core/ft_util.h"
+
+/* Internal to core/: the functions that the table of ft.c is made of, where they are not in ft.c itself. */
+
+typedef void (*ft_fn)(struct ft *ft, struct ft_ctx *c);
+
+/* ft_serve.c */
+void ft_alone_link_up(struct ft *ft, struct ft_ctx *c);
+void ft_alone_link_down(struct ft *ft, struct ft_ctx *c);
+void ft_alone_silent(struct ft *ft, struct ft_ctx *c);
+void ft_alone_ctl(struct ft *ft, struct ft_ctx *c);
+void ft_alone_qemu_died(struct ft *ft, struct ft_ctx *c);
+void ft_alone_guest_off(struct ft *ft, struct ft_ctx *c);
+void ft_alone_quit(struct ft *ft, struct ft_ctx *c);
+void ft_pair_link_down(struct ft *ft, struct ft_ctx *c);
+void ft_pair_silent(struct ft *ft, struct ft_ctx *c);
+void ft_pair_beat(struct ft *ft, struct ft_ctx *c);
+void ft_pair_qemu_died(struct ft *ft, struct ft_ctx *c);
+void ft_pair_qemu_hung(struct ft *ft, struct ft_ctx *c);
+void ft_pair_guest_off(struct ft *ft, struct ft_ctx *c);
+void ft_pair_ctl(struct ft *ft, struct ft_ctx *c);
+void ft_pair_want(struct ft *ft, struct ft_ctx *c);
+void ft_sync_quit(struct ft *ft, struct ft_ctx *c);
+void ft_protected_failover(struct ft *ft, struct ft_ctx *c);
+void ft_protected_quit(struct ft *ft, struct ft_ctx *c);
+void ft_pair_timer(struct ft *ft, struct ft_ctx *c);
+
+/* ft_standby.c */
+void ft_joining_link_up(struct ft *ft, struct ft_ctx *c);
+void ft_joining_lost(struct ft *ft, struct ft_ctx *c);
+void ft_standby_beat(struct ft *ft, struct ft_ctx *c);
+void ft_joining_ctl(struct ft *ft, struct ft_ctx *c);
+void ft_standby_qemu_lost(struct ft *ft, struct ft_ctx *c);
+void ft_standby_quit(struct ft *ft, struct ft_ctx *c);
+void ft_standby_link_down(struct ft *ft, struct ft_ctx *c);
+void ft_standby_silent(struct ft *ft, struct ft_ctx *c);
+void ft_standby_ctl(struct ft *ft, struct ft_ctx *c);
+void ft_standby_guest(struct ft *ft, struct ft_ctx *c);
+void ft_standby_want(struct ft *ft, struct ft_ctx *c);
+void ft_standby_failover(struct ft *ft, struct ft_ctx *c);
+void ft_standby_timer(struct ft *ft, struct ft_ctx *c);
+void ft_promoting_guest_off(struct ft *ft, struct ft_ctx *c);
+
+/*
+ * ft_may_take_over() - may this node serve without its peer, whose silence is @why?
+ */
+bool ft_may_take_over(const struct ft *ft, enum ft_reason why);
+
+#endif

@@ -1,0 +1,220 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * The table's functions for a node that serves: ALONE, SYNC, PROTECTED. Theory in ft.c; the steps of a checkpoint are
+ * in ckpt_primary.c.
+ */
+#include "core/ft_handlers.h"
+
+void ft_alone(struct ft *ft, struct ft_ctx *c, enum ft_reason why)
+{
+	if (!ft_may_take_over(ft, why))
+		return;
+	if (ft->link && !ft->parting)
+		ft_say(ft, c, CTL_ALONE, ft->epoch, why);
+	ft_act(ft, c, FA_DROP_LINK);
+	ft->link = false;
+	ft->parting = false;
+	ft->covered = false;
+	ft->rival = false;
+	ft->beat_sent = 0;
+	if (ft->leave == LEAVE_QUIT) {
+		ft_end(ft, c, FT_WHY_QUIT, STEP_MAX, FT_EXIT_OK, CTL_TYPE_MAX);
+		return;
+	}
+	if (ft->leave == LEAVE_OFF)
+		ft->part_at = ft_after(c->now, FT_OFF_FLUSH);
+	else
+		ft->leave = LEAVE_NO;
+	ft_lease(ft, c, NS_NEVER);
+	ft_net(ft, c, NEV_ALONE, 0, 0);
+	ft_set_state(ft, c, FT_ALONE, why);
+	pri_unwind(ft, c);
+}
+
+void ft_part(struct ft *ft, struct ft_ctx *c, enum ft_reason why, enum ft_step step)
+{
+	if (ft->parting || !ft->link)
+		return;
+	ft->failed = step;
+	ft->parting = true;
+	ft->why = why;
+	ft->part_at = ft_after(c->now, ft->cfg.lease);
+	ft_say(ft, c, CTL_ALONE, ft->epoch, why);
+	pri_unwind(ft, c);
+}
+
+/* Serving, the peer has gone or has been judged. */
+static void peer_gone(struct ft *ft, struct ft_ctx *c, enum ft_reason why)
+{
+	ft_alone(ft, c, ft->parting ? ft->why : why);
+}
+
+/* ALONE: this VM serves, nobody stands by */
+
+void ft_alone_link_up(struct ft *ft, struct ft_ctx *c)
+{
+	ft->link = true;
+	ft->beat_sent = 0;
+	pri_sync(ft, c);
+}
+
+void ft_alone_link_down(struct ft *ft, struct ft_ctx *c)
+{
+	ft->link = false;
+}
+
+void ft_alone_silent(struct ft *ft, struct ft_ctx *c)
+{
+	if (ft->link)
+		ft_act(ft, c, FA_DROP_LINK);
+	ft->link = false;
+}
+
+/* A peer that waits for an earlier one's remains may give up. */
+void ft_alone_ctl(struct ft *ft, struct ft_ctx *c)
+{
+	if (c->ev->ctl.type == CTL_GONE)
+		ft_alone_silent(ft, c);
+}
+
+void ft_alone_qemu_died(struct ft *ft, struct ft_ctx *c)
+{
+	ft_end(ft, c, FT_WHY_QEMU_DIED, STEP_MAX, FT_EXIT_FAILED, CTL_QUIT);
+}
+
+void ft_alone_guest_off(struct ft *ft, struct ft_ctx *c)
+{
+	ft_end(ft, c, FT_WHY_GUEST_OFF, STEP_MAX, FT_EXIT_OK, CTL_GUEST_OFF);
+}
+
+void ft_alone_quit(struct ft *ft, struct ft_ctx *c)
+{
+	ft_end(ft, c, FT_WHY_QUIT, STEP_MAX, FT_EXIT_OK, CTL_QUIT);
+}
+
+/* SYNC, PROTECTED: this VM serves and a peer is connected */
+
+void ft_pair_link_down(struct ft *ft, struct ft_ctx *c)
+{
+	/* After an error the connection may still carry our ALONE; a close by the peer's kernel has ended it. */
+	if (c->ev->value)
+		ft->link = false;
+	peer_gone(ft, c, FT_WHY_LINK_CLOSED);
+}
+
+void ft_pair_silent(struct ft *ft, struct ft_ctx *c)
+{
+	peer_gone(ft, c, FT_WHY_SILENT);
+}
+
+void ft_pair_beat(struct ft *ft, struct ft_ctx *c)
+{
+	if (c->ev->value <= ft->beat_sent)
+		return;
+	ft->beat_sent = c->ev->value;
+	if (ft->rival)
+		ft_lease(ft, c, ft_after(ft->beat_sent, ft->cfg.lease));
+}
+
+void ft_pair_qemu_died(struct ft *ft, struct ft_ctx *c)
+{
+	bool goes_on = ft->covered && !ft->parting;
+
+	/* A peer that stands by takes over, one that is being filled ends by it. */
+	ft_end(ft, c, FT_WHY_QEMU_DIED, STEP_MAX, goes_on ? FT_EXIT_PEER : FT_EXIT_FAILED, CTL_PROMOTE);
+}
+
+void ft_pair_qemu_hung(struct ft *ft, struct ft_ctx *c)
+{
+	pri_hung(ft, c, FT_WHY_QEMU_HUNG, STEP_MAX);
+}
+
+void ft_pair_guest_off(struct ft *ft, struct ft_ctx *c)
+{
+	if (ft->parting) {
+		ft_end(ft, c, FT_WHY_GUEST_OFF, STEP_MAX, FT_EXIT_OK, CTL_GUEST_OFF);
+		return;
+	}
+	/*
+	 * What is held, the ends of the guest's connections among it, may leave as soon as the peer is known not to
+	 * take over: part from it first, let it out, then end.
+	 */
+	ft->leave = LEAVE_OFF;
+	ft->parting = true;
+	ft->why = FT_WHY_GUEST_OFF;
+	ft->part_at = ft_after(c->now, ft->cfg.lease);
+	ft_say(ft, c, CTL_GUEST_OFF, ft->epoch, 0);
+	pri_unwind(ft, c);
+}
+
+void ft_pair_ctl(struct ft *ft, struct ft_ctx *c)
+{
+	const struct ctl_msg *m = &c->ev->ctl;
+
+	if (m->type == CTL_TOOK_OVER && m->generation >= ft->generation) {
+		ft_end(ft, c, FT_WHY_PEER_TOOK_OVER, STEP_MAX, FT_EXIT_PEER, CTL_TYPE_MAX);
+		return;
+	}
+	if (m->generation != ft->generation)
+		return;
+	if (m->type == CTL_CLAIM) {
+		/* Parting, our ALONE is on its way and ends the peer. */
+		if (!ft->parting)
+			ft_end(ft, c, FT_WHY_PEER_TOOK_OVER, STEP_MAX, FT_EXIT_PEER, CTL_TYPE_MAX);
+		return;
+	}
+	if (m->type == CTL_GONE || m->type == CTL_FAILED) {
+		peer_gone(ft, c, FT_WHY_PEER_GONE);
+		return;
+	}
+	if (ft->parting)
+		return;
+	if (m->type == CTL_STAGED)
+		pri_staged(ft, c, m->n);
+	else if (m->type == CTL_LOADED)
+		pri_loaded(ft, c, m->n);
+	/* Until it says STAGED n, what the secondary wants is of epoch n or before, and n will mend it. */
+	else if (m->type == CTL_WANT && m->value < CAUSE_MAX && (ft->p.phase == PRI_IDLE || ft->p.phase == PRI_LOAD))
+		pri_want(ft, c, (enum ckpt_cause)m->value);
+}
+
+void ft_pair_want(struct ft *ft, struct ft_ctx *c)
+{
+	/* Before the stop is answered, the checkpoint under way is still the one that is wanted. */
+	if (ft->p.phase != PRI_GATE && ft->p.phase != PRI_STOP)
+		pri_want(ft, c, c->ev->type == FE_GUEST_RESET ? CAUSE_RESET : c->ev->cause);
+}
+
+void ft_sync_quit(struct ft *ft, struct ft_ctx *c)
+{
+	/* With STAGED 1 said the other one could go on, but it was never told that it is protected. */
+	ft_end(ft, c, FT_WHY_QUIT, STEP_MAX, FT_EXIT_OK, CTL_QUIT);
+}
+
+void ft_protected_failover(struct ft *ft, struct ft_ctx *c)
+{
+	if (ft->parting || ft->leave != LEAVE_NO)
+		return;
+	ft->leave = LEAVE_COMMAND;
+	pri_want(ft, c, CAUSE_COMMAND);
+}
+
+void ft_protected_quit(struct ft *ft, struct ft_ctx *c)
+{
+	if (ft->parting || ft->leave == LEAVE_QUIT) {
+		ft_end(ft, c, FT_WHY_QUIT, STEP_MAX, FT_EXIT_OK, ft->parting ? CTL_TYPE_MAX : CTL_PROMOTE);
+		return;
+	}
+	ft->leave = LEAVE_QUIT;
+	pri_want(ft, c, CAUSE_COMMAND);
+}
+
+void ft_pair_timer(struct ft *ft, struct ft_ctx *c)
+{
+	if (ft->leave == LEAVE_OFF && ft->state == FT_ALONE && ft->part_at <= c->now)
+		ft_end(ft, c, FT_WHY_GUEST_OFF, STEP_MAX, FT_EXIT_OK, CTL_TYPE_MAX);
+	else if (ft->parting && ft->part_at <= c->now)
+		ft_alone(ft, c, ft->why);
+	else
+		pri_tick(ft, c);
+}

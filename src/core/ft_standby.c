@@ -1,0 +1,183 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * The table's functions for a node that stands by: JOINING, STANDBY, PROMOTING. Theory in ft.c; the steps of a
+ * checkpoint are in ckpt_secondary.c.
+ */
+#include "core/ft_handlers.h"
+
+/* JOINING: a secondary with nothing to take over from */
+
+void ft_joining_link_up(struct ft *ft, struct ft_ctx *c)
+{
+	if (ft->link)
+		return;
+	ft->link = true;
+	ft->generation = (uint32_t)c->ev->value;
+	ft_net(ft, c, NEV_ROLE, ft->epoch, NET_SECONDARY);
+}
+
+void ft_joining_lost(struct ft *ft, struct ft_ctx *c)
+{
+	if (!ft->link)
+		return;
+	ft_end(ft, c, c->ev->type == FE_SILENT ? FT_WHY_SILENT : FT_WHY_LINK_CLOSED, STEP_MAX, FT_EXIT_FAILED, CTL_GONE);
+}
+
+void ft_standby_beat(struct ft *ft, struct ft_ctx *c)
+{
+	ft->beat_seen = c->now;
+	/* It was silent and is back before we took over. */
+	if (ft->link && !ft->claimed)
+		ft->takeover_at = NS_NEVER;
+}
+
+static void sec_ctl(struct ft *ft, struct ft_ctx *c)
+{
+	const struct ctl_msg *m = &c->ev->ctl;
+
+	if (m->generation != ft->generation)
+		return;
+	switch (m->type) {
+	case CTL_EPOCH_END:
+		sec_epoch_end(ft, c, m->n);
+		break;
+	case CTL_ALONE:
+		ft_end(ft, c, FT_WHY_PEER_ALONE, STEP_MAX, FT_EXIT_PEER, CTL_TYPE_MAX);
+		break;
+	case CTL_QUIT:
+		ft_end(ft, c, FT_WHY_QUIT, STEP_MAX, FT_EXIT_OK, CTL_TYPE_MAX);
+		break;
+	case CTL_GUEST_OFF:
+		ft_end(ft, c, FT_WHY_GUEST_OFF, STEP_MAX, FT_EXIT_OK, CTL_TYPE_MAX);
+		break;
+	default:
+		break;
+	}
+}
+
+void ft_joining_ctl(struct ft *ft, struct ft_ctx *c)
+{
+	if (c->ev->ctl.type == CTL_PROMOTE && c->ev->ctl.generation == ft->generation)
+		ft_end(ft, c, FT_WHY_PEER_PROMOTE, STEP_MAX, FT_EXIT_FAILED, CTL_TYPE_MAX);
+	else
+		sec_ctl(ft, c);
+}
+
+void ft_standby_qemu_lost(struct ft *ft, struct ft_ctx *c)
+{
+	sec_qemu_lost(ft, c, c->ev->type == FE_QEMU_HUNG ? FT_WHY_QEMU_HUNG : FT_WHY_QEMU_DIED);
+}
+
+void ft_standby_quit(struct ft *ft, struct ft_ctx *c)
+{
+	ft_end(ft, c, FT_WHY_QUIT, STEP_MAX, FT_EXIT_OK, CTL_GONE);
+}
+
+/* STANDBY: a secondary that can take over */
+
+static void promote(struct ft *ft, struct ft_ctx *c, enum ft_reason why)
+{
+	if (!ft_may_take_over(ft, why))
+		return;
+	ft->takeover_at = NS_NEVER;
+	ft->generation++;
+	if (ft->link)
+		ft_say(ft, c, CTL_TOOK_OVER, ft->epoch, why);
+	ft_act(ft, c, FA_DROP_LINK);
+	ft->link = false;
+	ft->claimed = false;
+	ft->beat_sent = 0;
+	ft_lease(ft, c, NS_NEVER);
+	ft_set_state(ft, c, FT_PROMOTING, why);
+	sec_promote(ft, c);
+}
+
+/* The peer's death is likely and not proven: its lease must have run out first. */
+static void promote_later(struct ft *ft, struct ft_ctx *c, enum ft_reason why, nstime from)
+{
+	nstime at = ft_after(from, ft_after(ft->cfg.lease, ft->cfg.drift));
+
+	ft->why = why;
+	if (at <= c->now)
+		promote(ft, c, why);
+	else
+		ft->takeover_at = ft_min(ft->takeover_at, at);
+}
+
+void ft_claim(struct ft *ft, struct ft_ctx *c, enum ft_reason why)
+{
+	if (ft->claimed || !ft->link)
+		return;
+	ft->claimed = true;
+	ft_act(ft, c, FA_MUTE);
+	ft_say(ft, c, CTL_CLAIM, ft->epoch, why);
+	promote_later(ft, c, why, c->now);
+}
+
+void ft_standby_link_down(struct ft *ft, struct ft_ctx *c)
+{
+	ft->link = false;
+	if (c->ev->value)
+		promote(ft, c, ft->claimed ? ft->why : FT_WHY_LINK_CLOSED);
+	else
+		promote_later(ft, c, FT_WHY_LINK_CLOSED, ft->beat_seen ? ft->beat_seen : c->now);
+}
+
+void ft_standby_silent(struct ft *ft, struct ft_ctx *c)
+{
+	promote_later(ft, c, FT_WHY_SILENT, ft->beat_seen ? ft->beat_seen : c->now);
+}
+
+void ft_standby_ctl(struct ft *ft, struct ft_ctx *c)
+{
+	if (c->ev->ctl.type == CTL_PROMOTE && c->ev->ctl.generation == ft->generation)
+		promote(ft, c, FT_WHY_PEER_PROMOTE);
+	else
+		sec_ctl(ft, c);
+}
+
+void ft_standby_guest(struct ft *ft, struct ft_ctx *c)
+{
+	if (c->ev->type == FE_GUEST_OFF)
+		ft->s.svm_off = true;
+	/* In a checkpoint it is replaced anyway. */
+	if (ft->s.phase == SEC_IDLE && ft->link)
+		ft_say(ft, c, CTL_WANT, ft->epoch, CAUSE_RESET);
+}
+
+void ft_standby_want(struct ft *ft, struct ft_ctx *c)
+{
+	if (ft->s.phase == SEC_IDLE && ft->link)
+		ft_say(ft, c, CTL_WANT, ft->epoch, c->ev->cause);
+}
+
+void ft_standby_failover(struct ft *ft, struct ft_ctx *c)
+{
+	ft_claim(ft, c, FT_WHY_COMMAND);
+}
+
+void ft_standby_timer(struct ft *ft, struct ft_ctx *c)
+{
+	if (ft->takeover_at <= c->now)
+		promote(ft, c, ft->why);
+	else
+		sec_tick(ft, c);
+}
+
+/* PROMOTING: the peer is gone, this VM is being brought to run */
+
+void ft_served(struct ft *ft, struct ft_ctx *c)
+{
+	ft->s.phase = SEC_OFF;
+	pri_init(ft);
+	ft->covered = false;
+	ft->rival = false;
+	ft_set_state(ft, c, FT_ALONE, ft->reason);
+}
+
+void ft_promoting_guest_off(struct ft *ft, struct ft_ctx *c)
+{
+	/* Else it is news of the SVM that n is about to replace. */
+	if (ft->s.phase == SEC_CONT || ft->s.phase == SEC_UNWIND)
+		ft_end(ft, c, FT_WHY_GUEST_OFF, STEP_MAX, FT_EXIT_OK, CTL_TYPE_MAX);
+}

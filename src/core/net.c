@@ -1,0 +1,700 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * The frames' machine: theory of operation
+ *
+ * Goal: clients talk to one VM that never stops. Each frame from the external network is given to both copies, each
+ * frame of the PVM leaves only when P1 allows it. This file takes events and hands out actions; what they mean
+ * stands in
+ *      inlog.c    the secondary's log of input (P2)
+ *      compare.c  held output and the comparison of the two copies (P1)
+ *      release.c  what leaves, with which numbers (P1, P2)
+ *      rewrite.c  translation of numbers (P6)
+ * Roles (the first may become any other, PRIMARY becomes ALONE, SECONDARY becomes ALONE by promotion):
+ *      ALONE      frames pass through, translated where a flow needs it; positions are followed
+ *      PRIMARY    input is numbered, sent to the peer and given to the PVM; output is held from the first barrier on
+ *      SECONDARY  input is logged, confirmed and given to the SVM; its output goes to the primary
+ *
+ * Epochs. The local VM is in epoch `epoch`. CLOSE n closes the gate toward QEMU and answers CUT with the number of
+ * the last input of which it is known that QEMU has read it (QUIET), at the latest after gate_wait. STOPPED n, then
+ * DRAINED (all that QEMU had written is read): the primary places the barrier, after which it is in n + 1. The
+ * secondary learns the cut with the barrier, goes to n + 1 with LOADED n, and is given the input after the cut once
+ * the gate opens. What the SVM says is tagged with its epoch; what was said in another one is dropped.
+ *
+ * SVM output of n + 1 proves that n was LOADED, hence STAGED; it may overtake the message that says so, since that
+ * one comes on another connection. So it counts as STAGED n.
+ *
+ * Runs in the loop of frames. Nothing is allocated after net_new(). Frames that an action names are freed at the
+ * begin of the next step with events.
+ */
+#include "core/net_internal.h"
+
+#include <assert.h>
+#include <stdlib.h>
+#include <string.h>
+
+void net_cfg_default(struct net_cfg *cfg, uint32_t n_nics, uint32_t mtu)
+{
+	memset(cfg, 0, sizeof(*cfg));
+	cfg->n_nics = n_nics;
+	cfg->frame_size = mtu + 14 + 8;
+	cfg->n_frames = 16384;
+	cfg->n_flows = 16384;
+	cfg->n_log = 8192;
+	cfg->max_held_flow = 1024;
+	cfg->max_held = 4096;
+	cfg->compare_timeout = 3 * NS_PER_S;
+	cfg->gate_wait = 2 * NS_PER_MS;
+	cfg->other_delay = 10 * NS_PER_MS;
+	cfg->released_every = 5 * NS_PER_MS;
+}
+
+static void net_clear(struct net *net)
+{
+	frame_pool_reset(&net->fp);
+	flow_table_reset(&net->flows);
+	inlog_reset(net);
+	memset(&net->st, 0, sizeof(net->st));
+	net->role = NET_ALONE;
+	net->epoch = 1;
+	net->act_head = net->act_n = 0;
+	net->gate_open = true;
+	net->closing = net->stopped = net->drained = false;
+	net->in_seq = net->given_seq = net->quiet_seq = 0;
+	frame_list_init(&net->gated);
+	frame_list_init(&net->other);
+	net->holding = net->loaded = false;
+	net->staged = 0;
+	net->room = true;
+	net->n_held = net->n_held_rem = 0;
+	net->held_head = net->dirty_head = net->rel_head = FLOW_NONE;
+	net->wanted = 0;
+	net->loaded_at = net->scan_at = net->rel_at = net->other_since = 0;
+	net->backoff = 0;
+	net->timeout_last = false;
+	net->have_state = net->barrier_seen = net->replay_due = false;
+	net->n_addr = net->announce_left = 0;
+	net->now = 0;
+}
+
+struct net *net_new(const struct net_cfg *cfg)
+{
+	struct net *net = calloc(1, sizeof(*net));
+
+	if (!net)
+		return NULL;
+	net->cfg = *cfg;
+	/* Every frame can leave once in a step, every flow can be told of thrice; batches add a few. */
+	net->act_cap = 3 * cfg->n_frames + 4 * cfg->n_flows + 4 * NET_MAX_BATCH;
+	net->acts = malloc(net->act_cap * sizeof(*net->acts));
+	if (!net->acts || frame_pool_init(&net->fp, cfg->n_frames, cfg->frame_size) < 0 ||
+	    flow_table_init(&net->flows, cfg->n_flows, cfg->hash_key) < 0 || inlog_init(&net->log, cfg->n_log) < 0) {
+		net_free(net);
+		return NULL;
+	}
+	net_clear(net);
+	return net;
+}
+
+void net_free(struct net *net)
+{
+	if (!net)
+		return;
+	frame_pool_free(&net->fp);
+	flow_table_free(&net->flows);
+	inlog_free(&net->log);
+	free(net->acts);
+	free(net);
+}
+
+void net_reset(struct net *net, const struct net_cfg *cfg)
+{
+	assert(cfg->n_frames == net->cfg.n_frames && cfg->n_flows == net->cfg.n_flows && cfg->n_log == net->cfg.n_log);
+	net->cfg = *cfg;
+	net_clear(net);
+}
+
+uint32_t net_frame_alloc(struct net *net, bool input)
+{
+	return frame_alloc(&net->fp, input);
+}
+
+uint8_t *net_frame_data(struct net *net, uint32_t frame)
+{
+	return net_data(net, frame);
+}
+
+uint32_t net_frame_len(const struct net *net, uint32_t frame)
+{
+	return net->fp.meta[frame].len;
+}
+
+void net_frame_set_len(struct net *net, uint32_t frame, uint32_t len)
+{
+	net->fp.meta[frame].len = len;
+}
+
+void net_frame_drop(struct net *net, uint32_t frame)
+{
+	frame_free(&net->fp, frame);
+}
+
+void net_frame_missed(struct net *net)
+{
+	net->st.drop_pool++;
+}
+
+enum net_role net_role(const struct net *net)
+{
+	return net->role;
+}
+
+uint64_t net_epoch(const struct net *net)
+{
+	return net->epoch;
+}
+
+void net_stats_get(const struct net *net, struct net_stats *out)
+{
+	*out = net->st;
+	out->held = net->n_held;
+	out->held_svm = net->n_held_rem;
+	out->logged = net->log.n_used;
+	out->flows = net->flows.n_used;
+	out->frames_free = net->fp.n_free;
+}
+
+struct net_act *net_act_new(struct net *net, enum net_act_type type)
+{
+	struct net_act *a;
+
+	assert(net->act_n < net->act_cap);
+	a = &net->acts[(net->act_head + net->act_n++) % net->act_cap];
+	memset(a, 0, sizeof(*a));
+	a->type = type;
+	a->frame = NET_NONE;
+	return a;
+}
+
+struct net_act *net_msg_new(struct net *net, enum net_msg_type type)
+{
+	struct net_act *a = net_act_new(net, NA_MSG);
+
+	a->msg.type = (uint8_t)type;
+	a->msg.epoch = net->epoch;
+	return a;
+}
+
+void net_want(struct net *net, enum ckpt_cause cause)
+{
+	if (net->role != NET_PRIMARY || !net->holding || net->wanted & 1u << cause)
+		return;
+	net->wanted |= 1u << cause;
+	if (cause == CAUSE_TIMEOUT) {
+		net->backoff += net->timeout_last;
+		net->timeout_last = true;
+	} else if (cause != CAUSE_OTHER) {
+		net->backoff = 0;
+		net->timeout_last = false;
+	}
+	net_act_new(net, NA_WANT)->arg = cause;
+}
+
+void net_dirty(struct net *net, struct flow *f)
+{
+	if (f->dirty)
+		return;
+	f->dirty = true;
+	f->dirty_next = net->dirty_head;
+	net->dirty_head = f->self;
+}
+
+struct flow *net_flow(struct net *net, const struct flow_key *key)
+{
+	struct flow *f = flow_find(&net->flows, key), *old;
+
+	if (f) {
+		flow_touch(&net->flows, f, net->now);
+		return f;
+	}
+	f = flow_make(&net->flows, key, net->now);
+	if (f)
+		return f;
+	old = flow_oldest_idle(&net->flows);
+	if (!old) {
+		net->st.flows_full++;
+		return NULL;
+	}
+	net->st.flows_evicted++;
+	flow_remove(&net->flows, old);
+	return flow_make(&net->flows, key, net->now);
+}
+
+void net_give(struct net *net, uint8_t nic, uint32_t frame)
+{
+	struct net_act *a = net_act_new(net, NA_GUEST);
+
+	a->nic = nic;
+	a->frame = frame;
+	net->st.guest_in++;
+}
+
+/* Addresses that the guest answers for, to be announced when this node takes over. */
+static void learn_addr(struct net *net, uint8_t nic, const uint8_t *ip)
+{
+	static const uint8_t none[4];
+
+	if (!memcmp(ip, none, 4) || ip[0] >= 224)
+		return;
+	for (unsigned int i = 0; i < net->n_addr; i++)
+		if (net->addr[i].nic == nic && !memcmp(net->addr[i].ip, ip, 4))
+			return;
+	if (net->n_addr == NET_ADDRS)
+		return;
+	net->addr[net->n_addr].nic = nic;
+	memcpy(net->addr[net->n_addr++].ip, ip, 4);
+}
+
+static void learn_guest(struct net *net, uint8_t nic, const uint8_t *d, uint32_t len)
+{
+	if (len >= 42 && d[12] == 8 && d[13] == 6)
+		learn_addr(net, nic, d + 28);
+	else if (len >= 34 && d[12] == 8 && d[13] == 0)
+		learn_addr(net, nic, d + 26);
+}
+
+static void learn_input(struct net *net, uint8_t nic, const uint8_t *d, uint32_t len)
+{
+	if (len >= 34 && d[12] == 8 && d[13] == 0 && !memcmp(d, net->cfg.mac[nic], 6))
+		learn_addr(net, nic, d + 30);
+}
+
+/* Remember whether the client's SYN allows window scaling: the guest's own offer alone does not put it in force. */
+static void note_client_syn(struct net *net, uint8_t nic, uint32_t frame)
+{
+	struct flow_key key;
+	struct packet p;
+	struct flow *f;
+
+	packet_parse(net_data(net, frame), net->fp.meta[frame].len, &p);
+	if (p.kind != PK_TCP4 || !(p.flags & TCP_SYN))
+		return;
+	packet_key(&p, nic, false, &key);
+	f = net_flow(net, &key);
+	if (f)
+		f->no_ws = !p.has_ws;
+}
+
+static void give_input(struct net *net, uint8_t nic, uint32_t frame, uint64_t seq)
+{
+	uint32_t h = rewrite_in(net, frame);
+
+	net->given_seq = seq;
+	if (h == FRAME_NONE) {
+		frame_free(&net->fp, frame);
+		return;
+	}
+	net_give(net, nic, h);
+	frame_free(&net->fp, h);
+	if (h != frame)
+		frame_free(&net->fp, frame);
+}
+
+static void from_tap(struct net *net, uint8_t nic, uint32_t frame)
+{
+	uint64_t seq;
+
+	net->st.tap_in++;
+	net->st.bytes_in += net->fp.meta[frame].len;
+	if (net->role == NET_SECONDARY) {
+		net->st.drop_silent++;
+		frame_free(&net->fp, frame);
+		return;
+	}
+	if (net->role == NET_PRIMARY && (!net->room || net->in_seq - net->logged >= net->peer_room)) {
+		net->st.drop_room++;
+		net_want(net, CAUSE_INLOG);
+		frame_free(&net->fp, frame);
+		return;
+	}
+	net->fp.meta[frame].nic = nic;
+	note_client_syn(net, nic, frame);
+	seq = ++net->in_seq;
+	if (net->role == NET_PRIMARY) {
+		struct net_act *a = net_msg_new(net, NM_INPUT);
+
+		a->nic = a->msg.nic = nic;
+		a->msg.seq = seq;
+		a->frame = frame;
+		net->st.peer_out++;
+	}
+	if (net->gate_open) {
+		give_input(net, nic, frame, seq);
+	} else if (net->gated.n >= net->fp.n / 4) {
+		/* As a NIC whose ring is full: lost for this copy, and a client's retransmission comes to both. */
+		net->st.drop_pool++;
+		frame_free(&net->fp, frame);
+	} else {
+		net->fp.meta[frame].epoch = seq;
+		frame_list_append(&net->fp, &net->gated, frame);
+	}
+}
+
+static void from_guest(struct net *net, uint8_t nic, uint32_t frame)
+{
+	net->st.guest_out++;
+	net->fp.meta[frame].nic = nic;
+	net->fp.meta[frame].epoch = net->epoch;
+	learn_guest(net, nic, net_data(net, frame), net->fp.meta[frame].len);
+	switch (net->role) {
+	case NET_ALONE:
+		release_alone(net, frame, nic);
+		break;
+	case NET_PRIMARY:
+		release_pvm(net, frame, nic);
+		break;
+	case NET_SECONDARY:
+		release_svm(net, frame, nic, net->epoch);
+		break;
+	}
+}
+
+static void answer_cut(struct net *net)
+{
+	struct net_act *a;
+
+	net->closing = false;
+	net->cut = net->quiet_seq;
+	net_act_new(net, NA_WATCH)->arg = 0;
+	a = net_act_new(net, NA_CUT);
+	a->n = net->close_n;
+	a->seq = net->cut;
+}
+
+static void gate_close(struct net *net, uint64_t n)
+{
+	net->gate_open = false;
+	net->closing = true;
+	net->close_n = n;
+	net->gate_deadline = net->now + net->cfg.gate_wait;
+	if (net->quiet_seq == net->given_seq)
+		answer_cut(net);
+	else
+		net_act_new(net, NA_WATCH)->arg = 1;
+}
+
+static void gate_open(struct net *net)
+{
+	uint32_t h;
+
+	net->gate_open = true;
+	net->closing = false;
+	if (net->replay_due) {
+		net->replay_due = false;
+		inlog_replay(net);
+	}
+	if (net->role == NET_SECONDARY)
+		inlog_deliver(net);
+	while ((h = frame_list_pop(&net->fp, &net->gated)) != FRAME_NONE)
+		give_input(net, net->fp.meta[h].nic, h, net->fp.meta[h].epoch);
+}
+
+/* The local VM is stopped and all it had said is taken. */
+static void drained(struct net *net)
+{
+	net->stopped = false;
+	if (net->role == NET_PRIMARY && net->close_n == net->epoch)
+		release_barrier(net, net->close_n);
+	net_act_new(net, NA_DRAINED)->n = net->close_n;
+}
+
+static void set_role(struct net *net, enum net_role role, uint64_t epoch)
+{
+	struct flow *f;
+
+	net->role = role;
+	net->epoch = epoch;
+	net->holding = net->loaded = false;
+	net->staged = epoch - 1;
+	net->wanted = 0;
+	net->in_seq = net->given_seq = net->quiet_seq = net->logged = 0;
+	/* Until the secondary has said what its log takes. */
+	net->peer_room = 64;
+	net->room = true;
+	net->gate_open = role != NET_SECONDARY;
+	net->have_state = net->barrier_seen = false;
+	inlog_clear(net);
+	inlog_reset(net);
+	flow_for_each(&net->flows, f) {
+		hold_clear(net, f, &f->rem);
+		flow_side_reset(&f->rem);
+		f->bar_set = f->diverged = false;
+		f->owed = false;
+	}
+	if (role == NET_SECONDARY)
+		inlog_tell(net);
+}
+
+static void announce(struct net *net)
+{
+	static const nstime pause[ANNOUNCE_TIMES] = { 0, 50 * NS_PER_MS, 250 * NS_PER_MS, NS_PER_S };
+	uint32_t h;
+
+	for (uint8_t nic = 0; nic < net->cfg.n_nics; nic++) {
+		h = frame_alloc(&net->fp, false);
+		if (h == FRAME_NONE)
+			break;
+		net->fp.meta[h].len = packet_make_rarp(net_data(net, h), net->cfg.mac[nic]);
+		net->fp.meta[h].epoch = net->epoch;
+		release_emit(net, nic, h);
+	}
+	for (unsigned int i = 0; i < net->n_addr; i++) {
+		h = frame_alloc(&net->fp, false);
+		if (h == FRAME_NONE)
+			break;
+		net->fp.meta[h].len = packet_make_garp(net_data(net, h), net->cfg.mac[net->addr[i].nic], net->addr[i].ip);
+		net->fp.meta[h].epoch = net->epoch;
+		release_emit(net, net->addr[i].nic, h);
+	}
+	net->announce_left--;
+	if (net->announce_left)
+		net->announce_at = net->now + pause[ANNOUNCE_TIMES - net->announce_left];
+}
+
+static void promote(struct net *net)
+{
+	struct flow *f;
+
+	if (net->role != NET_SECONDARY)
+		return;
+	net->role = NET_ALONE;
+	net->closing = false;
+	rewrite_forget(net);
+	flow_for_each(&net->flows, f) {
+		uint32_t h = f->stash;
+
+		if (h == FRAME_NONE)
+			continue;
+		/* No client has seen an answer to this SYN yet: the SVM's own numbers become the client's. */
+		f->stash = FRAME_NONE;
+		release_alone(net, h, net->fp.meta[h].nic);
+	}
+	if (net->gate_open)
+		inlog_replay(net);
+	else
+		net->replay_due = true;
+	net->announce_left = ANNOUNCE_TIMES;
+	net->announce_at = net->now;
+}
+
+static void alone(struct net *net)
+{
+	if (net->role != NET_PRIMARY)
+		return;
+	net->role = NET_ALONE;
+	release_all(net);
+	net->holding = net->loaded = false;
+	net->wanted = 0;
+}
+
+static void loaded(struct net *net, uint64_t n)
+{
+	if (net->role == NET_PRIMARY) {
+		release_staged(net, n);
+		if (n + 1 != net->epoch)
+			return;
+		net->loaded = true;
+		net->loaded_at = net->now;
+		return;
+	}
+	if (net->role != NET_SECONDARY)
+		return;
+	net->have_state = true;
+	net->barrier_seen = false;
+	rewrite_commit(net);
+	inlog_commit(net, net->barrier_cut);
+	net->given_seq = net->quiet_seq = net->barrier_cut;
+	net->epoch = n + 1;
+}
+
+static void from_peer(struct net *net, const struct net_ev *ev)
+{
+	const struct net_msg *m = &ev->msg;
+	enum net_role wants = m->type == NM_OUTPUT || m->type == NM_LOGGED || m->type == NM_FLOW_OK ?
+			      NET_PRIMARY : NET_SECONDARY;
+	struct flow *f;
+
+	net->st.peer_in++;
+	if (net->role != wants || m->nic >= net->cfg.n_nics) {
+		net->st.drop_bad++;
+		if (ev->frame != NET_NONE)
+			frame_free(&net->fp, ev->frame);
+		return;
+	}
+	switch (m->type) {
+	case NM_INPUT:
+		learn_input(net, m->nic, net_data(net, ev->frame), net->fp.meta[ev->frame].len);
+		inlog_take(net, m->seq, m->nic, ev->frame);
+		break;
+	case NM_OUTPUT:
+		if (m->epoch == net->epoch && net->holding)
+			release_staged(net, m->epoch - 1);
+		if ((m->epoch != net->epoch && !FAULT(net, NET_FAULT_OLD_EPOCH)) || !net->holding) {
+			net->st.drop_old_epoch++;
+			frame_free(&net->fp, ev->frame);
+			break;
+		}
+		release_svm(net, ev->frame, m->nic, m->epoch);
+		break;
+	case NM_LOGGED:
+		if (m->seq > net->in_seq || m->seq < net->logged) {
+			net->st.drop_bad++;
+			break;
+		}
+		net->logged = m->seq;
+		net->peer_room = m->room;
+		if (m->room < net->cfg.n_log / 4)
+			net_want(net, CAUSE_INLOG);
+		break;
+	case NM_FLOW:
+		rewrite_flow(net, m);
+		break;
+	case NM_FLOW_OK:
+		f = flow_find(&net->flows, &m->key);
+		if (f && f->isn_known && f->isn == m->isn) {
+			f->flow_ok = true;
+			compare_flow(net, f);
+		}
+		break;
+	case NM_TABLE:
+		rewrite_table(net, m);
+		break;
+	case NM_BARRIER:
+		net->barrier_seen = true;
+		net->barrier_n = m->epoch;
+		net->barrier_cut = m->seq;
+		net_act_new(net, NA_BARRIER)->n = m->epoch;
+		break;
+	case NM_RELEASED:
+		release_told(net, m);
+		break;
+	default:
+		net->st.drop_bad++;
+	}
+}
+
+static void event(struct net *net, const struct net_ev *ev)
+{
+	switch (ev->type) {
+	case NEV_TAP:
+		from_tap(net, ev->nic, ev->frame);
+		break;
+	case NEV_GUEST:
+		from_guest(net, ev->nic, ev->frame);
+		break;
+	case NEV_QUIET:
+		net->quiet_seq = net->given_seq;
+		if (net->closing)
+			answer_cut(net);
+		break;
+	case NEV_DRAINED:
+		if (net->stopped)
+			drained(net);
+		break;
+	case NEV_ROOM:
+		net->room = ev->arg;
+		break;
+	case NEV_ROLE:
+		set_role(net, ev->arg, ev->n);
+		break;
+	case NEV_CLOSE:
+		gate_close(net, ev->n);
+		break;
+	case NEV_STOPPED:
+		net->closing = false;
+		net->stopped = true;
+		net->close_n = ev->n;
+		break;
+	case NEV_OPEN:
+		gate_open(net);
+		break;
+	case NEV_STAGED:
+		if (net->role == NET_PRIMARY)
+			release_staged(net, ev->n);
+		break;
+	case NEV_LOADED:
+		loaded(net, ev->n);
+		break;
+	case NEV_PROMOTE:
+		promote(net);
+		break;
+	case NEV_ALONE:
+		alone(net);
+		break;
+	case NEV_MSG:
+		from_peer(net, ev);
+		break;
+	}
+}
+
+static void timers(struct net *net)
+{
+	if (net->closing && net->now >= net->gate_deadline) {
+		net->st.gate_expired++;
+		answer_cut(net);
+	}
+	if (net->other.n && net->now >= net->other_since + net->cfg.other_delay)
+		net_want(net, CAUSE_OTHER);
+	if (net->held_head != FLOW_NONE && net->now >= net->scan_at) {
+		net->scan_at = net->now + net->cfg.compare_timeout / 64;
+		compare_scan(net);
+	}
+	if (net->announce_left && net->now >= net->announce_at)
+		announce(net);
+}
+
+size_t net_step(struct net *net, nstime now, const struct net_ev *in, size_t n, struct net_act *out, size_t cap)
+{
+	size_t k = 0;
+
+	assert(n <= NET_MAX_BATCH);
+	net->now = now;
+	if (!net->act_n) {
+		/* All actions of the last step were handed out, and carried out before this call. */
+		frame_reap(&net->fp);
+		net->act_head = 0;
+	}
+	if (!net->act_n || n) {
+		for (size_t i = 0; i < n; i++)
+			event(net, &in[i]);
+		timers(net);
+		release_finish(net);
+		if (net->role == NET_SECONDARY)
+			inlog_tell(net);
+	}
+	while (k < cap && net->act_n) {
+		out[k++] = net->acts[net->act_head];
+		net->act_head = (net->act_head + 1) % net->act_cap;
+		net->act_n--;
+	}
+	return k;
+}
+
+nstime net_deadline(const struct net *net)
+{
+	nstime at = NS_NEVER;
+
+	if (net->act_n)
+		return 0;
+	if (net->closing)
+		at = net->gate_deadline;
+	if (net->other.n && net->role == NET_PRIMARY && net->holding && !(net->wanted & 1u << CAUSE_OTHER) &&
+	    net->other_since + net->cfg.other_delay < at)
+		at = net->other_since + net->cfg.other_delay;
+	if (net->held_head != FLOW_NONE && net->scan_at < at)
+		at = net->scan_at;
+	if (net->announce_left && net->announce_at < at)
+		at = net->announce_at;
+	if (net->rel_head != FLOW_NONE && net->rel_at < at)
+		at = net->rel_at;
+	return at;
+}

@@ -1,0 +1,607 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * What leaves, and with which numbers: theory of operation (P1, P2)
+ *
+ * The primary lets out a frame of its VM
+ *  - at once: ARP; TCP that says nothing new (pure acknowledgements, retransmissions of bytes that were let out);
+ *  - when compare.c has verified it;
+ *  - when the checkpoint of its epoch is STAGED: everything else (other protocols, diverged flows).
+ *
+ * Data is never held for its acknowledgement number. Each segment that leaves gets its acknowledgement lowered to
+ * what both copies have acknowledged and its window's right edge to the smaller one, though never left of what
+ * the client was already told. The PVM's pure acknowledgement that says nothing new once lowered is swallowed; the
+ * debt is remembered (owed) and paid by an acknowledgement of our own when the SVM has caught up. A pure
+ * acknowledgement never carries a sequence number beyond what was let out. SACK blocks stay only where the SVM has
+ * the data. Timestamps of segments that waited are raised to the highest let out, or PAWS would drop them.
+ *
+ * The barrier of n freezes where the PVM was (bar_*). Until STAGED n the copy that would go on may be the old SVM or
+ * the state n, so acknowledgements are bound by both; STAGED n then sets the SVM's positions to bar_*.
+ *
+ * In the first synchronisation and alone nothing is held, but positions are followed, so that comparison can begin
+ * at any moment. Pure; belongs to one struct net.
+ */
+#include "core/net_internal.h"
+
+#include <string.h>
+
+void release_emit(struct net *net, uint8_t nic, uint32_t frame)
+{
+	struct net_act *a = net_act_new(net, NA_TAP);
+
+	a->nic = nic;
+	a->frame = frame;
+	a->n = net->fp.meta[frame].epoch;
+	net->st.tap_out++;
+	net->st.bytes_out += net->fp.meta[frame].len;
+	frame_free(&net->fp, frame);
+}
+
+/* What may be acknowledged to the client. Return: false when the SVM's part is not known. */
+static bool allowed(struct net *net, const struct flow *f, uint32_t *ack, uint32_t *edge)
+{
+	if (!f->loc.ack_known)
+		return false;
+	*ack = f->loc.ack;
+	*edge = f->loc.edge;
+	if (net->role != NET_PRIMARY || !net->holding || FAULT(net, NET_FAULT_NO_CLAMP))
+		return true;
+	if (!f->rem.ack_known)
+		return false;
+	*ack = seq_min(*ack, f->rem.ack);
+	*edge = seq_min(*edge, f->rem.edge);
+	return true;
+}
+
+/* The window field for a segment that acknowledges @ack, when the right edge may be @edge. */
+static uint16_t window(const struct flow *f, uint32_t ack, uint32_t edge)
+{
+	uint8_t ws = f->ws_known && !f->no_ws ? f->ws : 0;
+	uint32_t win;
+
+	if (f->out_ack_known && seq_leq(edge, f->out_edge)) {
+		/* Rounded up: rounding down would move the edge left. */
+		edge = f->out_edge;
+		win = seq_lt(edge, ack) ? 0 : (edge - ack + (1u << ws) - 1) >> ws;
+	} else {
+		win = seq_lt(edge, ack) ? 0 : (edge - ack) >> ws;
+	}
+	return win > 65535 ? 65535 : (uint16_t)win;
+}
+
+static void note_ack_out(struct flow *f, const struct packet *p)
+{
+	uint8_t ws = f->ws_known && !f->no_ws && !(p->flags & TCP_SYN) ? f->ws : 0;
+	uint32_t edge = p->ack + ((uint32_t)p->win << ws);
+
+	f->out_ack = f->out_ack_known ? seq_max(f->out_ack, p->ack) : p->ack;
+	f->out_edge = f->out_ack_known ? seq_max(f->out_edge, edge) : edge;
+	f->out_ack_known = true;
+}
+
+static void note_out(struct net *net, struct flow *f, struct packet *p)
+{
+	if (p->has_ts && !(p->flags & TCP_RST)) {
+		f->out_tsval = f->out_ts_known ? seq_max(f->out_tsval, p->tsval) : p->tsval;
+		f->out_ts_known = true;
+	}
+	if (p->flags & TCP_ACK && !(p->flags & TCP_RST))
+		note_ack_out(f, p);
+	if (net->role == NET_PRIMARY && !f->rel_due) {
+		f->rel_due = true;
+		f->rel_next = net->rel_head;
+		net->rel_head = f->self;
+	}
+}
+
+/* The SVM lacks what it has neither acknowledged nor reported: the client must not hear of it. */
+static void filter_sack(struct net *net, const struct flow *f, struct packet *p)
+{
+	unsigned int mask = 0;
+
+	if (!p->n_sack || net->role != NET_PRIMARY || !net->holding)
+		return;
+	for (unsigned int i = 0; i < p->n_sack; i++) {
+		uint32_t l = p->sack[i].left, r = p->sack[i].right;
+		bool has = f->rem.ack_known && seq_leq(r, f->rem.ack);
+
+		for (unsigned int k = 0; !has && k < f->rem.n_sack; k++)
+			has = seq_leq(f->rem.sack[k].left, l) && seq_leq(r, f->rem.sack[k].right);
+		mask |= (unsigned int)has << i;
+	}
+	packet_keep_sack(p, mask);
+}
+
+void release_segment(struct net *net, struct flow *f, uint32_t frame, struct packet *p)
+{
+	uint32_t ack, edge;
+
+	if (p->flags & TCP_ACK && !(p->flags & (TCP_RST | TCP_SYN)) && net->role == NET_PRIMARY && net->holding) {
+		if (!allowed(net, f, &ack, &edge)) {
+			/* Nothing is known of the SVM: repeat what the client has heard, or say nothing. */
+			if (!f->out_ack_known) {
+				frame_free(&net->fp, frame);
+				return;
+			}
+			ack = f->out_ack;
+			edge = f->out_edge;
+		}
+		if (seq_lt(ack, p->ack))
+			net->st.acks_lowered++;
+		/* An old pure acknowledgement is not raised: it would look like a duplicate of the newest. */
+		if (!packet_span(p) && seq_lt(p->ack, ack))
+			ack = p->ack;
+		filter_sack(net, f, p);
+		packet_set_ack(p, ack);
+		if (f->ws_known || f->no_ws)
+			packet_set_win(p, window(f, ack, edge));
+	}
+	if (p->has_ts && f->out_ts_known && seq_lt(p->tsval, f->out_tsval) && !(p->flags & TCP_RST))
+		packet_set_ts(p, f->out_tsval, p->tsecr);
+	note_out(net, f, p);
+	release_emit(net, net->fp.meta[frame].nic, frame);
+}
+
+static void learn_headers(struct flow *f, const struct packet *p)
+{
+	memcpy(f->eth, p->data, sizeof(f->eth));
+	memcpy(f->ip, p->data + p->l3, sizeof(f->ip));
+	f->have_headers = true;
+}
+
+static void learn_scale(struct flow *f, const struct packet *p)
+{
+	if (!(p->flags & TCP_SYN))
+		return;
+	f->ws_known = true;
+	f->ws = p->has_ws ? p->ws : 0;
+}
+
+/* The scale in force, for reading the guest's own windows. */
+static uint8_t scale(const struct flow *f)
+{
+	return f->ws_known && !f->no_ws ? f->ws : 0;
+}
+
+/*
+ * Prepare a TCP segment of the local guest: its flow, translation, what it says. Return: the flow, or NULL when the
+ * table has no room.
+ */
+static struct flow *take_in(struct net *net, uint32_t frame, uint8_t nic, struct packet *p)
+{
+	struct flow_key key;
+	struct flow *f;
+
+	packet_key(p, nic, true, &key);
+	f = net_flow(net, &key);
+	if (!f)
+		return NULL;
+	rewrite_out(net, f, p);
+	net->fp.meta[frame].len = p->frame_len;
+	learn_headers(f, p);
+	learn_scale(f, p);
+	flow_side_update(&f->loc, p, scale(f));
+	return f;
+}
+
+void release_alone(struct net *net, uint32_t frame, uint8_t nic)
+{
+	struct packet p;
+	struct flow *f;
+
+	packet_parse(net_data(net, frame), net->fp.meta[frame].len, &p);
+	if (p.kind == PK_TCP4) {
+		f = take_in(net, frame, nic, &p);
+		if (f && !(p.flags & TCP_RST)) {
+			f->out_nxt = f->loc.nxt;
+			f->out_known = true;
+			note_out(net, f, &p);
+		}
+	}
+	release_emit(net, nic, frame);
+}
+
+static void hold_other(struct net *net, uint32_t frame)
+{
+	if (!net->other.n)
+		net->other_since = net->now;
+	frame_list_append(&net->fp, &net->other, frame);
+	net->n_held++;
+	if (net->n_held > net->cfg.max_held)
+		net_want(net, CAUSE_HELD);
+}
+
+static void set_owed(struct net *net, struct flow *f)
+{
+	if (f->owed)
+		return;
+	f->owed = true;
+	f->owed_since = net->now;
+	hold_watch(net, f);
+}
+
+/* A segment without data, SYN, FIN or RST. */
+static void pure_ack(struct net *net, struct flow *f, uint32_t frame, struct packet *p)
+{
+	uint32_t ack, edge;
+
+	if (!f->out_known) {
+		f->out_known = true;
+		f->out_nxt = p->seq;
+	}
+	if (!allowed(net, f, &ack, &edge)) {
+		set_owed(net, f);
+		net->st.acks_swallowed++;
+		frame_free(&net->fp, frame);
+		return;
+	}
+	if (seq_lt(ack, f->loc.ack) || (f->ws_known && seq_lt(edge, f->loc.edge) && seq_lt(f->out_edge, f->loc.edge)))
+		set_owed(net, f);
+	if (seq_lt(ack, p->ack) && f->out_ack_known && seq_leq(ack, f->out_ack) && seq_leq(edge, f->out_edge)) {
+		net->st.acks_swallowed++;
+		frame_free(&net->fp, frame);
+		return;
+	}
+	if (seq_lt(f->out_nxt, p->seq))
+		packet_set_seq(p, f->out_nxt);
+	net->st.passed++;
+	release_segment(net, f, frame, p);
+}
+
+static void open_flow(struct net *net, struct flow *f, const struct packet *p)
+{
+	struct net_act *a;
+
+	if (f->flow_sent)
+		return;
+	f->flow_sent = true;
+	f->flow_ok = false;
+	a = net_msg_new(net, NM_FLOW);
+	a->msg.epoch = net->epoch;
+	a->msg.key = f->key;
+	a->msg.isn = p->seq;
+	a->msg.has_ts = p->has_ts;
+	a->msg.tsval = p->tsval;
+}
+
+void release_pvm(struct net *net, uint32_t frame, uint8_t nic)
+{
+	struct packet p, old;
+	struct flow *f;
+	uint32_t end, piece;
+
+	net->fp.meta[frame].epoch = net->epoch;
+	if (!net->holding) {
+		release_alone(net, frame, nic);
+		return;
+	}
+	packet_parse(net_data(net, frame), net->fp.meta[frame].len, &p);
+	if (p.kind == PK_ARP) {
+		net->st.passed++;
+		release_emit(net, nic, frame);
+		return;
+	}
+	if (p.kind != PK_TCP4 || !(f = take_in(net, frame, nic, &p))) {
+		if (p.kind == PK_TCP4)
+			net_want(net, CAUSE_FLOWS);
+		hold_other(net, frame);
+		return;
+	}
+	net_dirty(net, f);
+	if (p.flags & TCP_RST) {
+		if (f->held_rst != FRAME_NONE) {
+			frame_free(&net->fp, f->held_rst);
+			net->n_held--;
+		}
+		f->held_rst = frame;
+		f->held_since = net->now;
+		net->n_held++;
+		f->owed = false;
+		hold_watch(net, f);
+		compare_flow(net, f);
+		return;
+	}
+	if (p.flags & TCP_SYN)
+		open_flow(net, f, &p);
+	if (!packet_span(&p)) {
+		pure_ack(net, f, frame, &p);
+		return;
+	}
+	end = p.seq + packet_span(&p);
+	if (!f->out_known) {
+		f->out_known = true;
+		f->out_nxt = p.seq;
+	}
+	if (seq_leq(end, f->out_nxt)) {
+		net->st.passed++;
+		release_segment(net, f, frame, &p);
+		return;
+	}
+	if (seq_lt(p.seq, f->out_nxt)) {
+		/* Its first part was let out before and may be needed again; the rest is new. */
+		piece = frame_alloc(&net->fp, false);
+		if (piece != FRAME_NONE) {
+			memcpy(net_data(net, piece), p.data, p.frame_len);
+			net->fp.meta[piece].nic = nic;
+			net->fp.meta[piece].epoch = net->epoch;
+			packet_parse(net_data(net, piece), p.frame_len, &old);
+			packet_cut_tail(&old, f->out_nxt - old.seq - !!(old.flags & TCP_SYN));
+			net->fp.meta[piece].len = old.frame_len;
+			net->st.passed++;
+			release_segment(net, f, piece, &old);
+		}
+		packet_cut_front(&p, f->out_nxt - p.seq - !!(p.flags & TCP_SYN));
+		net->fp.meta[frame].len = p.frame_len;
+	}
+	hold_segment(net, f, &f->loc, frame, &p);
+	compare_flow(net, f);
+}
+
+/* One frame of the SVM: on the secondary on its way to the primary, on the primary (after release_told) to compare. */
+void release_svm(struct net *net, uint32_t frame, uint8_t nic, uint64_t epoch)
+{
+	struct net_act *a;
+	struct flow_key key;
+	struct packet p;
+	struct flow *f;
+
+	packet_parse(net_data(net, frame), net->fp.meta[frame].len, &p);
+	if (p.kind != PK_TCP4) {
+		net->st.drop_silent++;
+		frame_free(&net->fp, frame);
+		return;
+	}
+	packet_key(&p, nic, true, &key);
+	f = net_flow(net, &key);
+	if (!f) {
+		net->st.flows_full++;
+		frame_free(&net->fp, frame);
+		return;
+	}
+	if (net->role == NET_SECONDARY) {
+		if (p.flags & TCP_SYN && !rewrite_svm_syn(net, f, &p)) {
+			if (f->stash != FRAME_NONE)
+				frame_free(&net->fp, f->stash);
+			net->fp.meta[frame].nic = nic;
+			f->stash = frame;
+			return;
+		}
+		rewrite_out(net, f, &p);
+		learn_headers(f, &p);
+		learn_scale(f, &p);
+		flow_side_update(&f->loc, &p, scale(f));
+		inlog_trim(net, f);
+		a = net_msg_new(net, NM_OUTPUT);
+		a->nic = a->msg.nic = nic;
+		a->msg.epoch = epoch;
+		a->frame = frame;
+		net->st.peer_out++;
+		frame_free(&net->fp, frame);
+		return;
+	}
+	if (p.flags & TCP_SYN && !(f->rem.syn && f->rem.isn == p.seq)) {
+		hold_clear(net, f, &f->rem);
+		flow_side_reset(&f->rem);
+	}
+	flow_side_update(&f->rem, &p, scale(f));
+	net_dirty(net, f);
+	net->fp.meta[frame].nic = nic;
+	if (packet_span(&p) && !(p.flags & TCP_RST) && !f->diverged &&
+	    !(f->out_known && seq_leq(p.seq + packet_span(&p), f->out_nxt)))
+		hold_segment(net, f, &f->rem, frame, &p);
+	else
+		frame_free(&net->fp, frame);
+	compare_flow(net, f);
+}
+
+void release_barrier(struct net *net, uint64_t n)
+{
+	struct net_act *a;
+	struct flow *f;
+
+	rewrite_send_table(net, n);
+	flow_for_each(&net->flows, f) {
+		if (FAULT(net, NET_FAULT_OLD_EPOCH)) {
+			/* planted: the SVM's output of n stays */
+		} else {
+			hold_clear(net, f, &f->rem);
+		}
+		f->bar_set = true;
+		f->bar_seen = f->loc.seen;
+		f->bar_ack_known = f->loc.ack_known;
+		f->bar_fin = f->loc.fin;
+		f->bar_rst = f->loc.rst;
+		f->bar_nxt = f->loc.nxt;
+		f->bar_ack = f->loc.ack;
+		f->bar_edge = f->loc.edge;
+		if (f->rem.ack_known && f->loc.ack_known) {
+			f->rem.ack = seq_min(f->rem.ack, f->loc.ack);
+			f->rem.edge = seq_min(f->rem.edge, f->loc.edge);
+		}
+		f->rem.n_sack = 0;
+		f->rem.rst = false;
+	}
+	a = net_msg_new(net, NM_BARRIER);
+	a->msg.epoch = n;
+	a->msg.seq = net->cut;
+	net->epoch = n + 1;
+	net->holding = true;
+	net->loaded = false;
+	net->wanted = 0;
+	if (FAULT(net, NET_FAULT_EARLY_RELEASE))
+		release_staged(net, n);
+}
+
+/* Let out what the PVM has held back of flow @f up to epoch @n. */
+static void let_go(struct net *net, struct flow *f, uint64_t n)
+{
+	struct frame_meta *m = net->fp.meta;
+	struct packet p;
+	uint32_t h;
+
+	while ((h = f->loc.held.head) != FRAME_NONE && m[h].epoch <= n) {
+		frame_list_pop(&net->fp, &f->loc.held);
+		net->n_held--;
+		f->out_nxt = f->out_known ? seq_max(f->out_nxt, m[h].end) : m[h].end;
+		f->out_known = true;
+		packet_parse(net_data(net, h), m[h].len, &p);
+		net->st.released_staged++;
+		release_segment(net, f, h, &p);
+	}
+	h = f->held_rst;
+	if (h != FRAME_NONE && m[h].epoch <= n && !f->loc.held.n) {
+		f->held_rst = FRAME_NONE;
+		net->n_held--;
+		packet_parse(net_data(net, h), m[h].len, &p);
+		net->st.released_staged++;
+		release_segment(net, f, h, &p);
+	}
+	f->held_since = net->now;
+}
+
+static void let_go_other(struct net *net, uint64_t n)
+{
+	uint32_t h;
+
+	while ((h = net->other.head) != FRAME_NONE && net->fp.meta[h].epoch <= n) {
+		frame_list_pop(&net->fp, &net->other);
+		net->n_held--;
+		net->st.released_staged++;
+		release_emit(net, net->fp.meta[h].nic, h);
+	}
+	net->other_since = net->now;
+}
+
+void release_staged(struct net *net, uint64_t n)
+{
+	struct flow *f;
+
+	if (n <= net->staged || n >= net->epoch)
+		return;
+	net->staged = n;
+	flow_for_each(&net->flows, f) {
+		if (f->bar_set && !FAULT(net, NET_FAULT_NO_RESET)) {
+			struct frame_list held = f->rem.held;
+
+			memset(&f->rem, 0, sizeof(f->rem));
+			f->rem.held = held;
+			f->rem.seen = f->bar_seen;
+			f->rem.nxt = f->bar_nxt;
+			f->rem.ack_known = f->bar_ack_known;
+			f->rem.ack = f->bar_ack;
+			f->rem.edge = f->bar_edge;
+			f->rem.fin = f->bar_fin;
+		}
+		f->diverged = false;
+		let_go(net, f, n);
+		if (f->bar_set && f->bar_seen && !FAULT(net, NET_FAULT_NO_RESET)) {
+			f->out_nxt = f->out_known ? seq_max(f->out_nxt, f->bar_nxt) : f->bar_nxt;
+			f->out_known = true;
+		}
+		f->bar_set = false;
+		net_dirty(net, f);
+	}
+	let_go_other(net, n);
+}
+
+void release_all(struct net *net)
+{
+	struct flow *f;
+
+	flow_for_each(&net->flows, f) {
+		hold_clear(net, f, &f->rem);
+		f->diverged = f->bar_set = false;
+		let_go(net, f, UINT64_MAX);
+		f->out_nxt = f->loc.seen ? f->loc.nxt : f->out_nxt;
+		f->out_known = f->out_known || f->loc.seen;
+		net_dirty(net, f);
+	}
+	let_go_other(net, UINT64_MAX);
+}
+
+/* Pay what is owed: an acknowledgement of our own when both copies have come further than the client knows. */
+static void originate(struct net *net, struct flow *f)
+{
+	uint32_t ack, edge, h;
+	struct frame_meta *m;
+	struct packet p;
+
+	if (!f->owed || !allowed(net, f, &ack, &edge))
+		return;
+	if (f->loc.rst || !f->have_headers || !f->out_known) {
+		f->owed = false;
+		return;
+	}
+	if (!f->out_ack_known || seq_lt(f->out_ack, ack) || (f->ws_known && seq_lt(f->out_edge, edge))) {
+		h = frame_alloc(&net->fp, false);
+		if (h == FRAME_NONE)
+			return;
+		m = &net->fp.meta[h];
+		m->len = packet_make_ack(net_data(net, h), f->eth, f->ip, f->key.guest_port, f->key.other_port,
+					 f->out_nxt, ack, window(f, ack, edge), f->out_ts_known, f->out_tsval,
+					 f->loc.tsecr);
+		m->nic = f->key.nic;
+		m->epoch = net->epoch;
+		packet_parse(net_data(net, h), m->len, &p);
+		note_out(net, f, &p);
+		net->st.acks_made++;
+		release_emit(net, m->nic, h);
+		f->owed_since = net->now;
+	}
+	if (seq_leq(f->loc.ack, f->out_ack) && (!f->ws_known || seq_leq(f->loc.edge, f->out_edge)))
+		f->owed = false;
+}
+
+static void tell_released(struct net *net)
+{
+	net->rel_at = net->now + net->cfg.released_every;
+	while (net->rel_head != FLOW_NONE) {
+		struct flow *f = &net->flows.flows[net->rel_head];
+		struct net_act *a;
+
+		net->rel_head = f->rel_next;
+		f->rel_due = false;
+		if (net->role != NET_PRIMARY)
+			continue;
+		a = net_msg_new(net, NM_RELEASED);
+		a->msg.epoch = net->epoch;
+		a->msg.key = f->key;
+		a->msg.isn = f->isn_known ? f->isn : 0;
+		a->msg.seq32 = f->out_nxt;
+		a->msg.ack32 = f->out_ack;
+		a->msg.room = f->out_ack_known;
+		a->msg.has_ts = f->out_ts_known;
+		a->msg.tsval = f->out_tsval;
+	}
+}
+
+void release_finish(struct net *net)
+{
+	while (net->dirty_head != FLOW_NONE) {
+		struct flow *f = &net->flows.flows[net->dirty_head];
+
+		net->dirty_head = f->dirty_next;
+		f->dirty = false;
+		originate(net, f);
+	}
+	if (net->rel_head != FLOW_NONE && net->now >= net->rel_at)
+		tell_released(net);
+}
+
+void release_told(struct net *net, const struct net_msg *m)
+{
+	struct flow *f = net_flow(net, &m->key);
+
+	if (!f || (f->isn_known && f->isn != m->isn))
+		return;
+	f->rel_nxt = m->seq32;
+	if (m->room) {
+		f->rel_ack = f->rel_known ? seq_max(f->rel_ack, m->ack32) : m->ack32;
+		f->rel_known = true;
+	}
+	if (m->has_ts) {
+		f->rel_tsval = m->tsval;
+		f->rel_ts = true;
+		f->rel_at = net->now - (nstime)m->age_ms * NS_PER_MS;
+	}
+	inlog_trim(net, f);
+}

@@ -1,0 +1,226 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * Translation: theory of operation (P6)
+ *
+ * The two copies number a new connection differently: their initial sequence numbers and timestamp offsets are
+ * random. What the client knows are the PVM's. Each node has one table, client number = guest number + offset, in
+ * struct flow: on the primary it is zero until that node itself was promoted once; on the secondary it says how the
+ * SVM's connections differ. What the guest sends gets the offset added (sequence number, timestamp), what it
+ * receives has it subtracted (acknowledgement, SACK blocks, timestamp echo). Compare, log and hold work in client
+ * numbers only.
+ *
+ * A new flow: the PVM's SYN or SYN-ACK makes the primary send FLOW (numbers of the PVM), and is not let out until
+ * FLOW_OK. The SVM's own SYN waits in a stash until FLOW is there; from the two the offsets follow. FLOW of an epoch
+ * that the SVM is not yet in waits (next_*) for LOADED.
+ *
+ * A checkpoint: the primary sends its own nonzero offsets before the barrier (TABLE); with LOADED they become the
+ * secondary's, for the new SVM numbers as the PVM does. Promotion changes nothing here but the timestamps: the
+ * first one that the promoted VM sends on a flow decides, once, by how much the flow is shifted so that it is not
+ * behind what the client may have seen (RELEASED plus the time since, one tick a millisecond as Linux counts).
+ *
+ * Signed segments (MD5, AO) are passed as they are: a changed field would break the signature. Pure.
+ */
+#include "core/net_internal.h"
+
+#include <string.h>
+
+#define TS_MARGIN 100	/* ticks; RELEASED was some time under way. A step forward costs nobody anything. */
+
+static bool translated(const struct flow *f)
+{
+	return f->seq_off || f->ts_off;
+}
+
+uint32_t rewrite_in(struct net *net, uint32_t frame)
+{
+	struct frame_meta *m = &net->fp.meta[frame];
+	struct flow_key key;
+	struct packet p;
+	struct flow *f;
+	uint32_t h;
+
+	packet_parse(net_data(net, frame), m->len, &p);
+	if (p.kind != PK_TCP4 || !(p.flags & TCP_ACK) || p.has_signature)
+		return frame;
+	packet_key(&p, m->nic, false, &key);
+	f = flow_find(&net->flows, &key);
+	if (!f || !translated(f))
+		return frame;
+	h = frame_alloc(&net->fp, false);
+	if (h == FRAME_NONE) {
+		net->st.drop_pool++;
+		return FRAME_NONE;
+	}
+	memcpy(net_data(net, h), p.data, m->len);
+	net->fp.meta[h].len = m->len;
+	net->fp.meta[h].nic = m->nic;
+	p.data = net_data(net, h);
+	packet_set_ack(&p, p.ack - f->seq_off);
+	if (p.has_ts)
+		packet_set_ts(&p, p.tsval, p.tsecr - f->ts_off);
+	for (unsigned int i = 0; i < p.n_sack; i++)
+		packet_set_sack(&p, i, p.sack[i].left - f->seq_off, p.sack[i].right - f->seq_off);
+	return h;
+}
+
+/* The local guest opens a connection anew: what was known of its predecessor is void. */
+static void new_incarnation(struct net *net, struct flow *f)
+{
+	hold_clear(net, f, &f->loc);
+	hold_clear(net, f, &f->rem);
+	flow_side_reset(&f->loc);
+	flow_side_reset(&f->rem);
+	f->seq_off = f->ts_off = 0;
+	f->shift_due = f->rel_ts = f->rel_known = false;
+	f->out_known = f->out_ack_known = f->out_ts_known = f->owed = false;
+	f->flow_sent = f->flow_ok = f->bar_set = f->diverged = false;
+	f->ws_known = f->no_ws = false;
+	f->isn_known = false;
+}
+
+void rewrite_out(struct net *net, struct flow *f, struct packet *p)
+{
+	/* A reset that answers a segment without ACK has no number of its own (RFC 9293, 3.10.7.1). */
+	if (p->flags & TCP_RST && !p->seq)
+		return;
+	if (p->flags & TCP_SYN && net->role != NET_SECONDARY && !(f->isn_known && p->seq + f->seq_off == f->isn)) {
+		bool no_ws = f->no_ws;
+
+		new_incarnation(net, f);
+		f->no_ws = no_ws;
+		f->isn_known = true;
+		f->isn = p->seq;
+	}
+	if (p->has_signature)
+		return;
+	packet_set_seq(p, p->seq + f->seq_off);
+	if (!p->has_ts)
+		return;
+	if (f->shift_due && !(p->flags & TCP_RST)) {
+		uint32_t seen = f->rel_tsval + (uint32_t)((net->now - f->rel_at) / NS_PER_MS) + TS_MARGIN;
+		uint32_t mine = p->tsval + f->ts_off;
+
+		f->shift_due = false;
+		if (f->rel_ts && seq_lt(mine, seen) && !FAULT(net, NET_FAULT_TS_BACK))
+			f->ts_off += seen - mine;
+	}
+	packet_set_ts(p, p->tsval + f->ts_off, p->tsecr);
+}
+
+bool rewrite_svm_syn(struct net *net, struct flow *f, struct packet *p)
+{
+	if (f->isn_known && !f->pending && p->seq + f->seq_off == f->isn)
+		return true;
+	if (!f->pending)
+		return false;
+	f->pending = false;
+	f->seq_off = f->isn - p->seq;
+	f->ts_off = f->pending_ts && p->has_ts ? f->isn_tsval - p->tsval : 0;
+	flow_side_reset(&f->loc);
+	return true;
+}
+
+/* FLOW becomes valid for the SVM that runs now. */
+static void flow_now(struct net *net, struct flow *f, uint32_t isn, bool has_ts, uint32_t tsval)
+{
+	f->isn_known = true;
+	f->isn = isn;
+	f->isn_tsval = tsval;
+	f->pending = true;
+	f->pending_ts = has_ts;
+	f->rel_known = false;
+	f->rel_ts = has_ts;
+	f->rel_tsval = tsval;
+	f->rel_at = net->now;
+}
+
+void rewrite_flow(struct net *net, const struct net_msg *m)
+{
+	struct flow *f = net_flow(net, &m->key);
+	struct net_act *a;
+
+	if (!f) {
+		/* No FLOW_OK: the SYN-ACK waits for the checkpoint that the full table asks for. */
+		net->st.flows_full++;
+		return;
+	}
+	if (m->epoch <= net->epoch && net->have_state) {
+		uint32_t h = f->stash;
+
+		flow_now(net, f, m->isn, m->has_ts, m->tsval);
+		f->stash = FRAME_NONE;
+		if (h != FRAME_NONE)
+			release_svm(net, h, net->fp.meta[h].nic, net->epoch);
+	} else {
+		f->has_next = true;
+		f->next_isn = m->isn;
+		f->next_tsval = m->tsval;
+		f->next_ts = m->has_ts;
+	}
+	a = net_msg_new(net, NM_FLOW_OK);
+	a->msg.epoch = m->epoch;
+	a->msg.key = m->key;
+	a->msg.isn = m->isn;
+}
+
+void rewrite_table(struct net *net, const struct net_msg *m)
+{
+	struct flow *f = net_flow(net, &m->key);
+
+	if (!f) {
+		net->st.flows_full++;
+		return;
+	}
+	f->has_table = true;
+	f->table_seq_off = m->seq_off;
+	f->table_ts_off = m->ts_off;
+}
+
+void rewrite_send_table(struct net *net, uint64_t n)
+{
+	struct flow *f;
+
+	flow_for_each(&net->flows, f) {
+		struct net_act *a;
+
+		if (!translated(f))
+			continue;
+		a = net_msg_new(net, NM_TABLE);
+		a->msg.epoch = n;
+		a->msg.key = f->key;
+		a->msg.seq_off = f->seq_off;
+		a->msg.ts_off = f->ts_off;
+	}
+}
+
+void rewrite_commit(struct net *net)
+{
+	struct flow *f;
+
+	flow_for_each(&net->flows, f) {
+		f->seq_off = f->has_table ? f->table_seq_off : 0;
+		f->ts_off = f->has_table ? f->table_ts_off : 0;
+		f->has_table = f->pending = false;
+		if (f->stash != FRAME_NONE) {
+			frame_free(&net->fp, f->stash);
+			f->stash = FRAME_NONE;
+		}
+		flow_side_reset(&f->loc);
+		if (f->has_next) {
+			f->has_next = false;
+			flow_now(net, f, f->next_isn, f->next_ts, f->next_tsval);
+		}
+	}
+}
+
+void rewrite_forget(struct net *net)
+{
+	struct flow *f;
+
+	flow_for_each(&net->flows, f) {
+		f->has_table = f->has_next = f->pending = false;
+		f->shift_due = f->rel_ts;
+		if (FAULT(net, NET_FAULT_NO_TRANSLATION))
+			f->seq_off = f->ts_off = 0;
+	}
+}

@@ -1,0 +1,609 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * The memory worker: theory of operation
+ *
+ * Serving. `pending` holds the pages that the secondary lacks: what the tracker has reported (and re-armed, so it is
+ * remembered here alone) and was not yet copied. A ROUND adds what is dirty, copies and sends it in portions while
+ * the VM runs; a page that changes under the copy is reported again, because it was re-armed before it was copied.
+ * COPY does the same with the VM stopped, into the copy buffer; only if that is full does it wait for the network.
+ * SEND sends the buffer, the device state, and the marker that ends the epoch on this connection.
+ *
+ * Sending stops when the connection has no credit and goes on with memwork_writable(); there is one job at a time,
+ * and the loop stays free in between.
+ *
+ * Standing by. Until the first marker the image is nobody's state, so pages go straight into it; afterwards into the
+ * staging area only (P3). RESERVE answers whether all of n is here and usable. APPLY throws away the SVM's private
+ * pages, writes n's over the image and puts the device state where QEMU loads it from; it can be done again. MEND
+ * throws away what the load itself has written and empties the staging area.
+ *
+ * LOCKSTEP_MEMCHECK=1 in the environment of both nodes: the primary hashes its memory while the VM is stopped and
+ * sends the hash with the marker; the secondary, before its VM runs, hashes what QEMU there has mapped, as seen
+ * through /proc/PID/mem, and says whether it is the same. For tests; it lengthens the pause by the time of a hash.
+ */
+#include "engine/memwork.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+#include <xxhash.h>
+
+#include "base/crash.h"
+#include "base/log.h"
+#include "engine/dirty.h"
+#include "engine/memscan.h"
+#include "engine/pagebuf.h"
+
+#define BUF_PAGES	16384		/* 64 MB of copied content */
+#define PIECE_PAGES	64		/* pages in one message */
+#define ZERO_PAGES	256		/* pages of zeroes in one message */
+#define STATE_PIECE	(64u << 10)
+#define DROP_NS		(5 * NS_PER_S)
+#define PROGRESS_NS	(50 * NS_PER_MS)
+
+struct memwork {
+	struct loop *loop;
+	struct ram *ram;
+	struct devstate *ds;
+	struct memwork_ops ops;
+	struct agentctl *agent;
+	struct dirty *dirty;
+	bool memcheck;
+
+	bool busy;
+	enum mem_job job;
+	uint64_t n;
+
+	/* serving */
+	struct pageset pending;
+	struct pagebuf *buf;
+	struct pagebuf_piece piece;	/* taken from the buffer, not yet sent */
+	bool have_piece;
+	bool full_due;			/* the peer has nothing yet */
+	uint64_t copied, hash;
+	const uint8_t *state;
+	size_t state_len, state_off;
+	bool state_ready;
+	uint64_t epoch_bytes, epoch_pages;
+	uint64_t crash_pages;
+
+	/* standing by */
+	struct stage *stage;
+	struct pageset priv;
+	bool filling;			/* before the first marker */
+	int stage_rc;
+	uint8_t *in_state;
+	uint64_t in_state_len, in_pages, marker_n, marker_state, marker_hash;
+
+	nstime progress_at;
+	pthread_mutex_t lock;		/* guards st */
+	struct memwork_stats st;
+};
+
+struct mem_post {
+	struct agentctl *agent;
+	bool share, soft;
+	enum mem_job job;
+	uint64_t n;
+};
+
+static void done(struct memwork *w, int rc, uint64_t value, const char *why)
+{
+	w->busy = false;
+	w->ops.done(w->ops.arg, w->job, w->n, rc, value, why);
+}
+
+static void progress(struct memwork *w)
+{
+	nstime now = clock_ns();
+
+	if (now - w->progress_at < PROGRESS_NS)
+		return;
+	w->progress_at = now;
+	w->ops.progress(w->ops.arg);
+}
+
+static void count_sent(struct memwork *w, uint64_t bytes, uint64_t left)
+{
+	w->epoch_bytes += bytes;
+	pthread_mutex_lock(&w->lock);
+	w->st.sent += bytes;
+	w->st.buffered = pagebuf_bytes(w->buf);
+	if (w->st.syncing) {
+		w->st.sync_done += bytes;
+		w->st.sync_left = left;
+	}
+	pthread_mutex_unlock(&w->lock);
+	progress(w);
+}
+
+/* Send what is in the buffer. Return: 0 when it is empty, -EAGAIN to be called again, -EPIPE */
+static int send_buffer(struct memwork *w)
+{
+	for (;;) {
+		uint64_t count;
+		int rc;
+
+		if (!w->have_piece)
+			w->have_piece = pagebuf_next(w->buf, PIECE_PAGES, &w->piece);
+		if (!w->have_piece)
+			return 0;
+		count = w->piece.count < ZERO_PAGES ? w->piece.count : ZERO_PAGES;
+		rc = w->ops.send_pages(w->ops.arg, w->n, w->piece.first, count, w->piece.data);
+		if (rc)
+			return rc;
+		/* Only a run of zeroes is longer than a message takes. */
+		w->piece.first += count;
+		w->piece.count -= count;
+		w->have_piece = w->piece.count > 0;
+		w->epoch_pages += count;
+		if (w->job == MEM_SEND && w->epoch_pages * 2 >= w->crash_pages)
+			crash_point(CRASH_bulk_half);
+		count_sent(w, w->piece.data ? count * RAM_PAGE : 32, w->pending.count * RAM_PAGE);
+	}
+}
+
+static void on_round(struct memwork *w)
+{
+	int rc;
+
+	for (;;) {
+		rc = send_buffer(w);
+		if (rc == -EAGAIN)
+			return;
+		if (rc || !w->pending.count)
+			break;
+		pagebuf_take(w->buf, w->ram, &w->pending);
+	}
+	if (!rc)
+		rc = dirty_scan(w->dirty, false, &w->pending);
+	done(w, rc, w->pending.count, rc == -EPIPE ? "the connection is gone" : "QEMU's written pages cannot be found out");
+}
+
+static void begin_round(struct memwork *w)
+{
+	int rc = dirty_scan(w->dirty, false, &w->pending);
+
+	if (!rc && w->full_due) {
+		/* After the scan: what is written from here on will be found by the next one. */
+		rc = ram_extents(w->ram, &w->pending);
+		w->full_due = false;
+		w->epoch_bytes = w->epoch_pages = 0;
+		pthread_mutex_lock(&w->lock);
+		w->st.syncing = true;
+		w->st.round = 0;
+		w->st.sync_done = 0;
+		w->st.sync_since = clock_ns();
+		pthread_mutex_unlock(&w->lock);
+	}
+	pthread_mutex_lock(&w->lock);
+	w->st.round++;
+	w->st.sync_left = w->pending.count * RAM_PAGE;
+	pthread_mutex_unlock(&w->lock);
+	if (rc)
+		done(w, rc, 0, "QEMU's written pages cannot be found out");
+	else
+		on_round(w);
+}
+
+static void on_copy(struct memwork *w)
+{
+	int rc;
+
+	while ((rc = pagebuf_take(w->buf, w->ram, &w->pending)) == -ENOSPC) {
+		/* The VM stays stopped while the network takes what no memory has room for. */
+		rc = send_buffer(w);
+		if (rc == -EAGAIN)
+			return;
+		if (rc)
+			break;
+	}
+	if (!rc && w->memcheck)
+		w->hash = ram_hash(w->ram);
+	done(w, rc, w->copied, "the connection is gone");
+}
+
+static void begin_copy(struct memwork *w)
+{
+	int rc = dirty_scan(w->dirty, true, &w->pending);
+
+	w->copied = w->pending.count;
+	w->state_ready = false;
+	if (rc)
+		done(w, rc, 0, "QEMU's written pages cannot be found out");
+	else
+		on_copy(w);
+}
+
+static void on_send(struct memwork *w)
+{
+	struct err e = { 0 };
+	int rc = send_buffer(w);
+
+	if (rc == -EAGAIN)
+		return;
+	if (!rc && !w->state_ready) {
+		rc = devstate_saved(w->ds, (const void **)&w->state, &w->state_len, &e);
+		if (rc) {
+			done(w, rc, 0, e.msg);
+			return;
+		}
+		w->state_off = 0;
+		w->state_ready = true;
+	}
+	while (!rc && w->state_off < w->state_len) {
+		uint32_t len = w->state_len - w->state_off < STATE_PIECE ? (uint32_t)(w->state_len - w->state_off) :
+			       STATE_PIECE;
+
+		rc = w->ops.send_state(w->ops.arg, w->n, w->state_off, w->state + w->state_off, len);
+		if (!rc) {
+			w->state_off += len;
+			count_sent(w, len, 0);
+		}
+	}
+	if (!rc)
+		rc = w->ops.send_marker(w->ops.arg, w->n, w->epoch_pages, w->epoch_bytes, w->state_len,
+					w->memcheck ? w->hash : 0);
+	if (rc == -EAGAIN)
+		return;
+	pthread_mutex_lock(&w->lock);
+	w->st.syncing = false;
+	w->st.last_bytes = w->epoch_bytes;
+	pthread_mutex_unlock(&w->lock);
+	if (!rc)
+		crash_point(CRASH_bulk_sent);
+	done(w, rc, w->epoch_bytes, "the connection is gone");
+	w->epoch_bytes = w->epoch_pages = 0;
+}
+
+/* Throw away the SVM's private pages. Return: 0 and how many, or -errno with @e */
+static int drop_private(struct memwork *w, uint64_t *n, struct err *e)
+{
+	int rc;
+
+	*n = 0;
+	if (!w->agent)
+		return err_set(e, -ENOTCONN, "QEMU is not there");
+	pageset_clear(&w->priv);
+	rc = memscan_private(w->agent->pagemap, &w->agent->map, &w->priv);
+	if (rc)
+		return err_set(e, rc, "the SVM's own pages cannot be found out: %s", strerror(-rc));
+	*n = w->priv.count;
+	return w->priv.count ? agentctl_drop(w->agent, &w->priv, clock_ns() + DROP_NS, e) : 0;
+}
+
+static void do_apply(struct memwork *w)
+{
+	struct err e = { 0 };
+	uint64_t n = 0;
+	int rc = drop_private(w, &n, &e);
+
+	if (!rc) {
+		rc = stage_apply(w->stage, w->ram);
+		if (rc)
+			err_set(&e, rc, "the staged pages cannot be written to the image: %s", strerror(-rc));
+	}
+	if (!rc)
+		rc = devstate_put(w->ds, w->in_state, w->in_state_len, &e);
+	pthread_mutex_lock(&w->lock);
+	w->st.private_pages = n;
+	pthread_mutex_unlock(&w->lock);
+	done(w, rc, n, e.msg);
+}
+
+/* Hash what QEMU has mapped, in the order of guest memory, and compare. */
+static void compare_memory(struct memwork *w)
+{
+	static uint8_t piece[256 * RAM_PAGE];
+	XXH3_state_t *h = XXH3_createState();
+	char path[64];
+	bool ok;
+	int fd;
+
+	snprintf(path, sizeof(path), "/proc/%u/mem", w->agent->pid);
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	ok = h && fd >= 0;
+	if (h)
+		XXH3_64bits_reset(h);
+	for (uint32_t i = 0; ok && i < w->agent->map.n; i++) {
+		struct mem_range *r = &w->agent->map.r[i];
+
+		for (uint64_t off = 0; ok && off < r->count * RAM_PAGE;) {
+			uint64_t left = r->count * RAM_PAGE - off;
+			ssize_t k = pread(fd, piece, left < sizeof(piece) ? left : sizeof(piece), (off_t)(r->addr + off));
+
+			ok = k > 0;
+			if (ok) {
+				XXH3_64bits_update(h, piece, (size_t)k);
+				off += (uint64_t)k;
+			}
+		}
+	}
+	ok = ok && XXH3_64bits_digest(h) == w->marker_hash;
+	if (fd >= 0)
+		close(fd);
+	XXH3_freeState(h);
+	pthread_mutex_lock(&w->lock);
+	if (ok)
+		w->st.memcheck_equal++;
+	else
+		w->st.memcheck_differs++;
+	pthread_mutex_unlock(&w->lock);
+	if (ok)
+		log_info("memcheck: memory equal epoch=%llu", (unsigned long long)w->marker_n);
+	else
+		log_error("memcheck: memory differs epoch=%llu", (unsigned long long)w->marker_n);
+}
+
+static void do_mend(struct memwork *w)
+{
+	struct err e = { 0 };
+	uint64_t n = 0;
+	int rc = drop_private(w, &n, &e);
+
+	stage_clear(w->stage);
+	w->in_state_len = w->in_pages = 0;
+	w->filling = false;
+	pthread_mutex_lock(&w->lock);
+	w->st.mended_pages += n;
+	w->st.staged_bytes = 0;
+	pthread_mutex_unlock(&w->lock);
+	if (!rc && w->memcheck && w->marker_hash)
+		compare_memory(w);
+	done(w, rc, n, e.msg);
+}
+
+static void do_forget(struct memwork *w)
+{
+	stage_clear(w->stage);
+	w->in_state_len = w->in_pages = 0;
+	w->stage_rc = 0;
+	done(w, 0, 0, NULL);
+}
+
+static void do_reserve(struct memwork *w)
+{
+	struct err e = { 0 };
+	int rc = w->stage_rc;
+
+	if (rc)
+		err_set(&e, rc, "a page could not be staged: %s", strerror(-rc));
+	else if (w->marker_n != w->n || w->in_state_len != w->marker_state)
+		rc = err_set(&e, -EPROTO, "checkpoint %llu is not complete", (unsigned long long)w->n);
+	else
+		rc = devstate_check(w->in_state, w->in_state_len, &e);
+	done(w, rc, w->in_state_len, e.msg);
+}
+
+static void on_job(void *arg, const void *data, size_t len)
+{
+	struct memwork *w = arg;
+	struct mem_post m;
+
+	memcpy(&m, data, len < sizeof(m) ? len : sizeof(m));
+	/* The one before was given up by its owner; its answer counts for nobody, but it comes. */
+	if (w->busy)
+		done(w, -ECANCELED, 0, "given up");
+	w->busy = true;
+	w->job = m.job;
+	w->n = m.n;
+	if ((m.job <= MEM_SEND && !w->dirty) || (m.job > MEM_SEND && !w->stage)) {
+		done(w, -ENOTSUP, 0, "this node is not in the role for it");
+		return;
+	}
+	switch (m.job) {
+	case MEM_ROUND:
+		begin_round(w);
+		break;
+	case MEM_COPY:
+		begin_copy(w);
+		break;
+	case MEM_SEND:
+		w->crash_pages = w->epoch_pages + pagebuf_pages(w->buf);
+		on_send(w);
+		break;
+	case MEM_RESERVE:
+		do_reserve(w);
+		break;
+	case MEM_APPLY:
+		do_apply(w);
+		break;
+	case MEM_MEND:
+		do_mend(w);
+		break;
+	case MEM_FORGET:
+		do_forget(w);
+		break;
+	case MEM_JOBS:
+		break;
+	}
+}
+
+void memwork_job(struct memwork *w, enum mem_job job, uint64_t n)
+{
+	struct mem_post m = { .job = job, .n = n };
+
+	loop_post(w->loop, on_job, w, &m, sizeof(m));
+}
+
+void memwork_writable(struct memwork *w)
+{
+	if (!w->busy)
+		return;
+	if (w->job == MEM_ROUND)
+		on_round(w);
+	else if (w->job == MEM_COPY)
+		on_copy(w);
+	else if (w->job == MEM_SEND)
+		on_send(w);
+}
+
+static void on_peer_lost(void *arg, const void *data, size_t len)
+{
+	struct memwork *w = arg;
+
+	(void)data;
+	(void)len;
+	pagebuf_reset(w->buf);
+	w->have_piece = false;
+	w->full_due = true;
+	pageset_clear(&w->pending);
+	pthread_mutex_lock(&w->lock);
+	w->st.syncing = false;
+	pthread_mutex_unlock(&w->lock);
+	if (w->busy && w->job <= MEM_SEND)
+		done(w, -EPIPE, 0, "the peer is gone");
+}
+
+void memwork_peer_lost(struct memwork *w)
+{
+	loop_post(w->loop, on_peer_lost, w, NULL, 0);
+}
+
+static void on_qemu_up(void *arg, const void *data, size_t len)
+{
+	struct memwork *w = arg;
+	struct mem_post m;
+	struct err e = { 0 };
+
+	memcpy(&m, data, len < sizeof(m) ? len : sizeof(m));
+	dirty_free(w->dirty);
+	w->dirty = NULL;
+	w->agent = m.agent;
+	if (!m.agent || !m.share)
+		return;
+	w->dirty = dirty_new(m.soft ? DIRTY_SOFT : DIRTY_WP_ASYNC, &m.agent->map, m.agent->pagemap,
+			     m.soft ? m.agent->clear_refs : -1, &e);
+	if (!w->dirty || dirty_arm(w->dirty) < 0)
+		log_error("the VM's writes cannot be followed, so it cannot be protected: %s", e.msg);
+}
+
+void memwork_qemu(struct memwork *w, struct agentctl *agent, bool share, bool soft)
+{
+	struct mem_post m = { .agent = agent, .share = share, .soft = soft };
+
+	loop_post(w->loop, on_qemu_up, w, &m, sizeof(m));
+}
+
+int memwork_take_pages(struct memwork *w, uint64_t first, uint64_t count, const uint8_t *data, struct err *e)
+{
+	if (!w->stage || first >= w->ram->n_pages || count > w->ram->n_pages - first)
+		return err_set(e, -EPROTO, "the peer sent pages %llu+%llu of a memory of %llu", (unsigned long long)first,
+			       (unsigned long long)count, (unsigned long long)w->ram->n_pages);
+	for (uint64_t i = 0; i < count; i++) {
+		const uint8_t *p = data ? data + i * RAM_PAGE : NULL;
+		int rc = 0;
+
+		if (!w->filling)
+			rc = stage_put(w->stage, first + i, p);
+		else if (p)
+			memcpy(ram_page(w->ram, first + i), p, RAM_PAGE);
+		else if (!ram_page_zero(ram_page(w->ram, first + i)))
+			memset(ram_page(w->ram, first + i), 0, RAM_PAGE);
+		if (rc && !w->stage_rc)
+			w->stage_rc = rc;
+	}
+	w->in_pages += count;
+	pthread_mutex_lock(&w->lock);
+	w->st.received += data ? count * RAM_PAGE : 0;
+	pthread_mutex_unlock(&w->lock);
+	progress(w);
+	return 0;
+}
+
+int memwork_take_state(struct memwork *w, uint64_t offset, const uint8_t *data, uint32_t len, struct err *e)
+{
+	if (!w->in_state || offset != w->in_state_len || len > DEVSTATE_MAX - offset)
+		return err_set(e, -EPROTO, "the peer sent a piece of device state at %llu that does not fit",
+			       (unsigned long long)offset);
+	memcpy(w->in_state + offset, data, len);
+	w->in_state_len += len;
+	progress(w);
+	return 0;
+}
+
+int memwork_take_marker(struct memwork *w, uint64_t n, uint64_t pages, uint64_t state_len, uint64_t hash, struct err *e)
+{
+	struct stage_stats ss;
+
+	if (!w->stage || state_len != w->in_state_len || pages != w->in_pages)
+		return err_set(e, -EPROTO, "the peer's checkpoint %llu has %llu pages and %llu bytes of device state, "
+			       "but %llu and %llu have arrived", (unsigned long long)n, (unsigned long long)pages,
+			       (unsigned long long)state_len, (unsigned long long)w->in_pages,
+			       (unsigned long long)w->in_state_len);
+	w->marker_n = n;
+	w->marker_state = state_len;
+	w->marker_hash = hash;
+	stage_stats(w->stage, &ss);
+	pthread_mutex_lock(&w->lock);
+	w->st.staged_bytes = ss.bytes;
+	pthread_mutex_unlock(&w->lock);
+	w->ops.marker(w->ops.arg, n, state_len);
+	return 0;
+}
+
+void memwork_stats(struct memwork *w, struct memwork_stats *out)
+{
+	pthread_mutex_lock(&w->lock);
+	*out = w->st;
+	pthread_mutex_unlock(&w->lock);
+}
+
+struct memwork *memwork_new(struct loop *loop, struct ram *ram, struct devstate *ds, const char *spill_dir, bool standby,
+			    const struct memwork_ops *ops, struct err *e)
+{
+	struct memwork *w = calloc(1, sizeof(*w));
+	const char *check = getenv("LOCKSTEP_MEMCHECK");
+	uint64_t cap = ram->n_pages / 4 < BUF_PAGES ? ram->n_pages / 4 : BUF_PAGES;
+
+	if (!w) {
+		err_set(e, -ENOMEM, "no memory for the memory worker");
+		return NULL;
+	}
+	pthread_mutex_init(&w->lock, NULL);
+	w->loop = loop;
+	w->ram = ram;
+	w->ds = ds;
+	w->ops = *ops;
+	w->full_due = true;
+	w->filling = true;
+	w->memcheck = check && !strcmp(check, "1");
+	if (pageset_init(&w->pending, ram->n_pages) < 0 || pageset_init(&w->priv, ram->n_pages) < 0) {
+		err_set(e, -ENOMEM, "no memory for the sets of pages");
+		goto fail;
+	}
+	w->buf = pagebuf_new(standby ? 1 : cap, e);
+	if (!w->buf)
+		goto fail;
+	if (standby) {
+		w->stage = stage_new(ram->n_pages, 0, spill_dir, e);
+		if (!w->stage)
+			goto fail;
+		w->in_state = malloc(DEVSTATE_MAX);
+		if (!w->in_state) {
+			err_set(e, -ENOMEM, "no memory for the device state");
+			goto fail;
+		}
+	}
+	return w;
+fail:
+	memwork_free(w);
+	return NULL;
+}
+
+void memwork_free(struct memwork *w)
+{
+	if (!w)
+		return;
+	dirty_free(w->dirty);
+	pagebuf_free(w->buf);
+	stage_free(w->stage);
+	pageset_fini(&w->pending);
+	pageset_fini(&w->priv);
+	free(w->in_state);
+	pthread_mutex_destroy(&w->lock);
+	free(w);
+}

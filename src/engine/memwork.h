@@ -1,0 +1,95 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#ifndef ENGINE_MEMWORK_H
+#define ENGINE_MEMWORK_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/err.h"
+#include "base/loop.h"
+#include "engine/agentctl.h"
+#include "engine/devstate.h"
+#include "engine/ram.h"
+#include "engine/stage.h"
+
+/*
+ * The memory worker: everything about guest memory and device state that takes time, in a loop of its own (the bulk
+ * loop), which also owns the bulk connection. Both halves in one: copying and sending where the VM serves, staging
+ * and applying where it stands by.
+ */
+struct memwork;
+
+enum mem_job {
+	MEM_ROUND,	/* serving, VM runs: send what is dirty; value: pages dirty again at the end */
+	MEM_COPY,	/* serving, VM stopped: take what is dirty; value: pages */
+	MEM_SEND,	/* serving: send what was taken, the saved device state, and the marker; value: bytes sent for n */
+	MEM_RESERVE,	/* standby: is everything here and usable; value: bytes of device state */
+	MEM_APPLY,	/* standby, SVM stopped: its private pages go, n's pages into the image; value: private pages */
+	MEM_MEND,	/* standby, SVM stopped: put right what the load has written, forget n; value: pages mended */
+	MEM_FORGET,	/* standby: forget what is staged */
+	MEM_JOBS
+};
+
+/* Bound by node.c; all called in the bulk loop. */
+struct memwork_ops {
+	/* Send on the bulk connection. Return: 0, -EAGAIN (nothing taken; memwork_writable() follows), -EPIPE */
+	int (*send_pages)(void *arg, uint64_t n, uint64_t first, uint64_t count, const uint8_t *data);
+	int (*send_state)(void *arg, uint64_t n, uint64_t offset, const uint8_t *data, uint32_t len);
+	int (*send_marker)(void *arg, uint64_t n, uint64_t pages, uint64_t bytes, uint64_t state_len, uint64_t hash);
+	void (*done)(void *arg, enum mem_job job, uint64_t n, int rc, uint64_t value, const char *why);
+	/* the marker of @n has come: everything before it is staged; @state_len: bytes of device state */
+	void (*marker)(void *arg, uint64_t n, uint64_t state_len);
+	/* something has moved; at most every 50 ms */
+	void (*progress)(void *arg);
+	void *arg;
+};
+
+struct memwork_stats {
+	bool syncing;
+	uint32_t round;
+	uint64_t sync_done, sync_left;	/* bytes of the first synchronisation */
+	nstime sync_since;
+	uint64_t staged_bytes;
+	uint64_t private_pages, mended_pages;
+	uint64_t buffered;
+	uint64_t sent, received;	/* bytes on the bulk connection */
+	uint64_t last_bytes;		/* sent for the last complete checkpoint */
+	uint64_t memcheck_equal, memcheck_differs;
+};
+
+/*
+ * memwork_new() - on a loop that does not run yet
+ * @spill_dir: for stage_new()
+ * @standby:   whether a staging area is needed
+ */
+struct memwork *memwork_new(struct loop *loop, struct ram *ram, struct devstate *ds, const char *spill_dir, bool standby,
+			    const struct memwork_ops *ops, struct err *e);
+/* memwork_free() - after the loop has ended */
+void memwork_free(struct memwork *w);
+
+/*
+ * memwork_qemu() - a QEMU is up; any thread
+ * @agent: borrowed from now on; NULL: it is gone
+ * @share: it serves (or may): follow what it writes
+ * @soft:  soft-dirty instead of userfaultfd
+ */
+void memwork_qemu(struct memwork *w, struct agentctl *agent, bool share, bool soft);
+
+/* memwork_job() - begin a job; ops.done() follows; any thread */
+void memwork_job(struct memwork *w, enum mem_job job, uint64_t n);
+
+/* memwork_peer_lost() - whatever is being sent is void, a next peer gets everything; any thread */
+void memwork_peer_lost(struct memwork *w);
+
+/* memwork_writable() - the bulk connection takes more; bulk loop */
+void memwork_writable(struct memwork *w);
+
+/* Messages of the bulk connection, checked for their ranges here. Bulk loop. Return: 0, or -EPROTO with @e filled */
+int memwork_take_pages(struct memwork *w, uint64_t first, uint64_t count, const uint8_t *data, struct err *e);
+int memwork_take_state(struct memwork *w, uint64_t offset, const uint8_t *data, uint32_t len, struct err *e);
+int memwork_take_marker(struct memwork *w, uint64_t n, uint64_t pages, uint64_t state_len, uint64_t hash, struct err *e);
+
+/* memwork_stats() - a recent copy; any thread */
+void memwork_stats(struct memwork *w, struct memwork_stats *out);
+
+#endif

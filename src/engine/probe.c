@@ -1,0 +1,393 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * What QEMU's binary can do: asked, never guessed from its version. One QEMU is started without a machine, on a
+ * socketpair, with a loop of its own; all questions are sent at once, and it is killed when they are answered. QEMU's
+ * schema tells both which commands exist and which networks. The kernel's side is in kernprobe.c.
+ *
+ * Main thread, at start; nothing is kept, so that an upgraded QEMU is seen at the next start.
+ */
+#include "engine/probe.h"
+
+#include <errno.h>
+#include <json-c/json.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "engine/kernprobe.h"
+#include "engine/process.h"
+#include "engine/qmp.h"
+
+#define ARRAY_LEN(a) (sizeof(a) / sizeof((a)[0]))
+#define PROBE_QMP_FD 3	/* its number in QEMU */
+
+/* Commands without which there is no checkpoint. */
+static const char *const commands[] = {
+	"stop", "cont", "query-status", "xen-save-devices-state", "snapshot-load", "query-jobs", "job-dismiss",
+};
+
+struct ask {
+	struct probe *p;
+	struct loop *loop;
+	struct process proc;
+	struct qmp *qmp;
+	struct loop_timer guard;
+	int left;		/* answers still to come */
+	char failed[256];	/* why there is no answer */
+	bool have_command[ARRAY_LEN(commands)];
+};
+
+void probe_row(struct probe *p, const char *what, bool ok, bool needed, const char *fmt, ...)
+{
+	struct probe_row *r = &p->rows[p->n_rows];
+	va_list ap;
+
+	if (p->n_rows >= PROBE_ROWS_MAX)
+		return;
+	p->n_rows++;
+	snprintf(r->what, sizeof(r->what), "%s", what);
+	r->ok = ok;
+	r->needed = needed;
+	va_start(ap, fmt);
+	vsnprintf(r->detail, sizeof(r->detail), fmt, ap);
+	va_end(ap);
+}
+
+static void give_up(struct ask *a, const char *why)
+{
+	if (!a->failed[0])
+		snprintf(a->failed, sizeof(a->failed), "%.255s", why);
+	loop_stop(a->loop);
+}
+
+static void answered(struct ask *a, int code, const char *desc)
+{
+	/* When the connection ends, QEMU's own words, which say why, are better; its exit soon brings them. */
+	if (code && code != -ECONNRESET)
+		give_up(a, desc);
+	else if (!code && --a->left == 0)
+		loop_stop(a->loop);
+}
+
+static const char *get_str(struct json_object *o, const char *key)
+{
+	struct json_object *v;
+
+	if (!json_object_is_type(o, json_type_object) || !json_object_object_get_ex(o, key, &v) ||
+	    !json_object_is_type(v, json_type_string))
+		return "";
+	return json_object_get_string(v);
+}
+
+static size_t list_len(struct json_object *o)
+{
+	return json_object_is_type(o, json_type_array) ? json_object_array_length(o) : 0;
+}
+
+static void got_version(void *arg, int code, struct json_object *ret, const char *desc)
+{
+	struct ask *a = arg;
+
+	if (!code)
+		snprintf(a->p->package, sizeof(a->p->package), "%s", get_str(ret, "package"));
+	answered(a, code, desc);
+}
+
+static void got_machines(void *arg, int code, struct json_object *ret, const char *desc)
+{
+	struct ask *a = arg;
+	struct probe *p = a->p;
+
+	for (size_t i = 0; i < list_len(ret); i++) {
+		struct json_object *m = json_object_array_get_idx(ret, i), *v;
+		const char *name = get_str(m, "name"), *alias = get_str(m, "alias");
+
+		if (strncmp(name, "pc-i440fx-", 10) && strncmp(name, "pc-q35-", 7))
+			continue;
+		if (strlen(name) >= PROBE_MACHINE_LEN || p->n_machines >= PROBE_MACHINES_MAX)
+			continue;
+		strcpy(p->machines[p->n_machines++], name);
+		if (!strcmp(alias, "pc"))
+			strcpy(p->alias_pc, name);
+		if (!strcmp(alias, "q35"))
+			strcpy(p->alias_q35, name);
+		if (json_object_object_get_ex(m, "is-default", &v) && json_object_get_boolean(v))
+			strcpy(p->dflt, name);
+	}
+	answered(a, code, desc);
+}
+
+static void got_accels(void *arg, int code, struct json_object *ret, const char *desc)
+{
+	struct ask *a = arg;
+
+	for (size_t i = 0; i < list_len(ret); i++) {
+		const char *name = get_str(json_object_array_get_idx(ret, i), "name");
+
+		a->p->tcg |= !strcmp(name, "tcg-accel");
+		a->p->kvm |= !strcmp(name, "kvm-accel");
+	}
+	answered(a, code, desc);
+}
+
+static struct json_object *find_entry(struct json_object *schema, const char *name)
+{
+	for (size_t i = 0; i < list_len(schema); i++) {
+		struct json_object *o = json_object_array_get_idx(schema, i);
+
+		if (!strcmp(get_str(o, "name"), name))
+			return o;
+	}
+	return NULL;
+}
+
+/* The types of -netdev are the variants of what netdev_add takes. */
+static bool has_netdev(struct json_object *schema, const char *type)
+{
+	struct json_object *o = find_entry(schema, "netdev_add"), *variants;
+
+	o = find_entry(schema, get_str(o, "arg-type"));
+	if (!o || !json_object_object_get_ex(o, "variants", &variants))
+		return false;
+	for (size_t i = 0; i < list_len(variants); i++)
+		if (!strcmp(get_str(json_object_array_get_idx(variants, i), "case"), type))
+			return true;
+	return false;
+}
+
+static void got_schema(void *arg, int code, struct json_object *ret, const char *desc)
+{
+	struct ask *a = arg;
+
+	for (size_t i = 0; i < ARRAY_LEN(commands) && !code; i++)
+		a->have_command[i] = find_entry(ret, commands[i]);
+	if (!code)
+		a->p->netdev_stream = has_netdev(ret, "stream");
+	answered(a, code, desc);
+}
+
+static void on_ready(void *arg, const char *version)
+{
+	struct ask *a = arg;
+
+	snprintf(a->p->version, sizeof(a->p->version), "%s", version);
+}
+
+static void on_closed(void *arg, const struct err *e)
+{
+	if (e->code != -ECONNRESET)
+		give_up(arg, e->msg);
+}
+
+static void on_guard(struct loop_timer *t)
+{
+	give_up(t->arg, "QEMU did not answer in time");
+}
+
+static void on_exited(struct process *proc)
+{
+	struct ask *a = proc->arg;
+	char status[64];
+
+	if (proc->last_line[0])
+		give_up(a, proc->last_line);
+	else
+		give_up(a, process_status_text(proc->status, status, sizeof(status)));
+}
+
+static const struct {
+	const char *cmd, *args;
+	qmp_reply_fn *cb;
+} questions[] = {
+	{ "query-version", NULL, got_version },
+	{ "query-machines", NULL, got_machines },
+	{ "qom-list-types", "{\"implements\":\"accel\"}", got_accels },
+	{ "query-qmp-schema", NULL, got_schema },
+};
+
+static int start_qemu(struct ask *a, const char *binary, int sv[2], struct err *e)
+{
+	static char *const argv[] = {
+		"qemu", "-machine", "none", "-S", "-nodefaults", "-display", "none", "-monitor", "none",
+		"-no-user-config", "-chardev", "socket,id=qmp,fd=3", "-mon", "chardev=qmp,mode=control", NULL,
+	};
+	const struct process_fd fds[] = { { sv[1], PROBE_QMP_FD } };
+	const struct process_spec spec = { .file = binary, .argv = argv, .fds = fds, .n_fds = 1 };
+
+	a->proc.exited = on_exited;
+	a->proc.arg = a;
+	return process_start(&a->proc, a->loop, &spec, e);
+}
+
+static int talk(struct ask *a, int fd, struct err *e)
+{
+	static const struct qmp_ops ops = { .ready = on_ready, .closed = on_closed };
+	nstime deadline = clock_ns() + PROBE_TIMEOUT_MS * NS_PER_MS;
+	int rc;
+
+	a->qmp = qmp_new(a->loop, fd, deadline, &ops, a, e);
+	if (!a->qmp)
+		return e->code;
+	a->left = ARRAY_LEN(questions);
+	for (size_t i = 0; i < ARRAY_LEN(questions); i++) {
+		rc = qmp_cmd(a->qmp, questions[i].cmd, questions[i].args, deadline, questions[i].cb, a);
+		/* A QEMU that is gone already is reported by its exit. */
+		if (rc == -EPIPE)
+			break;
+		if (rc)
+			return err_set(e, rc, "QEMU could not be asked: %s", strerror(-rc));
+	}
+	a->guard = (struct loop_timer){ .fn = on_guard, .arg = a };
+	loop_timer_set(a->loop, &a->guard, deadline);
+	return loop_run(a->loop);
+}
+
+/* Return: 0 when QEMU answered or a->failed says why not; -errno when it could not be tried */
+static int ask_qemu(struct ask *a, const char *binary, struct err *e)
+{
+	struct err why = { 0 };
+	int sv[2], rc;
+
+	a->loop = loop_new("probe", e);
+	if (!a->loop)
+		return e->code;
+	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, sv)) {
+		rc = err_set(e, -errno, "no socketpair: %s", strerror(errno));
+		goto out;
+	}
+	rc = start_qemu(a, binary, sv, &why);
+	close(sv[1]);
+	if (rc) {
+		close(sv[0]);
+		snprintf(a->failed, sizeof(a->failed), "%.255s", why.msg);
+		rc = 0;
+	} else {
+		rc = talk(a, sv[0], e);
+	}
+	qmp_free(a->qmp);
+	process_kill_wait(&a->proc, clock_ns() + PROBE_TIMEOUT_MS * NS_PER_MS);
+out:
+	loop_free(a->loop);
+	return rc;
+}
+
+static void rows_of_qemu(struct probe *p, const struct ask *a)
+{
+	char missing[160] = "";
+	size_t n = 0;
+
+	if (a->failed[0]) {
+		probe_row(p, "QEMU", false, true, "%.200s", a->failed);
+		return;
+	}
+	probe_row(p, "QEMU", true, true, "%.60s is version %s %s", p->binary, p->version, p->package);
+	probe_row(p, "QEMU: machines", p->alias_pc[0] || p->alias_q35[0], true, "pc is %s, q35 is %s",
+		  p->alias_pc[0] ? p->alias_pc : "missing", p->alias_q35[0] ? p->alias_q35 : "missing");
+	probe_row(p, "QEMU: -netdev stream", p->netdev_stream, true, "%s",
+		  p->netdev_stream ? "it is there" : "it is missing; QEMU 7.2 or later is needed");
+	for (size_t i = 0; i < ARRAY_LEN(commands); i++)
+		if (!a->have_command[i] && n < sizeof(missing))
+			n += (size_t)snprintf(missing + n, sizeof(missing) - n, "%s%s", n ? ", " : "", commands[i]);
+	probe_row(p, "QEMU: monitor commands", !n, true, "%s%s", n ? "missing: " : "all that are needed are there",
+		  missing);
+	probe_row(p, "QEMU: accelerators", p->tcg || p->kvm, true, "%s%s%s", p->tcg ? "tcg" : "",
+		  p->tcg && p->kvm ? " and " : "", p->kvm ? "kvm" : p->tcg ? "" : "neither tcg nor kvm");
+}
+
+int probe_run(const char *binary, struct probe *p, struct err *e)
+{
+	struct ask *a;
+	struct err local;
+	int rc;
+
+	if (!e)
+		e = &local;
+	memset(p, 0, sizeof(*p));
+	a = calloc(1, sizeof(*a));
+	if (!a)
+		return err_set(e, -ENOMEM, "no memory to look at QEMU");
+	a->p = p;
+	rc = process_find(binary, p->binary, e);
+	if (rc) {
+		/* That QEMU is not there is an answer. */
+		snprintf(a->failed, sizeof(a->failed), "%.255s", e->msg);
+		rc = 0;
+	} else {
+		rc = ask_qemu(a, p->binary, e);
+	}
+	if (!rc) {
+		rows_of_qemu(p, a);
+		kernprobe_run(p);
+	}
+	free(a);
+	return rc;
+}
+
+int probe_missing(const struct probe *p, struct err *e)
+{
+	for (unsigned int i = 0; i < p->n_rows; i++)
+		if (p->rows[i].needed && !p->rows[i].ok)
+			return err_set(e, -ENOTSUP, "%s: %s", p->rows[i].what, p->rows[i].detail);
+	return 0;
+}
+
+int probe_machine(const struct probe *p, const char *type, char machine[PROBE_MACHINE_LEN], struct err *e)
+{
+	const char *name = type ? type : p->dflt;
+
+	if (!strcmp(name, "pc"))
+		name = p->alias_pc;
+	else if (!strcmp(name, "q35"))
+		name = p->alias_q35;
+	for (unsigned int i = 0; i < p->n_machines; i++)
+		if (!strcmp(p->machines[i], name)) {
+			strcpy(machine, p->machines[i]);	/* @type may be @machine */
+			return 0;
+		}
+	return err_set(e, -EINVAL, "-machine %.60s: %.200s does not have it as a pc or q35", type ? type : "(default)",
+		       p->binary);
+}
+
+static void print_json(FILE *f, const struct probe *p)
+{
+	struct json_object *o = json_object_new_object(), *rows = json_object_new_array();
+
+	json_object_object_add(o, "qemu", json_object_new_string(p->binary));
+	json_object_object_add(o, "version", json_object_new_string(p->version));
+	json_object_object_add(o, "package", json_object_new_string(p->package));
+	json_object_object_add(o, "ok", json_object_new_boolean(!probe_missing(p, NULL)));
+	for (unsigned int i = 0; i < p->n_rows; i++) {
+		const struct probe_row *r = &p->rows[i];
+		struct json_object *row = json_object_new_object();
+
+		json_object_object_add(row, "what", json_object_new_string(r->what));
+		json_object_object_add(row, "ok", json_object_new_boolean(r->ok));
+		json_object_object_add(row, "needed", json_object_new_boolean(r->needed));
+		json_object_object_add(row, "detail", json_object_new_string(r->detail));
+		json_object_array_add(rows, row);
+	}
+	json_object_object_add(o, "rows", rows);
+	fprintf(f, "%s\n", json_object_to_json_string_ext(o, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE));
+	json_object_put(o);
+}
+
+void probe_print(FILE *f, const struct probe *p, bool json)
+{
+	size_t width = 0;
+
+	if (json) {
+		print_json(f, p);
+		return;
+	}
+	for (unsigned int i = 0; i < p->n_rows; i++)
+		if (strlen(p->rows[i].what) > width)
+			width = strlen(p->rows[i].what);
+	for (unsigned int i = 0; i < p->n_rows; i++) {
+		const struct probe_row *r = &p->rows[i];
+
+		fprintf(f, "%-8s %-*s  %s\n", r->ok ? "ok" : r->needed ? "MISSING" : "no", (int)width, r->what,
+			r->detail);
+	}
+}

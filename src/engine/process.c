@@ -1,0 +1,415 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * A child process that never outlives us: theory of operation
+ *
+ * Promise (P7): when Lockstep dies, however it dies, its QEMU dies, so that the peer can take over safely. The kernel
+ * does it: PR_SET_PDEATHSIG with SIGKILL. Three things undo that, and each is minded here:
+ * - The signal comes when the *thread* that forked ends, not the process. So only the main thread may start a child;
+ *   process_start() refuses any other. The main thread must not end by pthread_exit().
+ * - We may die between fork() and prctl(). So the child looks whether its parent is still the one that forked.
+ * - The kernel clears it when a program is loaded that changes credentials (set-user-id, set-group-id, file
+ *   capabilities). Such a binary is refused. QEMU's own -runas is refused by cmdline.
+ *
+ * The child is in a session of its own: a Ctrl-C at the terminal reaches Lockstep, which decides, and not QEMU. It
+ * has no controlling terminal then, so it may still read and write the one that it inherited as a plain file. QEMU
+ * makes a terminal raw and its descriptors non-blocking, and both outlive a killed QEMU, because they belong to the
+ * open file and not to the process; so they are saved at the start and put back at the end.
+ *
+ * Death is learned from a pidfd in the loop, at once, and never by SIGCHLD. Killing is SIGKILL without grace: it is
+ * fencing, and the guest's state that counts is the peer's or already ours.
+ *
+ * All that may allocate is done before fork(); the child calls nothing but system calls.
+ * Runs in the control loop, which runs in the main thread.
+ */
+#include "engine/process.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <sys/xattr.h>
+#include <unistd.h>
+
+extern char **environ;
+
+static const char *const stages[] = {
+	"it lost its parent", "it could not get its descriptors", "it could not be loaded",
+};
+
+enum stage { STAGE_PARENT, STAGE_FDS, STAGE_EXEC };
+
+/* What the child reports through the pipe when it does not get as far as exec. */
+struct failure {
+	enum stage stage;
+	int error;
+};
+
+int process_find(const char *file, char *path, struct err *e)
+{
+	const char *dirs = getenv("PATH"), *end;
+	bool seen = false;
+
+	if (strchr(file, '/')) {
+		if (access(file, X_OK))
+			return err_set(e, -errno, "%.200s: %s", file, strerror(errno));
+		if (snprintf(path, PATH_MAX, "%s", file) >= PATH_MAX)
+			return err_set(e, -ENAMETOOLONG, "%.200s...: this path is too long", file);
+		return 0;
+	}
+	for (; dirs && *dirs; dirs = *end ? end + 1 : end) {
+		end = strchrnul(dirs, ':');
+		if (snprintf(path, PATH_MAX, "%.*s/%s", (int)(end - dirs), dirs, file) >= PATH_MAX)
+			continue;
+		if (!access(path, X_OK))
+			return 0;
+		seen |= errno == EACCES;
+	}
+	if (seen)
+		return err_set(e, -EACCES, "%.200s: it is in PATH, but may not be executed", file);
+	return err_set(e, -ENOENT, "%.200s: there is no such program in PATH", file);
+}
+
+/* Refuse what would lose the death signal when it is loaded. */
+static int check_binary(const char *path, struct err *e)
+{
+	struct stat st;
+	char cap;
+
+	if (stat(path, &st))
+		return err_set(e, -errno, "%.200s: %s", path, strerror(errno));
+	if (st.st_mode & (S_ISUID | S_ISGID))
+		return err_set(e, -EPERM, "%.200s: a set-user-id program would outlive Lockstep's death", path);
+	if (getxattr(path, "security.capability", &cap, 0) > 0)
+		return err_set(e, -EPERM, "%.200s: a program with file capabilities would outlive Lockstep's death",
+			       path);
+	return 0;
+}
+
+/* Our environment with @env set in it; the strings are borrowed. */
+static char **make_env(const char *const *env)
+{
+	size_t n = 0, have = 0, add = 0;
+	char **out;
+
+	while (environ[have])
+		have++;
+	while (env && env[add])
+		add++;
+	out = calloc(have + add + 1, sizeof(*out));
+	if (!out)
+		return NULL;
+	for (size_t i = 0; i < have; i++) {
+		size_t len = strcspn(environ[i], "=") + 1, k = 0;
+
+		while (k < add && strncmp(environ[i], env[k], len))
+			k++;
+		if (k == add)
+			out[n++] = environ[i];
+	}
+	for (size_t i = 0; i < add; i++)
+		out[n++] = (char *)env[i];
+	return out;
+}
+
+/* Between fork and exec: system calls only. */
+static void __attribute__((noreturn)) child(const struct process_spec *spec, const char *path, char **env,
+					    pid_t parent, int report, int errfd, int null)
+{
+	struct failure f = { STAGE_PARENT, 0 };
+	int high[PROCESS_FDS_MAX];
+	sigset_t none;
+
+	setsid();
+	if (prctl(PR_SET_PDEATHSIG, SIGKILL) || getppid() != parent)
+		goto out;
+	f.stage = STAGE_FDS;
+	signal(SIGPIPE, SIG_DFL);
+	signal(SIGINT, SIG_DFL);
+	signal(SIGHUP, SIG_DFL);
+	sigemptyset(&none);
+	sigprocmask(SIG_SETMASK, &none, NULL);
+	/* First above all wanted numbers, so that no target overwrites a source that is still needed. */
+	report = fcntl(report, F_DUPFD_CLOEXEC, PROCESS_FD_MAX + 1);
+	errfd = fcntl(errfd, F_DUPFD_CLOEXEC, PROCESS_FD_MAX + 1);
+	null = null < 0 ? -1 : fcntl(null, F_DUPFD_CLOEXEC, PROCESS_FD_MAX + 1);
+	if (report < 0 || errfd < 0)
+		goto out;
+	for (unsigned int i = 0; i < spec->n_fds; i++) {
+		high[i] = fcntl(spec->fds[i].from, F_DUPFD_CLOEXEC, PROCESS_FD_MAX + 1);
+		if (high[i] < 0)
+			goto out;
+	}
+	if (syscall(SYS_close_range, 3, ~0U, 1 << 2 /* CLOSE_RANGE_CLOEXEC */))
+		goto out;
+	if (null >= 0 && (dup2(null, 0) < 0 || dup2(null, 1) < 0))
+		goto out;
+	if (dup2(errfd, 2) < 0)
+		goto out;
+	for (unsigned int i = 0; i < spec->n_fds; i++)
+		if (dup2(high[i], spec->fds[i].to) < 0)
+			goto out;
+	f.stage = STAGE_EXEC;
+	execve(path, spec->argv, env);
+out:
+	f.error = errno;
+	(void)!write(report, &f, sizeof(f));
+	_exit(127);
+}
+
+static void save_stdio(struct process *p)
+{
+	p->have_tty = !tcgetattr(0, &p->tty);
+	for (int fd = 0; fd < 2; fd++)
+		p->stdio_flags[fd] = fcntl(fd, F_GETFL);
+}
+
+static void restore_stdio(struct process *p)
+{
+	sigset_t block, old;
+
+	for (int fd = 0; fd < 2; fd++)
+		if (p->stdio_flags[fd] >= 0)
+			fcntl(fd, F_SETFL, p->stdio_flags[fd]);
+	if (!p->have_tty)
+		return;
+	/* In the background this would stop us. */
+	sigemptyset(&block);
+	sigaddset(&block, SIGTTOU);
+	pthread_sigmask(SIG_BLOCK, &block, &old);
+	tcsetattr(0, TCSANOW, &p->tty);
+	pthread_sigmask(SIG_SETMASK, &old, NULL);
+	p->have_tty = false;
+}
+
+static void end_line(struct process *p)
+{
+	if (!p->n_buf)
+		return;
+	p->buf[p->n_buf] = 0;
+	snprintf(p->last_line, sizeof(p->last_line), "%.255s", p->buf);
+	p->n_buf = 0;
+	if (p->line)
+		p->line(p, p->buf);
+}
+
+static void stop_errfd(struct process *p)
+{
+	if (p->errfd.fd < 0)
+		return;
+	loop_fd_del(p->loop, &p->errfd);
+	close(p->errfd.fd);
+	p->errfd.fd = -1;
+}
+
+/* @rounds: how many times to read at most, so that a chatterer does not hold the loop. */
+static void read_err(struct process *p, int rounds)
+{
+	char buf[4096];
+	ssize_t n = 1;
+
+	while (n > 0 && rounds-- > 0) {
+		n = read(p->errfd.fd, buf, sizeof(buf));
+		for (ssize_t i = 0; i < n; i++) {
+			if (buf[i] == '\n')
+				end_line(p);
+			else if (p->n_buf < sizeof(p->buf) - 1)
+				p->buf[p->n_buf++] = buf[i];
+		}
+	}
+	if (!n || (n < 0 && errno != EAGAIN && errno != EINTR)) {
+		end_line(p);
+		stop_errfd(p);
+	}
+}
+
+static void on_err(struct loop_fd *w, uint32_t events)
+{
+	read_err(w->arg, 4);
+}
+
+/* Return: whether the child is gone; then everything about it is put away. */
+static bool reap(struct process *p)
+{
+	siginfo_t si = { 0 };
+	int status;
+
+	if (waitid(P_PID, (id_t)p->pid, &si, WEXITED | WNOHANG | WNOWAIT) || si.si_pid != p->pid)
+		return false;
+	/* What it has left behind in its group goes too, while the zombie keeps the number from being anyone else's. */
+	kill(-p->pid, SIGKILL);
+	if (waitpid(p->pid, &status, WNOHANG) != p->pid)
+		return false;
+	p->status = status;
+	/* Its last words are in the pipe by now; the end of the pipe may come later, with the end of those helpers. */
+	if (p->errfd.fd >= 0)
+		read_err(p, 64);
+	end_line(p);
+	stop_errfd(p);
+	loop_fd_del(p->loop, &p->pidfd);
+	close(p->pidfd.fd);
+	p->pidfd.fd = -1;
+	p->pid = 0;
+	restore_stdio(p);
+	return true;
+}
+
+static void on_pidfd(struct loop_fd *w, uint32_t events)
+{
+	struct process *p = w->arg;
+
+	if (reap(p))
+		p->exited(p);
+}
+
+static int check_spec(const struct process *p, const struct process_spec *spec, struct err *e)
+{
+	if (p->pid)
+		return err_set(e, -EBUSY, "%.200s: it runs already", spec->file);
+	if (getpid() != (pid_t)syscall(SYS_gettid))
+		return err_set(e, -EINVAL, "%.200s: it must be started by the main thread, "
+			       "or it would die with another one",
+			       spec->file);
+	if (spec->n_fds > PROCESS_FDS_MAX)
+		return err_set(e, -E2BIG, "%.200s: more than %d descriptors", spec->file, PROCESS_FDS_MAX);
+	for (unsigned int i = 0; i < spec->n_fds; i++)
+		if (spec->fds[i].to < 3 || spec->fds[i].to > PROCESS_FD_MAX || spec->fds[i].from < 0)
+			return err_set(e, -EINVAL, "%.200s: descriptor %d cannot become %d", spec->file,
+				       spec->fds[i].from,
+				       spec->fds[i].to);
+	return 0;
+}
+
+/* Wait until exec has closed the pipe. Return: 0, or why the child did not get there */
+static int wait_exec(struct process *p, int report, const char *path, struct err *e)
+{
+	struct failure f;
+	ssize_t n;
+
+	do
+		n = read(report, &f, sizeof(f));
+	while (n < 0 && errno == EINTR);
+	if (n != sizeof(f))
+		return 0;
+	waitpid(p->pid, NULL, 0);
+	return err_set(e, f.error ? -f.error : -ESRCH, "%.200s: %s (%s)", path, stages[f.stage], strerror(f.error));
+}
+
+int process_start(struct process *p, struct loop *l, const struct process_spec *spec, struct err *e)
+{
+	int report[2] = { -1, -1 }, errpipe[2] = { -1, -1 }, null = -1, rc;
+	char path[PATH_MAX], **env = NULL;
+	pid_t parent = getpid();
+
+	rc = check_spec(p, spec, e);
+	if (!rc)
+		rc = process_find(spec->file, path, e);
+	if (!rc)
+		rc = check_binary(path, e);
+	if (rc)
+		return rc;
+	p->loop = l;
+	p->n_buf = 0;
+	p->last_line[0] = 0;
+	p->have_tty = false;
+	p->stdio_flags[0] = p->stdio_flags[1] = -1;
+	env = make_env(spec->env);
+	if (!spec->own_stdio)
+		null = open("/dev/null", O_RDWR | O_CLOEXEC);
+	if (!env || (!spec->own_stdio && null < 0) || pipe2(report, O_CLOEXEC) || pipe2(errpipe, O_CLOEXEC)) {
+		rc = err_set(e, env ? -errno : -ENOMEM, "%.200s: it cannot be started: %s", path,
+			     strerror(env ? errno : ENOMEM));
+		goto out;
+	}
+	fcntl(errpipe[0], F_SETFL, O_NONBLOCK);
+	if (spec->own_stdio)
+		save_stdio(p);
+	p->started = clock_ns();
+	p->pid = fork();
+	if (!p->pid)
+		child(spec, path, env, parent, report[1], errpipe[1], null);
+	if (p->pid < 0) {
+		p->pid = 0;
+		rc = err_set(e, -errno, "%.200s: no new process: %s", path, strerror(errno));
+		goto out;
+	}
+	close(report[1]);
+	report[1] = -1;
+	rc = wait_exec(p, report[0], path, e);
+	if (rc) {
+		p->pid = 0;
+		goto out;
+	}
+	/* Not reaped yet, so the number cannot have passed to another process. */
+	p->pidfd = (struct loop_fd){ .fd = (int)syscall(SYS_pidfd_open, p->pid, 0), .fn = on_pidfd, .arg = p };
+	p->errfd = (struct loop_fd){ .fd = errpipe[0], .fn = on_err, .arg = p };
+	rc = p->pidfd.fd < 0 ? -errno : loop_fd_add(l, &p->pidfd, EPOLLIN);
+	if (!rc) {
+		rc = loop_fd_add(l, &p->errfd, EPOLLIN);
+		if (rc)
+			loop_fd_del(l, &p->pidfd);
+	}
+	if (rc) {
+		kill(p->pid, SIGKILL);
+		waitpid(p->pid, NULL, 0);
+		p->pid = 0;
+		if (p->pidfd.fd >= 0)
+			close(p->pidfd.fd);
+		err_set(e, rc, "%.200s: its end cannot be watched for: %s", path, strerror(-rc));
+		goto out;
+	}
+	errpipe[0] = -1;	/* the loop's now */
+out:
+	free(env);
+	for (int i = 0; i < 2; i++) {
+		if (report[i] >= 0)
+			close(report[i]);
+		if (errpipe[i] >= 0)
+			close(errpipe[i]);
+	}
+	if (null >= 0)
+		close(null);
+	return rc;
+}
+
+void process_kill(struct process *p)
+{
+	if (!p->pid)
+		return;
+	/* Its session's group first, for helpers; then itself, should it have left the group. */
+	kill(-p->pid, SIGKILL);
+	kill(p->pid, SIGKILL);
+}
+
+int process_kill_wait(struct process *p, nstime deadline)
+{
+	if (!p->pid)
+		return 0;
+	process_kill(p);
+	while (!reap(p)) {
+		struct pollfd pfd = { .fd = p->pidfd.fd, .events = POLLIN };
+		nstime now = clock_ns();
+
+		if (now >= deadline)
+			return -ETIMEDOUT;
+		poll(&pfd, 1, (int)((deadline - now) / NS_PER_MS < 1000 ? (deadline - now) / NS_PER_MS + 1 : 1000));
+	}
+	return 0;
+}
+
+const char *process_status_text(int status, char *buf, size_t len)
+{
+	if (WIFSIGNALED(status))
+		snprintf(buf, len, "was killed by signal %d (%s)%s", WTERMSIG(status), strsignal(WTERMSIG(status)),
+			 WCOREDUMP(status) ? ", core dumped" : "");
+	else
+		snprintf(buf, len, "exited with status %d", WEXITSTATUS(status));
+	return buf;
+}

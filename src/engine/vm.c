@@ -1,0 +1,448 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * One QEMU: theory of operation
+ *
+ * Start: socket pairs for the monitor and each NIC, the command line with their numbers, the process with the agent
+ * preloaded. QEMU comes up stopped; after its greeting its memory is mapped, so the agent is asked where, and told
+ * to register it for tracking when it is shared. That is "ready".
+ *
+ * Jobs are QMP commands: stop, cont, xen-save-devices-state, and snapshot-load, which is a job in QEMU too: it is
+ * over when its status is "concluded", and then its error is asked for. A VM that the guest has switched off cannot
+ * be continued without a reset; a load brings another state anyway, so system_reset comes before a load then.
+ *
+ * A living process can hang. Whenever nothing is under way a query-status is sent each PING_NS; an answer that is
+ * overdue by the timeout is a hang, reported once. (The heartbeat says nothing about QEMU.)
+ *
+ * The guest's own acts come as events: SHUTDOWN by the guest is a poweroff and not a death.
+ */
+#include "engine/vm.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <json-c/json.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "base/log.h"
+#include "engine/cmdbuild.h"
+#include "engine/process.h"
+#include "engine/qmp.h"
+
+#define PING_NS		(500 * NS_PER_MS)
+#define START_NS	(20 * NS_PER_S)
+#define AGENT_NS	(5 * NS_PER_S)
+
+struct vm {
+	struct loop *loop;
+	struct vm_spec spec;
+	struct vm_ops ops;
+	struct process proc;
+	struct qmp *qmp;
+	struct agentctl *agent;
+	struct loop_timer ping;
+	bool share, ready, killed, hung_told;
+	bool off;			/* run state shutdown: needs a reset before it can run again */
+	char version[32];
+	char run_state[32];
+	char blockdev[512];
+	struct {
+		bool on;
+		uint64_t n;
+		bool concluded;
+	} job[4];
+};
+
+static struct json_object *get(struct json_object *o, const char *key)
+{
+	struct json_object *v = NULL;
+
+	return o && json_object_object_get_ex(o, key, &v) ? v : NULL;
+}
+
+static const char *get_str(struct json_object *o, const char *key)
+{
+	struct json_object *v = get(o, key);
+
+	return v && json_object_is_type(v, json_type_string) ? json_object_get_string(v) : "";
+}
+
+static void job_done(struct vm *vm, enum vm_job job, int rc, const char *why)
+{
+	uint64_t n = vm->job[job].n;
+
+	if (!vm->job[job].on)
+		return;
+	vm->job[job].on = false;
+	vm->ops.done(vm->ops.arg, job, n, rc, rc ? why : NULL);
+}
+
+static void on_stop(void *arg, int code, struct json_object *ret, const char *desc)
+{
+	(void)ret;
+	job_done(arg, VM_STOP, code, desc);
+}
+
+static void on_cont(void *arg, int code, struct json_object *ret, const char *desc)
+{
+	(void)ret;
+	job_done(arg, VM_CONT, code, desc);
+}
+
+static void on_save(void *arg, int code, struct json_object *ret, const char *desc)
+{
+	(void)ret;
+	job_done(arg, VM_SAVE, code, desc);
+}
+
+static nstime deadline(struct vm *vm)
+{
+	return clock_ns() + 4 * vm->spec.qemu_timeout;
+}
+
+static void on_jobs(void *arg, int code, struct json_object *ret, const char *desc)
+{
+	struct vm *vm = arg;
+	const char *error = desc;
+
+	if (!code) {
+		struct json_object *j = ret && json_object_is_type(ret, json_type_array) &&
+					json_object_array_length(ret) ? json_object_array_get_idx(ret, 0) : NULL;
+
+		error = get_str(j, "error");
+		if (!j)
+			error = "QEMU has forgotten the job";
+		if (*error)
+			code = -EREMOTEIO;
+	}
+	job_done(vm, VM_LOAD, code, error);
+}
+
+static void load_concluded(struct vm *vm)
+{
+	int rc;
+
+	if (!vm->job[VM_LOAD].on || vm->job[VM_LOAD].concluded)
+		return;
+	vm->job[VM_LOAD].concluded = true;
+	rc = qmp_cmd_json(vm->qmp, devstate_jobs_cmd(vm->spec.ds), deadline(vm), on_jobs, vm);
+	if (!rc)
+		rc = qmp_cmd_json(vm->qmp, devstate_dismiss_cmd(vm->spec.ds), deadline(vm), NULL, NULL);
+	if (rc)
+		job_done(vm, VM_LOAD, rc, "QEMU's monitor takes no commands");
+}
+
+static void on_load(void *arg, int code, struct json_object *ret, const char *desc)
+{
+	(void)ret;
+	/* Success only means that the job exists; the event tells the rest. */
+	if (code)
+		job_done(arg, VM_LOAD, code, desc);
+}
+
+static void on_reset(void *arg, int code, struct json_object *ret, const char *desc)
+{
+	struct vm *vm = arg;
+	int rc = code;
+
+	(void)ret;
+	if (!rc) {
+		vm->off = false;
+		rc = qmp_cmd_json(vm->qmp, devstate_load_cmd(vm->spec.ds), deadline(vm), on_load, vm);
+		desc = "QEMU's monitor takes no commands";
+	}
+	if (rc)
+		job_done(vm, VM_LOAD, rc, desc);
+}
+
+void vm_job(struct vm *vm, enum vm_job job, uint64_t n)
+{
+	int rc = -EPIPE;
+
+	vm->job[job].on = true;
+	vm->job[job].n = n;
+	vm->job[job].concluded = false;
+	if (vm->qmp) {
+		switch (job) {
+		case VM_STOP:
+			rc = qmp_cmd(vm->qmp, "stop", NULL, deadline(vm), on_stop, vm);
+			break;
+		case VM_CONT:
+			rc = qmp_cmd(vm->qmp, "cont", NULL, deadline(vm), on_cont, vm);
+			break;
+		case VM_SAVE:
+			rc = qmp_cmd_json(vm->qmp, devstate_save_cmd(vm->spec.ds), deadline(vm), on_save, vm);
+			break;
+		case VM_LOAD:
+			if (vm->off)
+				rc = qmp_cmd(vm->qmp, "system_reset", NULL, deadline(vm), on_reset, vm);
+			else
+				rc = qmp_cmd_json(vm->qmp, devstate_load_cmd(vm->spec.ds), deadline(vm), on_load, vm);
+			break;
+		}
+	}
+	if (rc)
+		job_done(vm, job, rc, "QEMU's monitor takes no commands");
+}
+
+static void on_event(void *arg, const char *name, struct json_object *data)
+{
+	struct vm *vm = arg;
+
+	if (!strcmp(name, "JOB_STATUS_CHANGE")) {
+		if (!strcmp(get_str(data, "status"), "concluded"))
+			load_concluded(vm);
+	} else if (!strcmp(name, "STOP")) {
+		snprintf(vm->run_state, sizeof(vm->run_state), "%s", vm->off ? "shutdown" : "paused");
+	} else if (!strcmp(name, "RESUME")) {
+		snprintf(vm->run_state, sizeof(vm->run_state), "running");
+	} else if (!strcmp(name, "SHUTDOWN")) {
+		vm->off = true;
+		snprintf(vm->run_state, sizeof(vm->run_state), "shutdown");
+		if (json_object_get_boolean(get(data, "guest")) && !vm->spec.cl->no_shutdown)
+			vm->ops.guest_off(vm->ops.arg);
+	} else if (!strcmp(name, "RESET")) {
+		if (json_object_get_boolean(get(data, "guest")))
+			vm->ops.guest_reset(vm->ops.arg);
+	} else if (!strcmp(name, "GUEST_PANICKED")) {
+		vm->ops.guest_panic(vm->ops.arg);
+	}
+}
+
+static void on_ready(void *arg, const char *version)
+{
+	struct vm *vm = arg;
+	struct err e = { 0 };
+	int rc;
+
+	snprintf(vm->version, sizeof(vm->version), "%s", version);
+	rc = agentctl_hello(vm->agent, vm->spec.ram, (uint32_t)vm->proc.pid, clock_ns() + AGENT_NS, &e);
+	if (!rc && vm->share && vm->spec.probe->wp_async)
+		rc = agentctl_track(vm->agent, clock_ns() + AGENT_NS, &e);
+	if (rc) {
+		log_error("QEMU cannot be protected: %s", e.msg);
+		vm_kill(vm);
+		vm->ops.died(vm->ops.arg, "was ended, because its memory cannot be followed");
+		return;
+	}
+	vm->ready = true;
+	loop_timer_set(vm->loop, &vm->ping, clock_ns() + PING_NS);
+	vm->ops.ready(vm->ops.arg, vm->agent);
+}
+
+static void fail_jobs(struct vm *vm)
+{
+	for (int i = 0; i < 4; i++)
+		job_done(vm, (enum vm_job)i, -ECONNRESET, "QEMU is gone");
+}
+
+static void on_closed(void *arg, const struct err *e)
+{
+	struct vm *vm = arg;
+
+	/* The process's end follows; a monitor that alone is gone makes QEMU useless to us all the same. */
+	log_debug("QEMU's monitor: %s", e->msg);
+	if (vm->proc.pid)
+		process_kill(&vm->proc);
+}
+
+static void on_exited(struct process *p)
+{
+	struct vm *vm = p->arg;
+	char how[128];
+
+	process_status_text(p->status, how, sizeof(how));
+	loop_timer_del(vm->loop, &vm->ping);
+	snprintf(vm->run_state, sizeof(vm->run_state), "gone");
+	if (vm->killed)
+		return;
+	if (p->last_line[0])
+		log_error("QEMU's last words: %s", p->last_line);
+	vm->ops.died(vm->ops.arg, how);
+}
+
+static void on_line(struct process *p, const char *line)
+{
+	(void)p;
+	log_note("QEMU: %s", line);
+}
+
+static void on_pong(void *arg, int code, struct json_object *ret, const char *desc)
+{
+	struct vm *vm = arg;
+	const char *s = get_str(ret, "status");
+
+	(void)desc;
+	if (code)
+		return;
+	vm->hung_told = false;
+	vm->off = !strcmp(s, "shutdown");
+	snprintf(vm->run_state, sizeof(vm->run_state), "%s", s);
+}
+
+static void on_ping(struct loop_timer *t)
+{
+	struct vm *vm = t->arg;
+	nstime now = clock_ns(), since = qmp_waiting_since(vm->qmp);
+
+	if (!since)
+		qmp_cmd(vm->qmp, "query-status", NULL, NS_NEVER, on_pong, vm);
+	/* A node that was itself frozen has to give QEMU the time that it did not have. */
+	if (since && now - since > vm->spec.qemu_timeout && now - t->at < PING_NS && !vm->hung_told) {
+		vm->hung_told = true;
+		vm->ops.hung(vm->ops.arg);
+	}
+	loop_timer_set(vm->loop, &vm->ping, now + PING_NS);
+}
+
+struct vm *vm_new(struct loop *loop, const struct vm_spec *spec, const struct vm_ops *ops, struct err *e)
+{
+	struct vm *vm = calloc(1, sizeof(*vm));
+
+	if (!vm || devstate_args(spec->ds, vm->blockdev, sizeof(vm->blockdev)) < 0) {
+		err_set(e, -ENOMEM, "no memory for the VM");
+		free(vm);
+		return NULL;
+	}
+	vm->loop = loop;
+	vm->spec = *spec;
+	vm->ops = *ops;
+	vm->ping = (struct loop_timer){ .fn = on_ping, .arg = vm };
+	vm->proc.exited = on_exited;
+	vm->proc.line = on_line;
+	vm->proc.arg = vm;
+	return vm;
+}
+
+static void close_pair(int p[2])
+{
+	for (int i = 0; i < 2; i++)
+		if (p[i] >= 0)
+			close(p[i]);
+}
+
+int vm_start(struct vm *vm, bool share, int nic_fd[CMDLINE_NICS_MAX], struct err *e)
+{
+	static const struct qmp_ops qmp_ops = { .ready = on_ready, .event = on_event, .closed = on_closed };
+	char env_text[AGENTCTL_ENV][AGENTCTL_ENV_LEN], machine[PROBE_MACHINE_LEN];
+	const char *env[AGENTCTL_ENV + 1], *extra[] = { "-blockdev", vm->blockdev, NULL };
+	int nic[CMDLINE_NICS_MAX][2], mon[2] = { -1, -1 }, state_fds[2], rc;
+	struct process_fd fds[5 + CMDLINE_NICS_MAX];
+	struct cmdline_env ce = { .machine = machine, .qmp_fd = VM_FD_QMP, .ram_fd = VM_FD_RAM, .ram_share = share,
+				  .extra = extra };
+	struct process_spec ps = { .env = env, .fds = fds, .own_stdio = true };
+	unsigned int n_nics = vm->spec.cl->n_nics;
+	char **argv = NULL;
+
+	memset(nic, -1, sizeof(nic));
+	vm->share = share;
+	vm->ready = vm->killed = vm->hung_told = vm->off = false;
+	snprintf(vm->run_state, sizeof(vm->run_state), "starting");
+	vm->agent = agentctl_new(e);
+	if (!vm->agent)
+		return e->code;
+	rc = probe_machine(vm->spec.probe, vm->spec.cl->machine, machine, e);
+	if (rc)
+		goto out;
+	rc = socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, mon) < 0 ? -errno : 0;
+	for (unsigned int i = 0; i < n_nics && !rc; i++) {
+		ce.nic_fd[i] = VM_FD_NIC + (int)i;
+		rc = socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, nic[i]) < 0 ? -errno : 0;
+	}
+	if (rc) {
+		err_set(e, rc, "cannot make a socket pair: %s", strerror(-rc));
+		goto out;
+	}
+	rc = cmdline_build(vm->spec.cl, &ce, &argv, e);
+	if (!rc && agentctl_env(vm->spec.agent_lib, VM_FD_AGENT, VM_FD_RAM, env_text) < 0)
+		rc = err_set(e, -ENAMETOOLONG, "the path of the agent is too long: %s", vm->spec.agent_lib);
+	if (rc)
+		goto out;
+	for (int i = 0; i < AGENTCTL_ENV; i++)
+		env[i] = env_text[i];
+	env[AGENTCTL_ENV] = NULL;
+	devstate_fds(vm->spec.ds, state_fds);
+	fds[ps.n_fds++] = (struct process_fd){ mon[1], VM_FD_QMP };
+	fds[ps.n_fds++] = (struct process_fd){ vm->spec.ram->fd, VM_FD_RAM };
+	fds[ps.n_fds++] = (struct process_fd){ state_fds[0], VM_FD_SAVE };
+	fds[ps.n_fds++] = (struct process_fd){ state_fds[1], VM_FD_LOAD };
+	fds[ps.n_fds++] = (struct process_fd){ vm->agent->child_fd, VM_FD_AGENT };
+	for (unsigned int i = 0; i < n_nics; i++)
+		fds[ps.n_fds++] = (struct process_fd){ nic[i][1], VM_FD_NIC + (int)i };
+	ps.file = vm->spec.cl->binary;
+	ps.argv = argv;
+	rc = process_start(&vm->proc, vm->loop, &ps, e);
+	if (rc)
+		goto out;
+	agentctl_started(vm->agent);
+	close(mon[1]);
+	mon[1] = -1;
+	vm->qmp = qmp_new(vm->loop, mon[0], clock_ns() + START_NS, &qmp_ops, vm, e);
+	mon[0] = -1;
+	if (!vm->qmp) {
+		rc = e->code;
+		vm->killed = true;
+		process_kill(&vm->proc);
+		goto out;
+	}
+	for (unsigned int i = 0; i < n_nics; i++) {
+		fcntl(nic[i][0], F_SETFL, fcntl(nic[i][0], F_GETFL) | O_NONBLOCK);
+		nic_fd[i] = nic[i][0];
+		nic[i][0] = -1;
+	}
+out:
+	cmdline_argv_free(argv);
+	close_pair(mon);
+	for (unsigned int i = 0; i < CMDLINE_NICS_MAX; i++)
+		close_pair(nic[i]);
+	return rc;
+}
+
+void vm_kill(struct vm *vm)
+{
+	struct qmp *q = vm->qmp;
+
+	vm->killed = true;
+	vm->ready = false;
+	loop_timer_del(vm->loop, &vm->ping);
+	if (vm->proc.pid && process_kill_wait(&vm->proc, clock_ns() + 5 * NS_PER_S) < 0)
+		log_error("QEMU (pid %d) does not end though it was killed", (int)vm->proc.pid);
+	/* Jobs under way are answered by this. */
+	vm->qmp = NULL;
+	qmp_free(q);
+	fail_jobs(vm);
+	snprintf(vm->run_state, sizeof(vm->run_state), "gone");
+}
+
+void vm_free(struct vm *vm)
+{
+	if (!vm)
+		return;
+	vm_kill(vm);
+	agentctl_free(vm->agent);
+	free(vm);
+}
+
+pid_t vm_pid(const struct vm *vm)
+{
+	return vm->proc.pid;
+}
+
+const char *vm_version(const struct vm *vm)
+{
+	return vm->version;
+}
+
+const char *vm_run_state(const struct vm *vm)
+{
+	return vm->run_state;
+}
+
+nstime vm_qmp_age(const struct vm *vm)
+{
+	nstime since = vm->qmp ? qmp_waiting_since(vm->qmp) : 0, now = clock_ns();
+
+	return since && since < now ? now - since : 0;
+}

@@ -1,0 +1,79 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#ifndef ENGINE_VM_H
+#define ENGINE_VM_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "base/err.h"
+#include "base/loop.h"
+#include "engine/agentctl.h"
+#include "engine/cmdline.h"
+#include "engine/devstate.h"
+#include "engine/probe.h"
+#include "engine/ram.h"
+
+/*
+ * One QEMU: its process, its monitor and its agent, from start to death. Control loop (the main thread) only, but
+ * for the agent, which belongs to the memory worker once vm_ops.ready was called.
+ */
+struct vm;
+
+enum vm_job { VM_STOP, VM_CONT, VM_SAVE, VM_LOAD };
+
+struct vm_ops {
+	/* QEMU is up, stopped, its memory found (and tracked when shared). @agent: borrowed until died() or vm_free() */
+	void (*ready)(void *arg, struct agentctl *agent);
+	/* a job has ended; @rc: 0 or -errno, @why: a sentence, NULL when @rc is 0 */
+	void (*done)(void *arg, enum vm_job job, uint64_t n, int rc, const char *why);
+	/* the process is gone (not called after vm_kill()); @how: "was killed by signal 9 (Killed)" */
+	void (*died)(void *arg, const char *how);
+	/* QMP has not answered for the timeout; called once for each hang */
+	void (*hung)(void *arg);
+	void (*guest_off)(void *arg);
+	void (*guest_reset)(void *arg);
+	void (*guest_panic)(void *arg);
+	void *arg;
+};
+
+struct vm_spec {
+	const struct cmdline *cl;
+	const struct probe *probe;
+	struct ram *ram;
+	struct devstate *ds;
+	const char *agent_lib;		/* path of liblockstep-agent.so */
+	nstime qemu_timeout;		/* without an answer for so long QEMU counts as hung */
+};
+
+/* Numbers of descriptors inside QEMU. */
+enum { VM_FD_QMP = 20, VM_FD_RAM, VM_FD_SAVE, VM_FD_LOAD, VM_FD_AGENT, VM_FD_NIC };
+
+/* vm_new() - @spec's pointers are borrowed for the life of the vm */
+struct vm *vm_new(struct loop *loop, const struct vm_spec *spec, const struct vm_ops *ops, struct err *e);
+void vm_free(struct vm *vm);
+
+/*
+ * vm_start() - start QEMU, stopped; ready() follows, or died()
+ * @share: guest memory is the image itself (primary) or a private copy over it (secondary)
+ * @nic_fd: filled with our ends of the netdev sockets, the caller's
+ *
+ * Return: 0 or -errno with @e filled
+ */
+int vm_start(struct vm *vm, bool share, int nic_fd[CMDLINE_NICS_MAX], struct err *e);
+
+/* vm_job() - begin a job; done() follows in any case (unless the VM is killed) */
+void vm_job(struct vm *vm, enum vm_job job, uint64_t n);
+
+/* vm_kill() - end QEMU now; waits until it is gone; died() is not called */
+void vm_kill(struct vm *vm);
+
+pid_t vm_pid(const struct vm *vm);
+/* vm_version() - as QEMU's monitor says it; empty before ready() */
+const char *vm_version(const struct vm *vm);
+/* vm_run_state() - "running", "paused" and so on, by the monitor's events */
+const char *vm_run_state(const struct vm *vm);
+/* vm_qmp_age() - how long the oldest unanswered command waits, ns; 0: none does; any thread while the VM lives */
+nstime vm_qmp_age(const struct vm *vm);
+
+#endif

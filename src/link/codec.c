@@ -1,0 +1,452 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * Wire format of the three connections: encode and decode. Pure; any thread.
+ *
+ * Each decoder reads the whole payload through a cursor and asks once at the end: too short, too long, a reserved
+ * byte that is not zero, a number out of its range are all -EPROTO. Nothing is skipped for the sake of later
+ * versions: two nodes of one pair run the same version, the handshake sees to it.
+ */
+#include "link/codec.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "base/cursor.h"
+#include "base/siphash.h"
+
+static const char *const channel_names[] = { "control", "frames", "bulk" };
+
+/* Largest payload of a type; the handshake's and credit are for every channel. */
+static const struct {
+	uint8_t type;
+	int8_t channel;		/* -1: any */
+	uint32_t max;
+	const char *name;
+} types[] = {
+	{ WIRE_HELLO, -1, WIRE_MAX_HELLO_PAYLOAD, "HELLO" },
+	{ WIRE_WELCOME, -1, WIRE_MAX_HELLO_PAYLOAD, "WELCOME" },
+	{ WIRE_REFUSE, -1, WIRE_MAX_SENTENCE, "REFUSE" },
+	{ WIRE_CREDIT, -1, WIRE_CREDIT_LEN, "CREDIT" },
+	{ WIRE_CTL, WIRE_CONTROL, WIRE_CTL_LEN, "CTL" },
+	{ WIRE_NET, WIRE_FRAMES, WIRE_MAX_FRAMES_PAYLOAD, "NET" },
+	{ WIRE_PAGES, WIRE_BULK, WIRE_MAX_BULK_PAYLOAD, "PAGES" },
+	{ WIRE_DEVSTATE, WIRE_BULK, WIRE_DEVSTATE_LEN + WIRE_MAX_DEVPIECE, "DEVSTATE" },
+	{ WIRE_MARKER, WIRE_BULK, WIRE_MARKER_LEN, "MARKER" },
+};
+static_assert(WIRE_DEVSTATE_LEN + WIRE_MAX_DEVPIECE <= WIRE_MAX_BULK_PAYLOAD, "bulk limit");
+static_assert(WIRE_CTL_LEN <= WIRE_MAX_CONTROL_PAYLOAD && WIRE_CREDIT_LEN <= WIRE_MAX_CONTROL_PAYLOAD, "control limit");
+
+bool wire_name_ok(const char *name)
+{
+	size_t n = strlen(name);
+
+	if (n < 1 || n > WIRE_MAX_NAME || name[0] == '-' || name[0] == '.')
+		return false;
+	for (size_t i = 0; i < n; i++) {
+		char c = name[i];
+
+		if (!((c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '.' ||
+		      c == '_' || c == '-'))
+			return false;
+	}
+	return true;
+}
+
+void wire_vm_id(uint8_t id[LINK_ID_LEN], const char *name)
+{
+	static const uint64_t key[2][2] = {
+		{ 0x6c6f636b73746570ull, 0x766d2d69642d3100ull }, { 0x6c6f636b73746570ull, 0x766d2d69642d3200ull },
+	};
+	struct wcursor w = wcursor_of(id, LINK_ID_LEN);
+
+	for (int i = 0; i < 2; i++)
+		wcursor_u64(&w, siphash24(key[i], name, strlen(name)));
+}
+
+const char *wire_type_name(uint8_t type)
+{
+	for (size_t i = 0; i < sizeof(types) / sizeof(*types); i++)
+		if (types[i].type == type)
+			return types[i].name;
+	return "?";
+}
+
+const char *wire_channel_name(unsigned int channel)
+{
+	return channel < WIRE_CHANNELS ? channel_names[channel] : "?";
+}
+
+void wire_head_encode(uint8_t out[WIRE_HDR_LEN], const struct wire_head *h)
+{
+	struct wcursor w = wcursor_of(out, WIRE_HDR_LEN);
+
+	wcursor_u32(&w, WIRE_MAGIC);
+	wcursor_u8(&w, h->type);
+	wcursor_u8(&w, h->channel);
+	wcursor_u16(&w, h->unit);
+	wcursor_u32(&w, h->len);
+	wcursor_u32(&w, h->generation);
+	wcursor_u64(&w, h->epoch);
+	wcursor_bytes(&w, h->vm_id, LINK_ID_LEN);
+}
+
+int wire_head_decode(const uint8_t p[WIRE_HDR_LEN], enum wire_channel ch, struct wire_head *h, struct err *e)
+{
+	struct cursor c = cursor_of(p, WIRE_HDR_LEN);
+	uint32_t magic = cursor_u32(&c);
+
+	h->type = cursor_u8(&c);
+	h->channel = cursor_u8(&c);
+	h->unit = cursor_u16(&c);
+	h->len = cursor_u32(&c);
+	h->generation = cursor_u32(&c);
+	h->epoch = cursor_u64(&c);
+	cursor_copy(&c, h->vm_id, LINK_ID_LEN);
+	if (magic != WIRE_MAGIC)
+		return err_set(e, -EPROTO, "this is not Lockstep's link protocol (it begins with 0x%08x)", magic);
+	if (h->channel != ch)
+		return err_set(e, -EPROTO, "a message of channel %u came on the %s connection", h->channel,
+			       wire_channel_name(ch));
+	for (size_t i = 0; i < sizeof(types) / sizeof(*types); i++) {
+		if (types[i].type != h->type || (types[i].channel >= 0 && types[i].channel != (int)ch))
+			continue;
+		if (h->len > types[i].max)
+			return err_set(e, -EPROTO, "a %s message says it has %u bytes, at most %u are allowed",
+				       types[i].name, h->len, types[i].max);
+		if (h->unit >= WIRE_MAX_UNITS)
+			return err_set(e, -EPROTO, "a %s message is for unit %u, there are at most %u", types[i].name,
+				       h->unit, WIRE_MAX_UNITS);
+		return 0;
+	}
+	return err_set(e, -EPROTO, "a message of type %u has no business on the %s connection", h->type,
+		       wire_channel_name(ch));
+}
+
+/* The one exit of each decoder: everything was there, and nothing is left. */
+static int codec_end(const struct cursor *c, const char *what, struct err *e)
+{
+	if (c->bad)
+		return err_set(e, -EPROTO, "a %s message is too short", what);
+	if (c->left)
+		return err_set(e, -EPROTO, "a %s message has %zu bytes too many", what, c->left);
+	return 0;
+}
+
+static int codec_done(const struct wcursor *w)
+{
+	return w->bad ? -EMSGSIZE : (int)w->done;
+}
+
+int codec_hello_put(uint8_t *out, size_t cap, const struct hello *m)
+{
+	struct wcursor w = wcursor_of(out, cap);
+
+	if (!wire_name_ok(m->name) || m->shape_len > WIRE_MAX_SHAPE)
+		return -EINVAL;
+	wcursor_u32(&w, m->version);
+	wcursor_u8(&w, (uint8_t)m->role);
+	wcursor_u8(&w, (uint8_t)m->channel);
+	wcursor_u8(&w, (uint8_t)strlen(m->name));
+	wcursor_u8(&w, 0);
+	wcursor_bytes(&w, m->session, LINK_ID_LEN);
+	wcursor_u32(&w, (uint32_t)m->shape_len);
+	wcursor_bytes(&w, m->name, strlen(m->name));
+	wcursor_bytes(&w, m->shape, m->shape_len);
+	return codec_done(&w);
+}
+
+static bool shape_ok(const char *s, size_t n)
+{
+	for (size_t i = 0; i < n; i++) {
+		unsigned char c = (unsigned char)s[i];
+
+		if (c != '\n' && c != '\t' && (c < 0x20 || c == 0x7f))
+			return false;
+	}
+	return !n || s[n - 1] == '\n';
+}
+
+int codec_hello_get(const struct wire_head *h, const uint8_t *p, size_t len, struct hello *m, struct err *e)
+{
+	struct cursor c = cursor_of(p, len);
+	uint8_t role, channel, name_len, zero;
+	const uint8_t *shape;
+
+	memset(m, 0, sizeof(*m));
+	m->version = cursor_u32(&c);
+	if (!c.bad && m->version != WIRE_VERSION)
+		return err_set(e, -EPROTO, "the peer speaks link protocol %u, this node speaks %u", m->version,
+			       WIRE_VERSION);
+	role = cursor_u8(&c);
+	channel = cursor_u8(&c);
+	name_len = cursor_u8(&c);
+	zero = cursor_u8(&c);
+	cursor_copy(&c, m->session, LINK_ID_LEN);
+	m->shape_len = cursor_u32(&c);
+	if (name_len > WIRE_MAX_NAME || m->shape_len > WIRE_MAX_SHAPE)
+		return err_set(e, -EPROTO, "a hello has a name of %u and a shape of %zu bytes, at most %u and %u are allowed",
+			       name_len, m->shape_len, WIRE_MAX_NAME, WIRE_MAX_SHAPE);
+	cursor_copy(&c, m->name, name_len);
+	shape = cursor_get(&c, m->shape_len);
+	m->shape = (const char *)shape;
+	m->generation = h->generation;
+	if (codec_end(&c, "hello", e))
+		return -EPROTO;
+	if (role > FT_SECONDARY || channel >= WIRE_CHANNELS || zero)
+		return err_set(e, -EPROTO, "a hello has role %u, channel %u, reserved %u", role, channel, zero);
+	m->role = role;
+	m->channel = channel;
+	/* A zero inside the name makes it shorter than it said. */
+	if (strlen(m->name) != name_len || !wire_name_ok(m->name))
+		return err_set(e, -EPROTO, "a hello has a VM's name that is none");
+	if (!shape_ok(m->shape, m->shape_len))
+		return err_set(e, -EPROTO, "a hello describes the machine in bytes that are not text");
+	return 0;
+}
+
+int codec_refuse_put(uint8_t *out, size_t cap, const char *sentence)
+{
+	struct wcursor w = wcursor_of(out, cap);
+
+	wcursor_bytes(&w, sentence, strnlen(sentence, WIRE_MAX_SENTENCE));
+	return codec_done(&w);
+}
+
+void codec_refuse_get(const uint8_t *p, size_t len, char text[WIRE_MAX_SENTENCE + 1])
+{
+	size_t n = len < WIRE_MAX_SENTENCE ? len : WIRE_MAX_SENTENCE;
+
+	for (size_t i = 0; i < n; i++)
+		text[i] = p[i] >= 0x20 && p[i] < 0x7f ? (char)p[i] : '?';
+	text[n] = 0;
+}
+
+int codec_ctl_put(uint8_t *out, size_t cap, struct wire_head *h, const struct ctl_msg *m)
+{
+	struct wcursor w = wcursor_of(out, cap);
+
+	if ((unsigned int)m->type >= CTL_TYPE_MAX)
+		return -EINVAL;
+	h->type = WIRE_CTL;
+	h->unit = 0;
+	h->epoch = m->n;
+	h->generation = m->generation;
+	wcursor_u32(&w, (uint32_t)m->type);
+	wcursor_u64(&w, m->n);
+	wcursor_u64(&w, m->value);
+	return codec_done(&w);
+}
+
+int codec_ctl_get(const struct wire_head *h, const uint8_t *p, size_t len, struct ctl_msg *m, struct err *e)
+{
+	struct cursor c = cursor_of(p, len);
+	uint32_t type = cursor_u32(&c);
+
+	memset(m, 0, sizeof(*m));
+	m->n = cursor_u64(&c);
+	m->value = cursor_u64(&c);
+	m->generation = h->generation;
+	if (codec_end(&c, "control", e))
+		return -EPROTO;
+	if (type >= CTL_TYPE_MAX)
+		return err_set(e, -EPROTO, "a control message has the unknown type %u", type);
+	m->type = type;
+	return 0;
+}
+
+int codec_credit_put(uint8_t *out, size_t cap, uint64_t bytes, uint64_t msgs)
+{
+	struct wcursor w = wcursor_of(out, cap);
+
+	wcursor_u64(&w, bytes);
+	wcursor_u64(&w, msgs);
+	return codec_done(&w);
+}
+
+int codec_credit_get(const uint8_t *p, size_t len, uint64_t *bytes, uint64_t *msgs, struct err *e)
+{
+	struct cursor c = cursor_of(p, len);
+
+	*bytes = cursor_u64(&c);
+	*msgs = cursor_u64(&c);
+	return codec_end(&c, "credit", e);
+}
+
+bool codec_net_has_frame(unsigned int type)
+{
+	return type == NM_INPUT || type == NM_OUTPUT;
+}
+
+static bool net_has_flow(unsigned int type)
+{
+	return type == NM_FLOW || type == NM_FLOW_OK || type == NM_TABLE || type == NM_RELEASED;
+}
+
+int codec_net_put(uint8_t *out, size_t cap, struct wire_head *h, const struct net_msg *m)
+{
+	struct wcursor w = wcursor_of(out, cap);
+
+	if (m->type >= NM_MAX || m->nic >= NET_MAX_NICS)
+		return -EINVAL;
+	h->type = WIRE_NET;
+	h->unit = m->nic;
+	h->epoch = m->epoch;
+	wcursor_u8(&w, m->type);
+	wcursor_u8(&w, m->has_ts);
+	wcursor_u16(&w, 0);
+	wcursor_u32(&w, m->room);
+	wcursor_u64(&w, m->seq);
+	if (!net_has_flow(m->type))
+		return codec_done(&w);
+	wcursor_bytes(&w, m->key.guest, 16);
+	wcursor_bytes(&w, m->key.other, 16);
+	wcursor_u16(&w, m->key.guest_port);
+	wcursor_u16(&w, m->key.other_port);
+	wcursor_u16(&w, m->key.vlan);
+	wcursor_u8(&w, m->key.family);
+	wcursor_u8(&w, m->key.proto);
+	wcursor_u8(&w, m->key.nic);
+	wcursor_be(&w, 0, sizeof(m->key.pad));
+	wcursor_u32(&w, m->isn);
+	wcursor_u32(&w, m->seq32);
+	wcursor_u32(&w, m->ack32);
+	wcursor_u32(&w, m->tsval);
+	wcursor_u32(&w, m->age_ms);
+	wcursor_u32(&w, m->seq_off);
+	wcursor_u32(&w, m->ts_off);
+	return codec_done(&w);
+}
+
+int codec_net_get(const struct wire_head *h, const uint8_t *p, size_t len, struct net_msg *m, const uint8_t **frame,
+		  size_t *frame_len, struct err *e)
+{
+	struct cursor c = cursor_of(p, len);
+	uint64_t zero;
+
+	memset(m, 0, sizeof(*m));
+	*frame = NULL;
+	*frame_len = 0;
+	m->type = cursor_u8(&c);
+	m->has_ts = cursor_u8(&c);
+	zero = cursor_u16(&c);
+	m->room = cursor_u32(&c);
+	m->seq = cursor_u64(&c);
+	m->epoch = h->epoch;
+	m->nic = (uint8_t)h->unit;
+	if (!c.bad && (m->type >= NM_MAX || m->has_ts > 1 || h->unit >= NET_MAX_NICS))
+		return err_set(e, -EPROTO, "a frames message has type %u, NIC %u, timestamps %u", m->type, h->unit,
+			       m->has_ts);
+	if (codec_net_has_frame(m->type)) {
+		*frame_len = c.left;
+		*frame = cursor_get(&c, c.left);
+		if (*frame_len > WIRE_MAX_FRAME || !*frame_len) {
+			*frame = NULL;
+			return err_set(e, -EPROTO, "a frames message has a frame of %zu bytes", *frame_len);
+		}
+	} else if (net_has_flow(m->type)) {
+		cursor_copy(&c, m->key.guest, 16);
+		cursor_copy(&c, m->key.other, 16);
+		m->key.guest_port = cursor_u16(&c);
+		m->key.other_port = cursor_u16(&c);
+		m->key.vlan = cursor_u16(&c);
+		m->key.family = cursor_u8(&c);
+		m->key.proto = cursor_u8(&c);
+		m->key.nic = cursor_u8(&c);
+		zero |= cursor_be(&c, sizeof(m->key.pad));
+		m->isn = cursor_u32(&c);
+		m->seq32 = cursor_u32(&c);
+		m->ack32 = cursor_u32(&c);
+		m->tsval = cursor_u32(&c);
+		m->age_ms = cursor_u32(&c);
+		m->seq_off = cursor_u32(&c);
+		m->ts_off = cursor_u32(&c);
+		if (!c.bad && ((m->key.family != 4 && m->key.family != 6) || m->key.nic >= NET_MAX_NICS))
+			return err_set(e, -EPROTO, "a frames message has a flow of family %u on NIC %u", m->key.family,
+				       m->key.nic);
+	}
+	if (zero)
+		return err_set(e, -EPROTO, "a frames message has reserved bytes that are not zero");
+	return codec_end(&c, "frames", e);
+}
+
+int codec_pages_put(uint8_t *out, size_t cap, const struct pages_msg *m)
+{
+	struct wcursor w = wcursor_of(out, cap);
+
+	if (!m->count || m->count > (m->zero ? WIRE_MAX_ZERO_PAGES : WIRE_MAX_PAGES))
+		return -EINVAL;
+	wcursor_u64(&w, m->first);
+	wcursor_u32(&w, m->count);
+	wcursor_u32(&w, m->zero ? WIRE_PAGES_ZERO : 0);
+	return codec_done(&w);
+}
+
+int codec_pages_get(const struct wire_head *h, const uint8_t *p, size_t len, struct pages_msg *m, struct err *e)
+{
+	struct cursor c = cursor_of(p, len);
+	uint32_t flags;
+
+	memset(m, 0, sizeof(*m));
+	m->first = cursor_u64(&c);
+	m->count = cursor_u32(&c);
+	flags = cursor_u32(&c);
+	m->zero = flags & WIRE_PAGES_ZERO;
+	if (!c.bad && (!m->count || m->count > (m->zero ? WIRE_MAX_ZERO_PAGES : WIRE_MAX_PAGES) || (flags & ~WIRE_PAGES_ZERO) ||
+		       m->first > UINT64_MAX / WIRE_PAGE - m->count))
+		return err_set(e, -EPROTO, "a pages message has %u pages from %llu with flags 0x%x", m->count,
+			       (unsigned long long)m->first, flags);
+	if (!m->zero)
+		m->data = cursor_get(&c, (size_t)m->count * WIRE_PAGE);
+	return codec_end(&c, "pages", e);
+}
+
+int codec_devstate_put(uint8_t *out, size_t cap, const struct devstate_msg *m)
+{
+	struct wcursor w = wcursor_of(out, cap);
+
+	if (!m->len || m->len > WIRE_MAX_DEVPIECE || m->total > WIRE_MAX_DEVSTATE || m->len > m->total ||
+	    m->offset > m->total - m->len)
+		return -EINVAL;
+	wcursor_u64(&w, m->offset);
+	wcursor_u64(&w, m->total);
+	return codec_done(&w);
+}
+
+int codec_devstate_get(const struct wire_head *h, const uint8_t *p, size_t len, struct devstate_msg *m, struct err *e)
+{
+	struct cursor c = cursor_of(p, len);
+
+	memset(m, 0, sizeof(*m));
+	m->offset = cursor_u64(&c);
+	m->total = cursor_u64(&c);
+	if (c.bad)
+		return codec_end(&c, "device state", e);
+	m->len = (uint32_t)c.left;
+	m->data = cursor_get(&c, c.left);
+	if (!m->len || m->total > WIRE_MAX_DEVSTATE || m->len > m->total || m->offset > m->total - m->len)
+		return err_set(e, -EPROTO, "a device state message has %u bytes at %llu of %llu", m->len,
+			       (unsigned long long)m->offset, (unsigned long long)m->total);
+	return 0;
+}
+
+int codec_marker_put(uint8_t *out, size_t cap, const struct marker_msg *m)
+{
+	struct wcursor w = wcursor_of(out, cap);
+
+	wcursor_u64(&w, m->pages);
+	wcursor_u64(&w, m->bytes);
+	wcursor_u64(&w, m->devstate);
+	wcursor_u64(&w, m->hash);
+	return codec_done(&w);
+}
+
+int codec_marker_get(const struct wire_head *h, const uint8_t *p, size_t len, struct marker_msg *m, struct err *e)
+{
+	struct cursor c = cursor_of(p, len);
+
+	m->pages = cursor_u64(&c);
+	m->bytes = cursor_u64(&c);
+	m->devstate = cursor_u64(&c);
+	m->hash = cursor_u64(&c);
+	return codec_end(&c, "marker", e);
+}

@@ -1,0 +1,192 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * Requests of the control socket, in the shape of QMP: {"execute": "__lockstep_status", "arguments": {}, "id": 1}
+ * is answered by {"return": {...}, "id": 1} or {"error": {"class": "GenericError", "desc": "..."}, "id": 1}.
+ *
+ * One line is one request. Each command has a table of its arguments; an argument that is not in it, or is of
+ * another type or out of range, is refused by name, so that what reaches the commands needs no second look.
+ */
+#include "monitor/request.h"
+
+#include <errno.h>
+#include <json-c/json.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+
+#define REQUEST_SHOW 40		/* bytes of the user's text that an error repeats */
+
+static const struct command {
+	const char *name;
+	enum request_type type;
+	enum monitor_cmd_type cmd;
+} commands[] = {
+	{ "__lockstep_status", REQUEST_STATUS, 0 },
+	{ "__lockstep_events", REQUEST_EVENTS, 0 },
+	{ "__lockstep_checkpoint", REQUEST_COMMAND, MONITOR_CHECKPOINT },
+	{ "__lockstep_failover", REQUEST_COMMAND, MONITOR_FAILOVER },
+	{ "__lockstep_set", REQUEST_COMMAND, MONITOR_SET },
+	{ "__lockstep_quit", REQUEST_COMMAND, MONITOR_QUIT },
+};
+
+/* The user's text as an error repeats it: not too long, and not cut inside a character. */
+static const char *request_show(const char *s, char out[REQUEST_SHOW + 4])
+{
+	size_t n = strlen(s);
+
+	if (n <= REQUEST_SHOW)
+		return s;
+	for (n = REQUEST_SHOW; n && ((unsigned char)s[n] & 0xc0) == 0x80;)
+		n--;
+	snprintf(out, REQUEST_SHOW + 4, "%.*s...", (int)n, s);
+	return out;
+}
+
+static int request_delay(struct json_object *v, struct request *r, struct err *e)
+{
+	int64_t ms = json_object_get_int64(v);
+
+	if (!json_object_is_type(v, json_type_int) || ms < 1 || ms > (int64_t)UINT32_MAX)
+		return err_set(e, -EINVAL, "checkpoint-delay must be a whole number of milliseconds from 1 to %u",
+			       UINT32_MAX);
+	r->cmd.checkpoint_delay = (nstime)ms * NS_PER_MS;
+	return 0;
+}
+
+static int request_arguments(const struct command *c, struct json_object *args, struct request *r, struct err *e)
+{
+	char show[REQUEST_SHOW + 4];
+	int rc = 0, n = 0;
+
+	r->cmd = (struct monitor_cmd){ .type = c->cmd, .checkpoint_delay = NS_NEVER };
+	if (args && !json_object_is_type(args, json_type_object))
+		return err_set(e, -EINVAL, "arguments must be an object");
+	if (args) {
+		json_object_object_foreach(args, key, v) {
+			n++;
+			if (c->type == REQUEST_COMMAND && c->cmd == MONITOR_SET &&
+			    (!strcmp(key, "checkpoint-delay") || !strcmp(key, "x-checkpoint-delay")))
+				rc = request_delay(v, r, e);
+			else
+				rc = err_set(e, -EINVAL, "%s has no argument '%s'%s", c->name, request_show(key, show),
+					     c->type == REQUEST_COMMAND && c->cmd == MONITOR_SET ?
+					     ": checkpoint-delay can be set" : "");
+			if (rc)
+				return rc;
+		}
+	}
+	if (c->type == REQUEST_COMMAND && c->cmd == MONITOR_SET && !n)
+		return err_set(e, -EINVAL, "%s needs an argument: checkpoint-delay can be set", c->name);
+	return 0;
+}
+
+static int request_object(struct json_object *o, struct request *r, struct err *e)
+{
+	struct json_object *execute = NULL, *args = NULL, *id;
+	char show[REQUEST_SHOW + 4];
+	const char *name;
+
+	if (!json_object_is_type(o, json_type_object))
+		return err_set(e, -EINVAL, "a request must be an object");
+	if (json_object_object_get_ex(o, "id", &id))
+		r->id = json_object_get(id);
+	json_object_object_foreach(o, key, v) {
+		if (!strcmp(key, "execute"))
+			execute = v;
+		else if (!strcmp(key, "arguments"))
+			args = v;
+		else if (strcmp(key, "id"))
+			return err_set(e, -EINVAL, "a request has no member '%s'", request_show(key, show));
+	}
+	if (!json_object_is_type(execute, json_type_string))
+		return err_set(e, -EINVAL, "a request needs the member execute, a string");
+	name = json_object_get_string(execute);
+	for (size_t i = 0; i < sizeof(commands) / sizeof(*commands); i++) {
+		/* The length too: a JSON string may hold a NUL. */
+		if (!strcmp(commands[i].name, name) &&
+		    strlen(name) == (size_t)json_object_get_string_len(execute)) {
+			r->type = commands[i].type;
+			return request_arguments(&commands[i], args, r, e);
+		}
+	}
+	return err_set(e, -ENOSYS, "the command %s is not known", request_show(name, show));
+}
+
+int request_parse(const char *line, size_t len, struct request *r, struct err *e)
+{
+	struct json_tokener *tok = json_tokener_new_ex(MONITOR_MAX_DEPTH);
+	struct json_object *o;
+	int rc;
+
+	memset(r, 0, sizeof(*r));
+	if (!tok)
+		return err_set(e, -EINVAL, "no memory to read the request");
+	/* Strict also means that nothing but blanks may follow the object. */
+	json_tokener_set_flags(tok, JSON_TOKENER_STRICT | JSON_TOKENER_VALIDATE_UTF8);
+	o = json_tokener_parse_ex(tok, line, (int)len);
+	if (!o && json_tokener_get_error(tok) == json_tokener_continue)
+		rc = err_set(e, -EINVAL, "the request is not complete at the end of the line");
+	else if (!o && json_tokener_get_error(tok) != json_tokener_success)
+		rc = err_set(e, -EINVAL, "the request is not JSON: %s at byte %zu",
+			     json_tokener_error_desc(json_tokener_get_error(tok)), json_tokener_get_parse_end(tok) + 1);
+	else
+		rc = request_object(o, r, e);
+	json_object_put(o);
+	json_tokener_free(tok);
+	return rc;
+}
+
+struct json_object *reply_ok(struct json_object *id, struct json_object *result)
+{
+	struct json_object *o = json_object_new_object();
+
+	if (!o) {
+		json_object_put(result);
+		return NULL;
+	}
+	json_object_object_add(o, "return", result ? result : json_object_new_object());
+	if (id)
+		json_object_object_add(o, "id", json_object_get(id));
+	return o;
+}
+
+struct json_object *reply_error(struct json_object *id, const struct err *e)
+{
+	struct json_object *o = json_object_new_object(), *err = json_object_new_object();
+
+	if (!o || !err) {
+		json_object_put(o);
+		json_object_put(err);
+		return NULL;
+	}
+	json_object_object_add(err, "class", json_object_new_string(e->code == -ENOSYS ? "CommandNotFound" :
+								     "GenericError"));
+	json_object_object_add(err, "desc", json_object_new_string(e->msg));
+	json_object_object_add(o, "error", err);
+	if (id)
+		json_object_object_add(o, "id", json_object_get(id));
+	return o;
+}
+
+struct json_object *event_make(const char *name, struct json_object *data)
+{
+	struct json_object *o = json_object_new_object(), *at = json_object_new_object();
+	struct timespec ts;
+	char event[64];
+
+	if (!o || !at) {
+		json_object_put(o);
+		json_object_put(at);
+		json_object_put(data);
+		return NULL;
+	}
+	clock_gettime(CLOCK_REALTIME, &ts);
+	snprintf(event, sizeof(event), "__LOCKSTEP_%s", name);
+	json_object_object_add(o, "event", json_object_new_string(event));
+	json_object_object_add(o, "data", data ? data : json_object_new_object());
+	json_object_object_add(at, "seconds", json_object_new_int64(ts.tv_sec));
+	json_object_object_add(at, "microseconds", json_object_new_int64(ts.tv_nsec / 1000));
+	json_object_object_add(o, "timestamp", at);
+	return o;
+}

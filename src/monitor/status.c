@@ -1,0 +1,248 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * Status as JSON, the one form in which it leaves the process: the text for people is made from it by whoever
+ * shows it (status_text.c). Names are stable, units stand in them (_ms, bytes); numbers that nobody knows are null.
+ * Runs in the control loop.
+ */
+#include "monitor/status.h"
+
+#include <json-c/json.h>
+#include <string.h>
+
+void status_ckpts_add(struct status_ckpts *c, const struct ckpt_times *t, uint64_t bytes)
+{
+	hist_add(&c->pause, t->pause);
+	hist_add(&c->pages, t->pages);
+	hist_add(&c->bytes, bytes);
+	c->last = *t;
+	c->last_bytes = bytes;
+}
+
+static void put(struct json_object *o, const char *key, struct json_object *v)
+{
+	json_object_object_add(o, key, v);
+}
+
+static void put_u64(struct json_object *o, const char *key, uint64_t v)
+{
+	put(o, key, v == STATUS_UNKNOWN ? NULL : json_object_new_uint64(v));
+}
+
+static void put_str(struct json_object *o, const char *key, const char *s)
+{
+	put(o, key, s && *s ? json_object_new_string(s) : NULL);
+}
+
+/* Three digits behind the point: microseconds are as much as anybody can use. */
+static void put_ms(struct json_object *o, const char *key, uint64_t ns)
+{
+	struct json_object *d = ns == STATUS_UNKNOWN ? NULL : json_object_new_double((double)ns / NS_PER_MS);
+
+	if (d)
+		json_object_set_serializer(d, json_object_double_to_json_string, (void *)"%.3f", NULL);
+	put(o, key, d);
+}
+
+/* Time passed since @at; null when that has not happened. */
+static void put_age(struct json_object *o, const char *key, nstime now, nstime at)
+{
+	put_ms(o, key, !at ? STATUS_UNKNOWN : now > at ? now - at : 0);
+}
+
+static struct json_object *dist_json(const struct hist *h,
+				     void (*put_one)(struct json_object *, const char *, uint64_t))
+{
+	struct json_object *o = json_object_new_object();
+	struct hist_summary s;
+
+	hist_summary(h, &s);
+	put_u64(o, "count", s.n);
+	put_one(o, "last", s.n ? s.last : STATUS_UNKNOWN);
+	put_one(o, "p50", s.n ? s.p50 : STATUS_UNKNOWN);
+	put_one(o, "p99", s.n ? s.p99 : STATUS_UNKNOWN);
+	put_one(o, "max", s.n ? s.max : STATUS_UNKNOWN);
+	return o;
+}
+
+struct json_object *status_ckpt_json(const struct ckpt_times *t, uint64_t bytes)
+{
+	struct json_object *o = json_object_new_object(), *steps = json_object_new_object();
+
+	if (!o || !steps) {
+		json_object_put(o);
+		json_object_put(steps);
+		return NULL;
+	}
+	put_u64(o, "n", t->n);
+	put_str(o, "cause", ckpt_cause_name(t->cause));
+	put_ms(o, "pause_ms", t->pause);
+	put_u64(o, "pages", t->pages);
+	put_u64(o, "bytes", bytes);
+	put_ms(steps, "gate", t->gate);
+	put_ms(steps, "stop", t->stop);
+	put_ms(steps, "drain", t->drain);
+	put_ms(steps, "save", t->save);
+	put_ms(steps, "copy", t->copy);
+	put_ms(steps, "cont", t->cont);
+	put_ms(steps, "staged", t->staged);
+	put_ms(steps, "loaded", t->loaded);
+	put(o, "steps_ms", steps);
+	return o;
+}
+
+static struct json_object *sync_json(const struct status *s)
+{
+	struct json_object *o;
+	uint64_t done = s->sync.bytes_done, left = s->sync.bytes_left, all = done + left;
+	struct json_object *percent;
+
+	if (!s->sync.active)
+		return NULL;
+	o = json_object_new_object();
+	percent = json_object_new_double(all ? 100.0 * (double)done / (double)all : 0.0);
+	if (percent)
+		json_object_set_serializer(percent, json_object_double_to_json_string, (void *)"%.1f", NULL);
+	put_u64(o, "round", s->sync.round);
+	put(o, "percent", percent);
+	put_u64(o, "bytes_done", done);
+	put_u64(o, "bytes_left", left);
+	put_u64(o, "bytes_per_second", s->sync.rate ? s->sync.rate : STATUS_UNKNOWN);
+	put_ms(o, "time_left_ms", s->sync.rate ? (uint64_t)((double)left / (double)s->sync.rate * NS_PER_S) :
+	       STATUS_UNKNOWN);
+	return o;
+}
+
+static struct json_object *checkpoints_json(const struct status *s)
+{
+	struct json_object *o = json_object_new_object(), *by = json_object_new_object();
+	uint64_t total = 0;
+
+	for (int c = CAUSE_NONE + 1; c < CAUSE_MAX; c++) {
+		total += s->checkpoints[c];
+		put_u64(by, ckpt_cause_name((enum ckpt_cause)c), s->checkpoints[c]);
+	}
+	put_u64(o, "total", total);
+	put(o, "by_cause", by);
+	if (s->ckpts) {
+		put(o, "pause_ms", dist_json(&s->ckpts->pause, put_ms));
+		put(o, "pages", dist_json(&s->ckpts->pages, put_u64));
+		put(o, "bytes", dist_json(&s->ckpts->bytes, put_u64));
+		put(o, "last", s->ckpts->pause.n ? status_ckpt_json(&s->ckpts->last, s->ckpts->last_bytes) : NULL);
+	}
+	put_ms(o, "delay_ms", s->checkpoint_delay);
+	return o;
+}
+
+static struct json_object *net_json(const struct net_stats *n)
+{
+	struct json_object *o = json_object_new_object();
+
+#define F(field) put_u64(o, #field, n->field)
+	F(held), F(held_svm), F(logged), F(flows), F(frames_free);
+	F(tap_in), F(tap_out), F(guest_in), F(guest_out), F(peer_in), F(peer_out), F(bytes_in), F(bytes_out);
+	F(released_compared), F(released_staged), F(passed), F(mismatches);
+	F(acks_made), F(acks_swallowed), F(acks_lowered), F(splits), F(gate_expired), F(replayed);
+	F(drop_pool), F(drop_room), F(drop_held), F(drop_old_epoch), F(drop_bad), F(drop_silent);
+	F(flows_evicted), F(flows_full);
+#undef F
+	return o;
+}
+
+static struct json_object *link_json(const struct status *s)
+{
+	struct json_object *o = json_object_new_object();
+	bool up = s->link.peer[0];
+
+	put(o, "connected", json_object_new_boolean(up));
+	put_str(o, "peer", s->link.peer);
+	put_age(o, "connected_ms", s->now, up ? s->link.connected_at : 0);
+	put_ms(o, "rtt_ms", up ? s->link.rtt : STATUS_UNKNOWN);
+	put_age(o, "last_heartbeat_ms", s->now, s->link.beat_at);
+	put_u64(o, "silent", s->link.silent);
+	put_u64(o, "bytes_sent", s->link.bytes_sent);
+	put_u64(o, "bytes_received", s->link.bytes_received);
+	put(o, "encrypted", json_object_new_boolean(false));
+	return o;
+}
+
+static struct json_object *failover_json(const struct status *s)
+{
+	struct json_object *o;
+
+	if (!s->failover.at)
+		return NULL;
+	o = json_object_new_object();
+	put_age(o, "ago_ms", s->now, s->failover.at);
+	put_str(o, "reason", ft_reason_name(s->failover.reason));
+	put_ms(o, "took_ms", s->failover.took);
+	return o;
+}
+
+static struct json_object *monitor_json(const struct monitor_stats *m)
+{
+	struct json_object *o = json_object_new_object();
+
+#define F(field) put_u64(o, #field, m->field)
+	F(clients), F(watchers), F(accepted), F(refused_full), F(refused_user), F(requests), F(bad_requests);
+	F(long_lines), F(events), F(dropped_slow);
+#undef F
+	return o;
+}
+
+struct json_object *status_state_json(enum ft_role role, enum ft_state state, enum ft_reason reason, uint64_t epoch,
+				      uint32_t generation)
+{
+	struct json_object *o = json_object_new_object();
+
+	if (!o)
+		return NULL;
+	put_str(o, "role", role == FT_PRIMARY ? "primary" : "secondary");
+	put_str(o, "state", ft_state_name(state));
+	put_str(o, "reason", ft_reason_name(reason));
+	put(o, "protected", json_object_new_boolean(state == FT_PROTECTED || state == FT_STANDBY));
+	put_u64(o, "epoch", epoch);
+	put_u64(o, "generation", generation);
+	return o;
+}
+
+struct json_object *status_json(const struct status *s)
+{
+	struct json_object *o = status_state_json(s->role, s->state, s->reason, s->epoch, s->generation), *sub;
+
+	if (!o)
+		return NULL;
+	put_str(o, "name", s->name);
+	put_age(o, "state_ms", s->now, s->state_at);
+	put_str(o, "phase", s->phase);
+	put(o, "sync", sync_json(s));
+	put(o, "checkpoints", checkpoints_json(s));
+	put(o, "net", net_json(&s->net));
+	put(o, "link", link_json(s));
+	put(o, "failover", failover_json(s));
+
+	sub = json_object_new_object();
+	put_u64(sub, "pid", s->qemu.pid > 0 ? (uint64_t)s->qemu.pid : STATUS_UNKNOWN);
+	put_str(sub, "version", s->qemu.version);
+	put_str(sub, "state", s->qemu.state);
+	put(o, "qemu", sub);
+
+	sub = json_object_new_object();
+	put_u64(sub, "guest_bytes", s->memory.guest);
+	put_u64(sub, "staged_bytes", s->memory.staged);
+	put_u64(sub, "private_pages", s->memory.private_pages);
+	put_u64(sub, "buffered_bytes", s->memory.buffered);
+	put(o, "memory", sub);
+
+	sub = json_object_new_object();
+	put_u64(sub, "pid", (uint64_t)s->pid);
+	put_str(sub, "version", s->version);
+	put_age(sub, "uptime_ms", s->now, s->started_at);
+	put(o, "lockstep", sub);
+	put(o, "monitor", monitor_json(&s->monitor));
+
+	sub = json_object_new_array();
+	for (int i = 0; i < STATUS_MAX_WARNINGS && s->warnings[i]; i++)
+		json_object_array_add(sub, json_object_new_string(s->warnings[i]));
+	put(o, "warnings", sub);
+	return o;
+}

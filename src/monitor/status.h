@@ -1,0 +1,113 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#ifndef MONITOR_STATUS_H
+#define MONITOR_STATUS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+
+#include "core/ft.h"
+#include "core/net.h"
+#include "monitor/hist.h"
+#include "monitor/monitor.h"
+
+struct json_object;
+
+#define STATUS_MAX_WARNINGS	8
+#define STATUS_UNKNOWN		UINT64_MAX	/* of a time or an amount that nobody knows yet: null in JSON */
+
+/* What checkpoints have cost since the start; 90 KB, owned by node.c, which adds each one. */
+struct status_ckpts {
+	struct hist pause;		/* ns */
+	struct hist pages;
+	struct hist bytes;		/* sent for it, device state included */
+	struct ckpt_times last;
+	uint64_t last_bytes;
+};
+
+/* status_ckpts_add() - a checkpoint is complete (FA_CKPT_DONE); @bytes: sent for it */
+void status_ckpts_add(struct status_ckpts *c, const struct ckpt_times *t, uint64_t bytes);
+
+/*
+ * Everything that status shows, as plain data. node.c zeroes it, fills it and has it turned into JSON; whatever is
+ * left zero shows as 0 or null. Times ending in _at are CLOCK_BOOTTIME, 0: has not happened.
+ */
+struct status {
+	nstime now;
+	const char *name;
+	const char *version;		/* lockstep's */
+	int pid;			/* lockstep's */
+	nstime started_at;
+	enum ft_role role;
+	enum ft_state state;
+	enum ft_reason reason;		/* of the last change of state */
+	nstime state_at;
+	const char *phase;		/* ft_phase() */
+	uint64_t epoch;
+	uint32_t generation;
+	nstime checkpoint_delay;
+
+	struct {
+		bool active;
+		uint32_t round;		/* pre-copy round, from 1 */
+		uint64_t bytes_done, bytes_left;
+		uint64_t rate;		/* bytes a second, 0: unknown */
+	} sync;
+
+	uint64_t checkpoints[CAUSE_MAX];	/* ft_checkpoints() of each cause; the total is summed up */
+	const struct status_ckpts *ckpts;	/* borrowed during the call; NULL: nothing is shown */
+
+	struct net_stats net;
+
+	struct {
+		char peer[128];		/* address and port; empty: nobody is connected */
+		nstime connected_at;
+		nstime beat_at;		/* last heartbeat that came */
+		uint64_t rtt;		/* ns, STATUS_UNKNOWN */
+		uint64_t silent;	/* how often the peer was silent for the timeout */
+		uint64_t bytes_sent, bytes_received;
+	} link;
+
+	struct {
+		int pid;		/* 0: does not run */
+		char version[64];
+		char state[32];		/* "running", "paused", as QMP says it; may be empty */
+	} qemu;
+
+	struct {
+		uint64_t guest;		/* bytes of guest memory */
+		uint64_t staged;	/* secondary: bytes in the staging area now */
+		uint64_t private_pages;	/* secondary: pages that the SVM has for itself, at the last look */
+		uint64_t buffered;	/* primary: bytes copied and not yet sent */
+	} memory;
+
+	struct {			/* the last failover or loss of the peer that this node has seen */
+		nstime at;
+		enum ft_reason reason;
+		nstime took;		/* from the notice of the death to running and open */
+	} failover;
+
+	struct monitor_stats monitor;
+	const char *warnings[STATUS_MAX_WARNINGS];	/* up to the first NULL */
+};
+
+/* status_json() - the answer to __lockstep_status. Return: the caller's object, NULL without memory */
+struct json_object *status_json(const struct status *s);
+
+/* status_ckpt_json() - one checkpoint: answer to __lockstep_checkpoint, and the event CHECKPOINT; as above */
+struct json_object *status_ckpt_json(const struct ckpt_times *t, uint64_t bytes);
+
+/* status_state_json() - the event STATE (FA_ANNOUNCE): role, state, reason, protected, epoch, generation; as above */
+struct json_object *status_state_json(enum ft_role role, enum ft_state state, enum ft_reason reason, uint64_t epoch,
+				      uint32_t generation);
+
+/*
+ * status_text() - print what status_json() made, for people
+ * @s: an object as status_json() makes it; what is missing or of another type is left out
+ */
+void status_text(struct json_object *s, FILE *f);
+
+/* status_ckpt_text() - the same for status_ckpt_json(), one line */
+void status_ckpt_text(struct json_object *c, FILE *f);
+
+#endif

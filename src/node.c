@@ -1,0 +1,301 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * One node: the wiring. Makes one instance of each part, binds them to one another, runs the control loop, takes
+ * everything down. Who opens this file, core/ft.c and core/net.c has seen the whole system.
+ *
+ *      main thread     control loop: QMP, core/ft, timers, control connection, control socket
+ *      frames thread   frames loop: TAPs, QEMU's netdev sockets, frame connection, core/net
+ *      bulk thread     bulk loop: guest memory, device state, bulk connection
+ *      heartbeat       its own thread
+ *
+ * Threads share nothing but messages (loop_post) and the lease. Data goes from part to part (proxy -> frame
+ * connection, memory worker -> bulk connection) in the thread where it is; here pass only events and actions.
+ *
+ * QEMU is started from the main thread, which lives as long as the process, because the kernel ends the child with
+ * the thread that made it (P7).
+ */
+#include "node_internal.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/random.h>
+#include <sys/signalfd.h>
+#include <unistd.h>
+
+#include "base/log.h"
+#include "engine/shape.h"
+#include "proxy/tap.h"
+#include "version.h"
+
+static void arm_tick(struct node *n)
+{
+	loop_timer_set(n->control, &n->tick, ft_deadline(n->ft));
+}
+
+void node_event(struct node *n, const struct ft_ev *ev)
+{
+	struct ft_acts acts;
+
+	if (n->ended)
+		return;
+	if (n->ev_n == NODE_EVENTS) {
+		log_error("too many events wait for the control machine; one is lost type=%s", ft_ev_name(ev->type));
+		return;
+	}
+	n->evq[(n->ev_head + n->ev_n++) % NODE_EVENTS] = *ev;
+	/* Carrying out an action may cause the next event at once; it waits its turn. */
+	if (n->stepping)
+		return;
+	n->stepping = true;
+	while (n->ev_n && !n->ended) {
+		struct ft_ev now = n->evq[n->ev_head];
+
+		n->ev_head = (n->ev_head + 1) % NODE_EVENTS;
+		n->ev_n--;
+		ring_step(n->ring, n->ft, clock_ns(), &now, &acts);
+		n->generation = ft_generation(n->ft);
+		for (unsigned int i = 0; i < acts.n && !n->ended; i++)
+			node_carry_out(n, &acts.a[i]);
+	}
+	n->stepping = false;
+	arm_tick(n);
+}
+
+static void on_tick(struct loop_timer *t)
+{
+	struct ft_ev ev = { .type = FE_TICK };
+
+	node_event(t->arg, &ev);
+}
+
+static void on_signal(struct loop_fd *w, uint32_t events)
+{
+	struct ft_ev ev = { .type = FE_QUIT };
+	struct node *n = w->arg;
+	struct signalfd_siginfo si;
+
+	(void)events;
+	if (read(w->fd, &si, sizeof(si)) != sizeof(si))
+		return;
+	log_note("signal %u: ending", si.ssi_signo);
+	if (!n->started) {
+		n->ended = true;
+		loop_stop(n->control);
+		return;
+	}
+	node_event(n, &ev);
+}
+
+static int watch_signals(struct node *n, struct err *e)
+{
+	sigset_t set;
+
+	/* Blocked before any thread exists, so that all inherit it and only the descriptor sees them. */
+	sigemptyset(&set);
+	sigaddset(&set, SIGTERM);
+	sigaddset(&set, SIGINT);
+	sigaddset(&set, SIGHUP);
+	pthread_sigmask(SIG_BLOCK, &set, NULL);
+	signal(SIGPIPE, SIG_IGN);
+	n->signals = (struct loop_fd){ .fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK), .fn = on_signal, .arg = n };
+	if (n->signals.fd < 0 || loop_fd_add(n->control, &n->signals, EPOLLIN) < 0)
+		return err_set(e, -errno, "cannot watch for signals: %s", strerror(errno));
+	return 0;
+}
+
+/* The agent lies near the binary in a build tree, and in a directory of its own once installed. */
+static int find_agent(struct node *n, struct err *e)
+{
+	static const char *const near[] = { "liblockstep-agent.so", "../agent/liblockstep-agent.so" };
+	const char *own = getenv("LOCKSTEP_AGENT");
+	char self[2048];
+	ssize_t k = readlink("/proc/self/exe", self, sizeof(self) - 1);
+
+	if (own && *own) {
+		snprintf(n->agent_lib, sizeof(n->agent_lib), "%s", own);
+		return access(own, R_OK) ? err_set(e, -errno, "the agent %s cannot be read: %s", own, strerror(errno)) : 0;
+	}
+	self[k > 0 ? k : 0] = 0;
+	if (strrchr(self, '/'))
+		*strrchr(self, '/') = 0;
+	for (size_t i = 0; i < sizeof(near) / sizeof(*near); i++) {
+		snprintf(n->agent_lib, sizeof(n->agent_lib), "%s/%s", self, near[i]);
+		if (!access(n->agent_lib, R_OK))
+			return 0;
+	}
+	snprintf(n->agent_lib, sizeof(n->agent_lib), "%s", LOCKSTEP_AGENT_DIR "/liblockstep-agent.so");
+	if (!access(n->agent_lib, R_OK))
+		return 0;
+	return err_set(e, -ENOENT, "liblockstep-agent.so is neither in %s nor in " LOCKSTEP_AGENT_DIR
+		       "; the variable LOCKSTEP_AGENT can name it", self);
+}
+
+int node_start_qemu(struct node *n, struct err *e)
+{
+	struct proxy_nic nics[NET_MAX_NICS];
+	int fds[CMDLINE_NICS_MAX], rc;
+	struct net_cfg cfg;
+	uint32_t mtu = 0;
+
+	rc = vm_start(n->vm, n->o->role == RUN_PRIMARY, fds, e);
+	if (rc)
+		return rc;
+	if (n->px) {
+		for (unsigned int i = 0; i < n->cl.n_nics; i++)
+			proxy_new_qemu(n->px, i, fds[i]);
+		return 0;
+	}
+	for (unsigned int i = 0; i < n->cl.n_nics; i++) {
+		uint32_t m = 0;
+
+		nics[i].qemu_fd = fds[i];
+		nics[i].tap_fd = tap_open(n->cl.nics[i].ifname, &m, e);
+		if (nics[i].tap_fd < 0)
+			return nics[i].tap_fd;
+		mtu = m > mtu ? m : mtu;
+	}
+	net_cfg_default(&cfg, n->cl.n_nics, mtu);
+	cfg.compare_timeout = n->o->compare_timeout;
+	for (unsigned int i = 0; i < n->cl.n_nics; i++)
+		sscanf(n->cl.nics[i].mac, "%hhx:%hhx:%hhx:%hhx:%hhx:%hhx", &cfg.mac[i][0], &cfg.mac[i][1], &cfg.mac[i][2],
+		       &cfg.mac[i][3], &cfg.mac[i][4], &cfg.mac[i][5]);
+	if (getrandom(cfg.hash_key, sizeof(cfg.hash_key), 0) < 0)
+		return err_set(e, -errno, "no random numbers: %s", strerror(errno));
+	n->px = proxy_new(n->frames, &cfg, nics, &(struct proxy_ops){ node_proxy_ops.send, node_proxy_ops.answer,
+			  node_proxy_ops.qemu_gone, n }, e);
+	return n->px ? 0 : e->code;
+}
+
+static void *run_loop(void *arg)
+{
+	loop_run(arg);
+	return NULL;
+}
+
+static int make_machine(struct node *n, struct err *e)
+{
+	struct vm_spec spec = { .cl = &n->cl, .probe = &n->probe, .agent_lib = n->agent_lib,
+				.qemu_timeout = n->o->qemu_timeout };
+	struct memwork_ops mem_ops = node_mem_ops;
+	struct vm_ops vm_ops = node_vm_ops;
+	struct ft_cfg cfg;
+
+	mem_ops.arg = vm_ops.arg = n;
+	n->ram = ram_new(n->cl.mem_bytes, e);
+	if (!n->ram)
+		return e->code;
+	n->ds = devstate_new(VM_FD_SAVE, VM_FD_LOAD, e);
+	if (!n->ds)
+		return e->code;
+	n->mem = memwork_new(n->bulk, n->ram, n->ds, n->o->spill_dir, n->o->role == RUN_SECONDARY, &mem_ops, e);
+	if (!n->mem)
+		return e->code;
+	spec.ram = n->ram;
+	spec.ds = n->ds;
+	n->vm = vm_new(n->control, &spec, &vm_ops, e);
+	if (!n->vm)
+		return e->code;
+	ft_cfg_default(&cfg, n->o->role == RUN_PRIMARY ? FT_PRIMARY : FT_SECONDARY);
+	cfg.checkpoint_delay = n->checkpoint_delay = n->o->checkpoint_delay;
+	cfg.lease = n->o->timeout;
+	n->ft = calloc(1, ft_size());
+	n->ring = ring_new(RING_STEPS);
+	if (!n->ft || !n->ring)
+		return err_set(e, -ENOMEM, "no memory for the control machine");
+	ft_init(n->ft, &cfg, 1);
+	n->tick = (struct loop_timer){ .fn = on_tick, .arg = n };
+	return node_start_qemu(n, e);
+}
+
+static int look_at_command(struct node *n, struct err *e)
+{
+	int rc;
+
+	rc = cmdline_parse(n->o->qemu_argc, n->o->qemu_argv, &n->cl, e);
+	if (!rc)
+		rc = probe_run(n->cl.binary, &n->probe, e);
+	if (!rc)
+		rc = probe_missing(&n->probe, e);
+	if (!rc)
+		rc = cmdline_shape(&n->cl, &n->probe, &n->shape, e);
+	if (!rc)
+		rc = find_agent(n, e);
+	for (unsigned int i = 0; !rc && i < n->cl.n_notes; i++)
+		log_note("%s", n->cl.notes[i]);
+	return rc;
+}
+
+static void take_down(struct node *n)
+{
+	if (n->vm)
+		vm_kill(n->vm);
+	node_link_end(n);
+	if (n->frames_up) {
+		loop_stop(n->frames);
+		pthread_join(n->frames_thread, NULL);
+	}
+	if (n->bulk_up) {
+		loop_stop(n->bulk);
+		pthread_join(n->bulk_thread, NULL);
+	}
+	for (int i = 0; i < WIRE_CHANNELS; i++)
+		conn_free(n->conns[i].conn);
+	proxy_free(n->px);
+	memwork_free(n->mem);
+	vm_free(n->vm);
+	devstate_free(n->ds);
+	ram_free(n->ram);
+	if (n->monitor)
+		node_tell_end(n);
+	monitor_free(n->monitor);
+	ring_free(n->ring);
+	free(n->ft);
+	if (n->signals.fd > 0)
+		close(n->signals.fd);
+	loop_free(n->frames);
+	loop_free(n->bulk);
+	loop_free(n->control);
+	cmdline_free(&n->cl);
+	free(n->shape);
+	free(n);
+}
+
+int node_run(const struct run_opts *o, struct err *e)
+{
+	struct node *n = calloc(1, sizeof(*n));
+	int rc;
+
+	if (!n)
+		return err_set(e, -ENOMEM, "no memory");
+	n->o = o;
+	n->started_at = n->state_at = clock_ns();
+	n->generation = 1;
+	rc = look_at_command(n, e);
+	if (!rc) {
+		n->control = loop_new("control", e);
+		n->frames = loop_new("frames", e);
+		n->bulk = loop_new("bulk", e);
+		rc = n->control && n->frames && n->bulk ? watch_signals(n, e) : e->code;
+	}
+	if (!rc)
+		rc = node_monitor_start(n, e);
+	if (!rc)
+		rc = make_machine(n, e);
+	if (!rc) {
+		n->frames_up = !pthread_create(&n->frames_thread, NULL, run_loop, n->frames);
+		n->bulk_up = !pthread_create(&n->bulk_thread, NULL, run_loop, n->bulk);
+		if (!n->frames_up || !n->bulk_up)
+			rc = err_set(e, -EAGAIN, "cannot start a thread");
+	}
+	if (!rc) {
+		rc = loop_run(n->control);
+		if (!rc)
+			rc = n->exit_status;
+	}
+	take_down(n);
+	return rc;
+}

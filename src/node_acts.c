@@ -1,0 +1,385 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * Carrying out what the control machine says, and bringing back what became of it. No decision is made here. Control
+ * loop, except the callbacks of the memory worker (bulk loop) and of the proxy (frames loop), which only post.
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/crash.h"
+#include "base/log.h"
+#include "node_internal.h"
+
+static void post_event(void *arg, const void *data, size_t len)
+{
+	struct ft_ev ev;
+
+	memset(&ev, 0, sizeof(ev));
+	memcpy(&ev, data, len < sizeof(ev) ? len : sizeof(ev));
+	node_event(arg, &ev);
+}
+
+_Static_assert(sizeof(struct ft_ev) <= LOOP_MSG_DATA, "an event fits into a message");
+
+static void send_event(struct node *n, const struct ft_ev *ev)
+{
+	loop_post(n->control, post_event, n, ev, sizeof(*ev));
+}
+
+static void step_done(struct node *n, enum ft_step step, uint64_t num, int rc, uint64_t value)
+{
+	struct ft_ev ev = { .type = FE_DONE, .step = step, .n = num, .rc = rc, .value = value };
+
+	node_event(n, &ev);
+}
+
+/* The VM's callbacks: control loop. */
+
+static const enum ft_step vm_step[] = {
+	[VM_STOP] = STEP_STOP, [VM_CONT] = STEP_CONT, [VM_SAVE] = STEP_SAVE, [VM_LOAD] = STEP_LOAD,
+};
+
+static void on_vm_ready(void *arg, struct agentctl *agent)
+{
+	struct node *n = arg;
+	struct ft_ev ev = { .type = FE_START };
+	struct err e = { 0 };
+
+	memwork_qemu(n->mem, agent, n->o->role == RUN_PRIMARY, !n->probe.wp_async);
+	if (n->restarting) {
+		n->restarting = false;
+		step_done(n, STEP_RESTART, n->restart_n, 0, 0);
+		return;
+	}
+	log_note("QEMU is up pid=%d version=%s", (int)vm_pid(n->vm), vm_version(n->vm));
+	n->started = true;
+	node_event(n, &ev);
+	if (node_link_start(n, &e) < 0) {
+		log_error("%s", e.msg);
+		n->exit_status = 1;
+		n->ended = true;
+		loop_stop(n->control);
+	}
+}
+
+static void on_vm_done(void *arg, enum vm_job job, uint64_t num, int rc, const char *why)
+{
+	struct node *n = arg;
+
+	/* What was under way in a QEMU that is being replaced has no answer any more. */
+	if (n->restarting)
+		return;
+	if (rc && rc != -ECONNRESET && rc != -ECANCELED)
+		log_warn("step failed step=%s epoch=%llu: %s", ft_step_name(vm_step[job]), (unsigned long long)num, why);
+	if (job == VM_LOAD && !rc)
+		crash_point(CRASH_s_loaded);
+	step_done(n, vm_step[job], num, rc, 0);
+}
+
+static void on_vm_died(void *arg, const char *how)
+{
+	struct node *n = arg;
+	struct ft_ev ev = { .type = FE_QEMU_DIED };
+
+	log_error("QEMU %s", how);
+	memwork_qemu(n->mem, NULL, false, false);
+	if (!n->started) {
+		n->exit_status = 1;
+		n->ended = true;
+		loop_stop(n->control);
+		return;
+	}
+	if (n->restarting) {
+		n->restarting = false;
+		step_done(n, STEP_RESTART, n->restart_n, -ECHILD, 0);
+		return;
+	}
+	node_event(n, &ev);
+}
+
+static void on_vm_hung(void *arg)
+{
+	struct ft_ev ev = { .type = FE_QEMU_HUNG };
+
+	log_error("QEMU does not answer");
+	node_event(arg, &ev);
+}
+
+static void on_guest_off(void *arg)
+{
+	struct ft_ev ev = { .type = FE_GUEST_OFF };
+
+	log_note("the guest has powered off");
+	node_event(arg, &ev);
+}
+
+static void on_guest_reset(void *arg)
+{
+	struct ft_ev ev = { .type = FE_GUEST_RESET };
+
+	log_note("the guest was reset");
+	node_event(arg, &ev);
+}
+
+static void on_guest_panic(void *arg)
+{
+	struct ft_ev ev = { .type = FE_GUEST_PANIC };
+
+	log_warn("the guest has panicked");
+	node_event(arg, &ev);
+}
+
+const struct vm_ops node_vm_ops = {
+	.ready = on_vm_ready, .done = on_vm_done, .died = on_vm_died, .hung = on_vm_hung,
+	.guest_off = on_guest_off, .guest_reset = on_guest_reset, .guest_panic = on_guest_panic,
+};
+
+/* The memory worker's callbacks: bulk loop. */
+
+static const enum ft_step mem_step[MEM_JOBS] = {
+	[MEM_ROUND] = STEP_ROUND, [MEM_COPY] = STEP_COPY, [MEM_SEND] = STEP_SEND, [MEM_RESERVE] = STEP_RESERVE,
+	[MEM_APPLY] = STEP_APPLY, [MEM_MEND] = STEP_MEND, [MEM_FORGET] = STEP_FORGET,
+};
+
+static void on_mem_done(void *arg, enum mem_job job, uint64_t num, int rc, uint64_t value, const char *why)
+{
+	struct ft_ev ev = { .type = FE_DONE, .step = mem_step[job], .n = num, .rc = rc, .value = value };
+
+	if (rc && rc != -EPIPE && rc != -ECANCELED)
+		log_warn("step failed step=%s epoch=%llu: %s", ft_step_name(ev.step), (unsigned long long)num, why);
+	if (job == MEM_APPLY && !rc)
+		crash_point(CRASH_applied);
+	send_event(arg, &ev);
+}
+
+static void on_mem_marker(void *arg, uint64_t num, uint64_t state_len)
+{
+	struct ft_ev ev = { .type = FE_BULK_BARRIER, .n = num, .value = state_len };
+
+	send_event(arg, &ev);
+}
+
+static void on_mem_progress(void *arg)
+{
+	struct ft_ev ev = { .type = FE_PROGRESS };
+
+	send_event(arg, &ev);
+}
+
+static int bulk_send(struct node *n, struct wire_head *h, const uint8_t *head, int len, const uint8_t *data, size_t size)
+{
+	struct iovec iov[2] = { { (void *)head, (size_t)len }, { (void *)data, size } };
+	struct conn *c = n->conns[WIRE_BULK].conn;
+
+	if (!c || len < 0)
+		return -EPIPE;
+	h->generation = n->generation;
+	return conn_send(c, h, iov, size ? 2 : 1, false);
+}
+
+static int mem_send_pages(void *arg, uint64_t num, uint64_t first, uint64_t count, const uint8_t *data)
+{
+	struct pages_msg m = { .first = first, .count = (uint32_t)count, .zero = !data, .data = data };
+	struct wire_head h = { .type = WIRE_PAGES, .epoch = num };
+	uint8_t head[WIRE_PAGES_LEN];
+
+	return bulk_send(arg, &h, head, codec_pages_put(head, sizeof(head), &m), data, data ? count * WIRE_PAGE : 0);
+}
+
+static int mem_send_state(void *arg, uint64_t num, uint64_t offset, const uint8_t *data, uint32_t len)
+{
+	struct devstate_msg m = { .offset = offset, .total = offset + len, .data = data, .len = len };
+	struct wire_head h = { .type = WIRE_DEVSTATE, .epoch = num };
+	uint8_t head[WIRE_DEVSTATE_LEN];
+
+	return bulk_send(arg, &h, head, codec_devstate_put(head, sizeof(head), &m), data, len);
+}
+
+static int mem_send_marker(void *arg, uint64_t num, uint64_t pages, uint64_t bytes, uint64_t state_len, uint64_t hash)
+{
+	struct marker_msg m = { .pages = pages, .bytes = bytes, .devstate = state_len, .hash = hash };
+	struct wire_head h = { .type = WIRE_MARKER, .epoch = num };
+	struct node *n = arg;
+	uint8_t head[WIRE_MARKER_LEN];
+	int rc = bulk_send(n, &h, head, codec_marker_put(head, sizeof(head), &m), NULL, 0);
+
+	if (!rc)
+		conn_flush(n->conns[WIRE_BULK].conn);
+	return rc;
+}
+
+const struct memwork_ops node_mem_ops = {
+	.send_pages = mem_send_pages, .send_state = mem_send_state, .send_marker = mem_send_marker,
+	.done = on_mem_done, .marker = on_mem_marker, .progress = on_mem_progress,
+};
+
+/* The proxy's callbacks: frames loop. */
+
+static void px_send(void *arg, const struct net_msg *m, const uint8_t *frame, uint32_t len)
+{
+	struct node *n = arg;
+	struct node_conn *nc = &n->conns[WIRE_FRAMES];
+	uint8_t head[WIRE_NET_LEN + WIRE_FLOW_LEN];
+	struct wire_head h = { .type = WIRE_NET, .generation = n->generation };
+	struct iovec iov[2] = { { head, 0 }, { (void *)frame, len } };
+	int k;
+
+	if (!nc->conn)
+		return;
+	k = codec_net_put(head, sizeof(head), &h, m);
+	if (k < 0) {
+		log_error("a message of the frame connection cannot be made: type=%d", m->type);
+		return;
+	}
+	iov[0].iov_len = (size_t)k;
+	/* What the SVM says may be lost as on any network; the rest carries the promises. */
+	conn_send(nc->conn, &h, iov, frame ? 2 : 1, m->type != NM_OUTPUT);
+	if (m->type == NM_BARRIER)
+		conn_flush(nc->conn);
+	if (m->type == NM_INPUT && !nc->blocked && !conn_ready(nc->conn, WIRE_MAX_FRAME)) {
+		nc->blocked = true;
+		proxy_room(n->px, false);
+	}
+}
+
+static void px_answer(void *arg, enum net_act_type type, uint64_t num, uint32_t cause)
+{
+	struct ft_ev ev = { .type = FE_NET, .value = type, .n = num, .cause = (enum ckpt_cause)cause };
+
+	send_event(arg, &ev);
+}
+
+static void px_qemu_gone(void *arg)
+{
+	/* The process's end is seen by its pidfd. */
+	(void)arg;
+}
+
+const struct proxy_ops node_proxy_ops = { .send = px_send, .answer = px_answer, .qemu_gone = px_qemu_gone };
+
+/* Actions. */
+
+static void restart(struct node *n, uint64_t num)
+{
+	struct err e = { 0 };
+
+	memwork_qemu(n->mem, NULL, false, false);
+	n->restarting = true;
+	n->restart_n = num;
+	vm_kill(n->vm);
+	if (node_start_qemu(n, &e) < 0) {
+		log_error("%s", e.msg);
+		n->restarting = false;
+		step_done(n, STEP_RESTART, num, e.code, 0);
+	}
+}
+
+static void do_step(struct node *n, enum ft_step step, uint64_t num)
+{
+	log_trace("step %s epoch=%llu", ft_step_name(step), (unsigned long long)num);
+	switch (step) {
+	case STEP_STOP:
+		vm_job(n->vm, VM_STOP, num);
+		break;
+	case STEP_CONT:
+		if (num && ft_state(n->ft) != FT_ALONE)
+			crash_point(CRASH_saved);
+		vm_job(n->vm, VM_CONT, num);
+		break;
+	case STEP_SAVE:
+		vm_job(n->vm, VM_SAVE, num);
+		break;
+	case STEP_LOAD:
+		vm_job(n->vm, VM_LOAD, num);
+		break;
+	case STEP_ROUND:
+		memwork_job(n->mem, MEM_ROUND, num);
+		break;
+	case STEP_COPY:
+		memwork_job(n->mem, MEM_COPY, num);
+		break;
+	case STEP_SEND:
+		memwork_job(n->mem, MEM_SEND, num);
+		break;
+	case STEP_RESERVE:
+		memwork_job(n->mem, MEM_RESERVE, num);
+		break;
+	case STEP_APPLY:
+		memwork_job(n->mem, MEM_APPLY, num);
+		break;
+	case STEP_MEND:
+		memwork_job(n->mem, MEM_MEND, num);
+		break;
+	case STEP_FORGET:
+		memwork_job(n->mem, MEM_FORGET, num);
+		break;
+	case STEP_RESTART:
+		restart(n, num);
+		break;
+	case STEP_MAX:
+		break;
+	}
+}
+
+static const struct {
+	enum ctl_type type;
+	enum crash_point before, after;
+} ctl_crash[] = {
+	{ CTL_EPOCH_END, CRASH_before_epoch_end, CRASH_epoch_end },
+	{ CTL_STAGED, CRASH_s_before_staged, CRASH_staged },
+	{ CTL_LOADED, CRASH_MAX, CRASH_loaded },
+};
+
+static void send_ctl(struct node *n, const struct ctl_msg *m)
+{
+	for (size_t i = 0; i < sizeof(ctl_crash) / sizeof(*ctl_crash); i++)
+		if (ctl_crash[i].type == m->type)
+			crash_point(ctl_crash[i].before);
+	node_send_ctl(n, m);
+	for (size_t i = 0; i < sizeof(ctl_crash) / sizeof(*ctl_crash); i++)
+		if (ctl_crash[i].type == m->type)
+			crash_point(ctl_crash[i].after);
+}
+
+void node_carry_out(struct node *n, const struct ft_act *a)
+{
+	switch (a->type) {
+	case FA_CTL:
+		send_ctl(n, &a->ctl);
+		break;
+	case FA_NET:
+		proxy_event(n->px, a->net, a->n, (uint32_t)a->value);
+		break;
+	case FA_DO:
+		do_step(n, a->step, a->n);
+		break;
+	case FA_DROP_LINK:
+		node_link_drop(n);
+		break;
+	case FA_MUTE:
+		node_link_mute(n);
+		break;
+	case FA_LEASE:
+		proxy_set_lease(n->px, a->value);
+		break;
+	case FA_KILL_QEMU:
+		memwork_qemu(n->mem, NULL, false, false);
+		vm_kill(n->vm);
+		break;
+	case FA_ANNOUNCE:
+		node_tell_state(n, a);
+		break;
+	case FA_CKPT_DONE:
+		node_tell_checkpoint(n);
+		break;
+	case FA_END:
+		node_tell_state(n, a);
+		n->exit_status = (int)a->value;
+		n->ended = true;
+		loop_stop(n->control);
+		break;
+	case FA_TYPE_MAX:
+		break;
+	}
+}

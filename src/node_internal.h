@@ -1,0 +1,128 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* Private to node.c, node_link.c, node_acts.c and node_status.c. Nobody else includes this. */
+#ifndef NODE_INTERNAL_H
+#define NODE_INTERNAL_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "base/loop.h"
+#include "cluster/heartbeat.h"
+#include "core/ft.h"
+#include "core/ring.h"
+#include "engine/cmdline.h"
+#include "engine/devstate.h"
+#include "engine/memwork.h"
+#include "engine/probe.h"
+#include "engine/ram.h"
+#include "engine/vm.h"
+#include "link/conn.h"
+#include "link/pair.h"
+#include "monitor/monitor.h"
+#include "monitor/status.h"
+#include "node.h"
+#include "proxy/proxy.h"
+#include "run_opts.h"
+
+#define NODE_EVENTS	64	/* events of the control machine that wait while one is being carried out */
+#define NODE_WAITERS	32	/* clients that wait for a checkpoint or a failover */
+
+/* A connection and the loop that it belongs to; everything but `up` is touched by that loop only. */
+struct node_conn {
+	struct node *node;
+	struct loop *loop;
+	struct conn *conn;
+	enum wire_channel channel;
+	atomic_bool blocked;		/* frames: input is being dropped at the TAP */
+	uint64_t era;			/* which peer it belongs to */
+};
+
+struct node_waiter {
+	uint64_t token;
+	enum monitor_cmd_type type;
+	uint64_t n;			/* checkpoint: answer at the first one whose number is at least this */
+};
+
+struct node {
+	const struct run_opts *o;
+	struct cmdline cl;
+	struct probe probe;
+	char *shape;
+	char agent_lib[4096];
+
+	struct loop *control, *frames, *bulk;
+	pthread_t frames_thread, bulk_thread;
+	bool frames_up, bulk_up;
+
+	struct ft *ft;
+	struct ring *ring;
+	struct ft_ev evq[NODE_EVENTS];
+	unsigned int ev_head, ev_n;
+	bool stepping;
+	struct loop_timer tick;
+	_Atomic uint32_t generation;	/* the threads that send put it into each message */
+
+	struct ram *ram;
+	struct devstate *ds;
+	struct vm *vm;
+	struct memwork *mem;
+	struct proxy *px;
+	bool started, restarting, copied, saved;
+	uint64_t restart_n;
+
+	struct pair *pair;
+	struct node_conn conns[WIRE_CHANNELS];
+	bool linked;
+	uint64_t era;			/* counts peers; reports of a former one are ignored */
+	unsigned int n_closed, n_kernel;
+	struct loop_timer closing;
+	struct heartbeat *beat;
+	uint64_t beat_id;
+	struct loop_timer blackbox;
+
+	struct monitor *monitor;
+	struct node_waiter waiters[NODE_WAITERS];
+	unsigned int n_waiters;
+
+	/* for status */
+	nstime started_at, state_at, linked_at, beat_at, lost_at, failed_over_at, failover_took;
+	uint64_t rtt, silent;
+	enum ft_reason failover_reason;
+	char peer_text[128];
+	nstime checkpoint_delay;
+	struct status_ckpts ckpts;
+	struct loop_timer report;	/* progress of the synchronisation */
+	enum ft_state last_state;
+
+	int exit_status;
+	bool ended;
+	struct loop_fd signals;
+};
+
+/* node.c */
+/* node_event() - give the control machine an event and carry out what it says; control loop */
+void node_event(struct node *n, const struct ft_ev *ev);
+/* node_start_qemu() - start (or restart) QEMU for the present role */
+int node_start_qemu(struct node *n, struct err *e);
+
+/* node_acts.c */
+void node_carry_out(struct node *n, const struct ft_act *a);
+extern const struct vm_ops node_vm_ops;
+extern const struct memwork_ops node_mem_ops;
+extern const struct proxy_ops node_proxy_ops;
+
+/* node_link.c */
+int node_link_start(struct node *n, struct err *e);
+void node_link_mute(struct node *n);
+void node_link_drop(struct node *n);
+void node_link_end(struct node *n);
+void node_send_ctl(struct node *n, const struct ctl_msg *m);
+
+/* node_status.c */
+int node_monitor_start(struct node *n, struct err *e);
+void node_tell_state(struct node *n, const struct ft_act *a);
+void node_tell_checkpoint(struct node *n);
+void node_tell_end(struct node *n);
+void node_blackbox(struct node *n);
+
+#endif

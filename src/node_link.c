@@ -1,0 +1,384 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * The link, wired: theory of operation
+ *
+ * link/pair finds the peer and hands out three streams. The control connection stays in the control loop, the frame
+ * connection is made in the frames loop and the bulk connection in the bulk loop, by message; each message arrives
+ * at its part in the loop where that part lives. The frames' machine hears of its role before its connection exists.
+ *
+ * When a process dies its kernel closes all three connections. Each loop reports the end of its own after having
+ * taken everything that had come; when all three have ended by the peer's kernel that is the proof of P5, if one of
+ * them ends otherwise or the rest does not follow within CLOSING_NS it is not. Reports carry the number of the peer
+ * (era), since they may arrive when the next one is there already.
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/crash.h"
+#include "base/log.h"
+#include "engine/shape.h"
+#include "node_internal.h"
+
+#define CLOSING_NS (100 * NS_PER_MS)
+
+struct closed_report {
+	uint64_t era;
+	enum wire_channel channel;
+	enum conn_why why;
+	char sentence[160];
+};
+
+static void link_down(struct node *n, bool proven)
+{
+	struct ft_ev ev = { .type = FE_LINK_DOWN, .value = proven };
+
+	loop_timer_del(n->control, &n->closing);
+	n->lost_at = clock_ns();
+	log_warn("the link to the peer is down %s", proven ? "(closed by its kernel: it is dead)" :
+		 "(not all connections were closed by the peer's kernel)");
+	node_link_drop(n);
+	node_event(n, &ev);
+}
+
+static void on_closing(struct loop_timer *t)
+{
+	struct node *n = t->arg;
+
+	if (n->linked)
+		link_down(n, false);
+}
+
+static void on_closed_report(void *arg, const void *data, size_t len)
+{
+	struct closed_report r;
+	struct node *n = arg;
+
+	memcpy(&r, data, len < sizeof(r) ? len : sizeof(r));
+	if (!n->linked || r.era != n->era)
+		return;
+	log_debug("%s connection: %s", wire_channel_name(r.channel), r.sentence);
+	n->n_closed++;
+	n->n_kernel += conn_why_kernel(r.why);
+	if (!conn_why_kernel(r.why)) {
+		log_warn("%s connection: %s", wire_channel_name(r.channel), r.sentence);
+		link_down(n, false);
+	} else if (n->n_closed == WIRE_CHANNELS) {
+		link_down(n, n->n_kernel == WIRE_CHANNELS);
+	} else if (n->n_closed == 1) {
+		loop_timer_set(n->control, &n->closing, clock_ns() + CLOSING_NS);
+	}
+}
+
+static void on_closed(void *arg, enum conn_why why, const char *sentence)
+{
+	struct node_conn *nc = arg;
+	struct closed_report r = { .era = nc->era, .channel = nc->channel, .why = why };
+
+	snprintf(r.sentence, sizeof(r.sentence), "%s", sentence);
+	loop_post(nc->node->control, on_closed_report, nc->node, &r, sizeof(r));
+}
+
+static int on_control(void *arg, const struct wire_head *h, const uint8_t *payload, struct err *e)
+{
+	struct node_conn *nc = arg;
+	struct ft_ev ev = { .type = FE_CTL };
+	int rc = codec_ctl_get(h, payload, h->len, &ev.ctl, e);
+
+	if (rc)
+		return rc;
+	log_trace("from peer: %s n=%llu value=%llu", ctl_type_name(ev.ctl.type), (unsigned long long)ev.ctl.n,
+		  (unsigned long long)ev.ctl.value);
+	if (ev.ctl.type == CTL_EPOCH_END)
+		crash_point(CRASH_s_epoch_end);
+	else if (ev.ctl.type == CTL_STAGED)
+		crash_point(CRASH_staged_received);
+	else if (ev.ctl.type == CTL_LOADED)
+		crash_point(CRASH_loaded_received);
+	ev.n = ev.ctl.n;
+	node_event(nc->node, &ev);
+	return 0;
+}
+
+static int on_frames(void *arg, const struct wire_head *h, const uint8_t *payload, struct err *e)
+{
+	struct node_conn *nc = arg;
+	const uint8_t *frame;
+	struct net_msg m;
+	size_t len;
+	int rc = codec_net_get(h, payload, h->len, &m, &frame, &len, e);
+
+	if (!rc)
+		proxy_peer(nc->node->px, &m, frame, (uint32_t)len);
+	return rc;
+}
+
+static void on_frames_writable(void *arg)
+{
+	struct node_conn *nc = arg;
+
+	nc->blocked = false;
+	proxy_room(nc->node->px, true);
+}
+
+static int on_bulk(void *arg, const struct wire_head *h, const uint8_t *payload, struct err *e)
+{
+	struct node_conn *nc = arg;
+	struct memwork *w = nc->node->mem;
+	struct devstate_msg d;
+	struct marker_msg k;
+	struct pages_msg p;
+	int rc;
+
+	switch (h->type) {
+	case WIRE_PAGES:
+		rc = codec_pages_get(h, payload, h->len, &p, e);
+		return rc ? rc : memwork_take_pages(w, p.first, p.count, p.data, e);
+	case WIRE_DEVSTATE:
+		rc = codec_devstate_get(h, payload, h->len, &d, e);
+		return rc ? rc : memwork_take_state(w, d.offset, d.data, d.len, e);
+	case WIRE_MARKER:
+		rc = codec_marker_get(h, payload, h->len, &k, e);
+		return rc ? rc : memwork_take_marker(w, h->epoch, k.pages, k.devstate, k.hash, e);
+	default:
+		return err_set(e, -EPROTO, "a message of type %u on the bulk connection", h->type);
+	}
+}
+
+static void on_bulk_writable(void *arg)
+{
+	struct node_conn *nc = arg;
+
+	memwork_writable(nc->node->mem);
+}
+
+struct attach {
+	struct stream *s;
+	uint64_t era;
+	uint8_t vm_id[LINK_ID_LEN];
+};
+
+static void make_conn(struct node_conn *nc, const struct attach *a)
+{
+	static int (*const message[])(void *, const struct wire_head *, const uint8_t *, struct err *) = {
+		[WIRE_CONTROL] = on_control, [WIRE_FRAMES] = on_frames, [WIRE_BULK] = on_bulk,
+	};
+	static void (*const writable[])(void *) = {
+		[WIRE_FRAMES] = on_frames_writable, [WIRE_BULK] = on_bulk_writable,
+	};
+	struct conn_cfg cfg = { .channel = nc->channel, .message = message[nc->channel],
+				.writable = nc->channel == WIRE_CONTROL ? NULL : writable[nc->channel],
+				.closed = on_closed, .arg = nc };
+	struct err e = { 0 };
+
+	memcpy(cfg.vm_id, a->vm_id, sizeof(cfg.vm_id));
+	conn_free(nc->conn);
+	nc->era = a->era;
+	nc->conn = conn_new(nc->loop, a->s, &cfg, &e);
+	if (!nc->conn)
+		on_closed(nc, CONN_ERROR, e.msg);
+	if (nc->channel == WIRE_FRAMES) {
+		nc->blocked = false;
+		proxy_room(nc->node->px, true);
+	}
+}
+
+static void on_attach(void *arg, const void *data, size_t len)
+{
+	struct attach a;
+
+	memcpy(&a, data, len < sizeof(a) ? len : sizeof(a));
+	make_conn(arg, &a);
+}
+
+static void on_detach(void *arg, const void *data, size_t len)
+{
+	struct node_conn *nc = arg;
+
+	(void)data;
+	(void)len;
+	conn_free(nc->conn);
+	nc->conn = NULL;
+}
+
+static void on_beat(void *arg, const struct hb_event *hb)
+{
+	struct node *n = arg;
+	struct ft_ev ev = { .type = FE_BEAT, .value = hb->sent };
+
+	if (!n->beat || hb->id != n->beat_id)
+		return;
+	switch (hb->type) {
+	case HB_BEAT:
+		n->beat_at = clock_ns();
+		n->rtt = hb->rtt;
+		node_event(n, &ev);
+		break;
+	case HB_SILENT:
+		n->silent++;
+		log_warn("nothing is heard from the peer since_ms=%.0f", (double)(clock_ns() - hb->since) / 1e6);
+		ev.type = FE_SILENT;
+		node_event(n, &ev);
+		break;
+	case HB_HEARD:
+		log_note("the peer is heard again");
+		break;
+	case HB_STUCK:
+		log_warn("the peer's %s makes no progress age_ms=%.0f", beat_source_name(hb->which), (double)hb->age / 1e6);
+		/* Beats of a process whose work stands still prove nothing. The bulk loop has deadlines of its own. */
+		if (hb->which != BEAT_BULK) {
+			ev.type = FE_SILENT;
+			node_event(n, &ev);
+		}
+		break;
+	case HB_MOVING:
+		log_note("the peer's %s moves again", beat_source_name(hb->which));
+		break;
+	}
+}
+
+static void start_beat(struct node *n, const struct pair_link *l)
+{
+	struct hb_cfg cfg = {
+		.generation = n->generation, .listener = l->listener, .local = l->local.ss, .local_len = l->local.len,
+		.remote = l->remote.ss, .remote_len = l->remote.len, .interval = n->o->heartbeat,
+		.silence = n->o->timeout, .loops = { n->control, n->frames, n->bulk }, .control = n->control,
+		.fn = on_beat, .arg = n,
+	};
+	struct err e = { 0 };
+
+	memcpy(cfg.session, l->session, sizeof(cfg.session));
+	memcpy(cfg.vm_id, l->vm_id, sizeof(cfg.vm_id));
+	n->beat = heartbeat_start(&cfg, &e);
+	if (n->beat)
+		n->beat_id = heartbeat_id(n->beat);
+	else
+		log_error("no heartbeat: %s; a peer that hangs will not be noticed", e.msg);
+}
+
+static void on_paired(void *arg, struct pair_link *l)
+{
+	struct node *n = arg;
+	struct ft_ev ev = { .type = FE_LINK_UP, .value = l->peer.generation };
+	struct attach a = { .era = ++n->era };
+	char text[ADDR_TEXT];
+
+	snprintf(n->peer_text, sizeof(n->peer_text), "%s", addr_text(&l->remote, text));
+	log_note("paired with %s", n->peer_text);
+	memcpy(a.vm_id, l->vm_id, sizeof(a.vm_id));
+	n->linked = true;
+	n->linked_at = clock_ns();
+	n->beat_at = 0;
+	n->n_closed = n->n_kernel = 0;
+	a.s = l->s[WIRE_CONTROL];
+	make_conn(&n->conns[WIRE_CONTROL], &a);
+	start_beat(n, l);
+	/* Bulk before the event, which may begin to send; frames after it, since the frames' machine must know its role. */
+	a.s = l->s[WIRE_BULK];
+	loop_post(n->bulk, on_attach, &n->conns[WIRE_BULK], &a, sizeof(a));
+	node_event(n, &ev);
+	a.s = l->s[WIRE_FRAMES];
+	loop_post(n->frames, on_attach, &n->conns[WIRE_FRAMES], &a, sizeof(a));
+}
+
+static int on_check(void *arg, const struct hello *peer, struct err *e)
+{
+	struct node *n = arg;
+	enum ft_state s = ft_state(n->ft);
+
+	if (n->o->role == RUN_SECONDARY && s != FT_JOINING)
+		return err_set(e, -ENOTSUP, "this node has taken over and serves the VM; this release cannot protect it again "
+			       "before it was started anew");
+	if (peer->role == (n->o->role == RUN_PRIMARY ? FT_PRIMARY : FT_SECONDARY))
+		return err_set(e, -EINVAL, "both nodes are %s: start one with --primary --peer and one with --listen",
+			       n->o->role == RUN_PRIMARY ? "primary" : "secondary");
+	return shape_compare(n->shape, peer->shape, peer->shape_len, e);
+}
+
+static void on_refused(void *arg, bool by_peer, const char *sentence)
+{
+	(void)arg;
+	log_warn("not paired: %s%s", by_peer ? "the peer says: " : "", sentence);
+}
+
+void node_send_ctl(struct node *n, const struct ctl_msg *m)
+{
+	struct conn *c = n->conns[WIRE_CONTROL].conn;
+	struct wire_head h = { .type = WIRE_CTL };
+	uint8_t payload[WIRE_CTL_LEN];
+	struct iovec iov = { payload, 0 };
+	struct ctl_msg out = *m;
+	int k;
+
+	if (!n->linked || !c)
+		return;
+	out.generation = n->generation;
+	k = codec_ctl_put(payload, sizeof(payload), &h, &out);
+	if (k < 0) {
+		log_error("a control message cannot be made: %s", ctl_type_name(m->type));
+		return;
+	}
+	iov.iov_len = (size_t)k;
+	log_trace("to peer: %s n=%llu value=%llu", ctl_type_name(m->type), (unsigned long long)m->n,
+		  (unsigned long long)m->value);
+	conn_send(c, &h, &iov, 1, true);
+	conn_flush(c);
+}
+
+void node_link_mute(struct node *n)
+{
+	heartbeat_stop(n->beat);
+	n->beat = NULL;
+}
+
+void node_link_drop(struct node *n)
+{
+	if (!n->linked)
+		return;
+	n->linked = false;
+	loop_timer_del(n->control, &n->closing);
+	node_link_mute(n);
+	conn_flush(n->conns[WIRE_CONTROL].conn);
+	conn_free(n->conns[WIRE_CONTROL].conn);
+	n->conns[WIRE_CONTROL].conn = NULL;
+	for (int c = WIRE_FRAMES; c < WIRE_CHANNELS; c++)
+		loop_post(n->conns[c].loop, on_detach, &n->conns[c], NULL, 0);
+	memwork_peer_lost(n->mem);
+	if (!n->ended)
+		pair_again(n->pair);
+}
+
+int node_link_start(struct node *n, struct err *e)
+{
+	const struct run_addr *at = n->o->role == RUN_PRIMARY ? &n->o->peer : &n->o->listen;
+	struct pair_cfg cfg = {
+		.loop = n->control, .listen = n->o->role == RUN_SECONDARY, .n_addrs = at->n,
+		.role = n->o->role == RUN_PRIMARY ? FT_PRIMARY : FT_SECONDARY, .generation = n->generation,
+		.shape = n->shape, .shape_len = strlen(n->shape), .check = on_check, .paired = on_paired,
+		.refused = on_refused, .arg = n,
+	};
+	struct loop *loops[WIRE_CHANNELS] = { n->control, n->frames, n->bulk };
+
+	for (int c = 0; c < WIRE_CHANNELS; c++) {
+		n->conns[c].node = n;
+		n->conns[c].loop = loops[c];
+		n->conns[c].channel = (enum wire_channel)c;
+	}
+	n->closing = (struct loop_timer){ .fn = on_closing, .arg = n };
+	memcpy(cfg.addrs, at->addr, sizeof(cfg.addrs));
+	snprintf(cfg.name, sizeof(cfg.name), "%s", n->o->name);
+	n->pair = pair_new(&cfg, e);
+	return n->pair ? 0 : e->code;
+}
+
+void node_link_end(struct node *n)
+{
+	/* Last words are to arrive; closing with unread input would make the kernel take them back. */
+	if (n->linked && n->conns[WIRE_CONTROL].conn)
+		conn_goodbye(n->conns[WIRE_CONTROL].conn, 200 * NS_PER_MS);
+	node_link_mute(n);
+	if (n->pair)
+		pair_free(n->pair);
+	n->pair = NULL;
+	n->linked = false;
+}

@@ -1,0 +1,278 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * What people see of a node: the log lines of each change and checkpoint, the answers of the control socket, the
+ * black box. Control loop only.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <json-c/json.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/log.h"
+#include "node_internal.h"
+#include "version.h"
+
+#define REPORT_NS (NS_PER_S)
+
+static double ms(nstime t)
+{
+	return (double)t / (double)NS_PER_MS;
+}
+
+static struct json_object *fill_status(void *arg)
+{
+	struct node *n = arg;
+	struct status *s = calloc(1, sizeof(*s));
+	struct memwork_stats m;
+	struct json_object *o;
+	unsigned int w = 0;
+	nstime spent;
+
+	if (!s)
+		return NULL;
+	memwork_stats(n->mem, &m);
+	s->now = clock_ns();
+	s->name = n->o->name;
+	s->version = LOCKSTEP_VERSION;
+	s->pid = getpid();
+	s->started_at = n->started_at;
+	s->state = n->ft ? ft_state(n->ft) : FT_INIT;
+	/* Who serves is the primary, whatever the command line said. */
+	s->role = s->state == FT_JOINING || s->state == FT_STANDBY || (s->state == FT_INIT && n->o->role == RUN_SECONDARY) ?
+		  FT_SECONDARY : FT_PRIMARY;
+	s->reason = ft_reason(n->ft);
+	s->state_at = n->state_at;
+	s->phase = ft_phase(n->ft);
+	s->epoch = ft_epoch(n->ft);
+	s->generation = ft_generation(n->ft);
+	s->checkpoint_delay = n->checkpoint_delay;
+	s->sync.active = s->state == FT_SYNC || s->state == FT_JOINING;
+	s->sync.round = m.round;
+	s->sync.bytes_done = s->state == FT_JOINING ? m.received : m.sync_done;
+	s->sync.bytes_left = m.sync_left;
+	spent = m.sync_since ? s->now - m.sync_since : 0;
+	s->sync.rate = spent ? (uint64_t)((double)m.sync_done * 1e9 / (double)spent) : 0;
+	for (int c = 0; c < CAUSE_MAX; c++)
+		s->checkpoints[c] = ft_checkpoints(n->ft, (enum ckpt_cause)c);
+	s->ckpts = &n->ckpts;
+	proxy_stats(n->px, &s->net);
+	if (n->linked) {
+		snprintf(s->link.peer, sizeof(s->link.peer), "%s", n->peer_text);
+		s->link.connected_at = n->linked_at;
+	}
+	s->link.beat_at = n->beat_at;
+	s->link.rtt = n->beat_at ? n->rtt : STATUS_UNKNOWN;
+	s->link.silent = n->silent;
+	s->link.bytes_sent = m.sent;
+	s->link.bytes_received = m.received;
+	s->qemu.pid = vm_pid(n->vm);
+	snprintf(s->qemu.version, sizeof(s->qemu.version), "%s", vm_version(n->vm));
+	snprintf(s->qemu.state, sizeof(s->qemu.state), "%s", vm_run_state(n->vm));
+	s->memory.guest = n->cl.mem_bytes;
+	s->memory.staged = m.staged_bytes;
+	s->memory.private_pages = m.private_pages;
+	s->memory.buffered = m.buffered;
+	s->failover.at = n->failed_over_at;
+	s->failover.reason = n->failover_reason;
+	s->failover.took = n->failover_took;
+	monitor_stats_get(n->monitor, &s->monitor);
+	s->warnings[w++] = RUN_WARN_NO_ARBITRATION;
+	if (n->o->insecure)
+		s->warnings[w++] = RUN_WARN_NOT_ENCRYPTED;
+	if (m.memcheck_differs)
+		s->warnings[w++] = "the memory check has found a difference: see the log";
+	o = status_json(s);
+	free(s);
+	return o;
+}
+
+static int on_command(void *arg, const struct monitor_cmd *cmd, struct json_object **result, struct err *e)
+{
+	struct ft_ev ev = { 0 };
+	struct node *n = arg;
+	enum ft_state st = ft_state(n->ft);
+
+	(void)result;
+	switch (cmd->type) {
+	case MONITOR_CHECKPOINT:
+		if (st != FT_PROTECTED)
+			return err_set(e, -EINVAL, "no checkpoint can be made here: this node is %s", ft_state_name(st));
+		ev.type = FE_WANT;
+		ev.cause = CAUSE_COMMAND;
+		break;
+	case MONITOR_FAILOVER:
+		if (st != FT_STANDBY && st != FT_PROTECTED)
+			return err_set(e, -EINVAL, "there is nothing to fail over to: this node is %s", ft_state_name(st));
+		ev.type = FE_FAILOVER;
+		break;
+	case MONITOR_SET:
+		if (cmd->checkpoint_delay != NS_NEVER) {
+			n->checkpoint_delay = cmd->checkpoint_delay;
+			ev.type = FE_SET_DELAY;
+			ev.value = cmd->checkpoint_delay;
+			node_event(n, &ev);
+		}
+		return 0;
+	case MONITOR_QUIT:
+		ev.type = FE_QUIT;
+		node_event(n, &ev);
+		return 0;
+	}
+	if (n->n_waiters == NODE_WAITERS)
+		return err_set(e, -EBUSY, "too many clients wait for a checkpoint already");
+	/* The checkpoint that may be under way does not have what was done since it began. */
+	n->waiters[n->n_waiters++] = (struct node_waiter){ .token = cmd->token, .type = cmd->type, .n = ft_epoch(n->ft) };
+	node_event(n, &ev);
+	return MONITOR_LATER;
+}
+
+static void answer(struct node *n, unsigned int i, struct json_object *result, const struct err *e)
+{
+	uint64_t token = n->waiters[i].token;
+
+	n->waiters[i] = n->waiters[--n->n_waiters];
+	monitor_reply(n->monitor, token, result, e);
+}
+
+static void answer_all(struct node *n, enum monitor_cmd_type type, bool good, const char *why)
+{
+	struct err e;
+
+	for (unsigned int i = n->n_waiters; i-- > 0;) {
+		if (n->waiters[i].type != type)
+			continue;
+		err_set(&e, -ECANCELED, "%s", why);
+		answer(n, i, NULL, good ? NULL : &e);
+	}
+}
+
+void node_tell_checkpoint(struct node *n)
+{
+	const struct ckpt_times *t = ft_last(n->ft);
+	struct memwork_stats m;
+
+	memwork_stats(n->mem, &m);
+	status_ckpts_add(&n->ckpts, t, m.last_bytes);
+	log_info("checkpoint epoch=%llu cause=%s pause_ms=%.2f pages=%llu bytes=%llu gate_ms=%.2f stop_ms=%.2f drain_ms=%.2f "
+		 "save_ms=%.2f copy_ms=%.2f cont_ms=%.2f staged_ms=%.2f loaded_ms=%.2f", (unsigned long long)t->n,
+		 ckpt_cause_name(t->cause), ms(t->pause), (unsigned long long)t->pages, (unsigned long long)m.last_bytes,
+		 ms(t->gate), ms(t->stop), ms(t->drain), ms(t->save), ms(t->copy), ms(t->cont), ms(t->staged), ms(t->loaded));
+	monitor_event(n->monitor, "CHECKPOINT", status_ckpt_json(t, m.last_bytes));
+	for (unsigned int i = n->n_waiters; i-- > 0;)
+		if (n->waiters[i].type == MONITOR_CHECKPOINT && t->n >= n->waiters[i].n)
+			answer(n, i, status_ckpt_json(t, m.last_bytes), NULL);
+}
+
+void node_blackbox(struct node *n)
+{
+	size_t cap = ring_dump_size(n->ring);
+	char path[4200], tmp[4210];
+	void *buf = malloc(cap);
+	long len = buf ? ring_dump(n->ring, buf, cap) : -ENOMEM;
+	int fd;
+
+	snprintf(path, sizeof(path), "%s/%s.blackbox", n->o->run_dir, n->o->name);
+	snprintf(tmp, sizeof(tmp), "%s.new", path);
+	fd = len > 0 ? open(tmp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600) : -1;
+	if (fd < 0 || write(fd, buf, (size_t)len) != len || rename(tmp, path) < 0)
+		log_warn("the black box cannot be written to %s", path);
+	else
+		log_note("black box written file=%s steps=%zu", path, ring_count(n->ring));
+	if (fd >= 0)
+		close(fd);
+	free(buf);
+}
+
+static void on_blackbox(struct loop_timer *t)
+{
+	node_blackbox(t->arg);
+}
+
+/* States in which somebody else may have died. */
+static bool was_paired(enum ft_state s)
+{
+	return s == FT_PROTECTED || s == FT_STANDBY || s == FT_PROMOTING || s == FT_SYNC;
+}
+
+void node_tell_state(struct node *n, const struct ft_act *a)
+{
+	enum ft_state s = ft_state(n->ft), was = n->last_state;
+	struct json_object *o;
+	nstime now = clock_ns();
+
+	n->last_state = s;
+	if (s == FT_PROMOTING && was != FT_PROMOTING) {
+		n->failed_over_at = now;
+		n->failover_reason = a->reason;
+	}
+	if (s == FT_ALONE && was == FT_PROMOTING)
+		n->failover_took = now - n->failed_over_at;
+	if (s == FT_ALONE && was == FT_PROTECTED) {
+		n->failed_over_at = now;
+		n->failover_reason = a->reason;
+	}
+	log_note("state %s -> %s reason=%s epoch=%llu generation=%u after_ms=%.1f", ft_state_name(was), ft_state_name(s),
+		 ft_reason_name(a->reason), (unsigned long long)ft_epoch(n->ft), ft_generation(n->ft),
+		 ms(now - n->state_at));
+	n->state_at = now;
+	if (s == FT_ALONE && was == FT_PROMOTING)
+		log_note("failover complete: this node serves now reason=%s took_ms=%.1f", ft_reason_name(a->reason),
+			 ms(n->failover_took));
+	if (s == FT_ALONE && (was == FT_PROTECTED || was == FT_SYNC))
+		log_warn("the VM goes on alone, without protection reason=%s", ft_reason_name(a->reason));
+	o = json_object_new_object();
+	if (o) {
+		json_object_object_add(o, "was", json_object_new_string(ft_state_name(was)));
+		json_object_object_add(o, "state", json_object_new_string(ft_state_name(s)));
+		json_object_object_add(o, "reason", json_object_new_string(ft_reason_name(a->reason)));
+	}
+	monitor_event(n->monitor, "STATE", o);
+	if (s == FT_ALONE || s == FT_ENDED) {
+		answer_all(n, MONITOR_FAILOVER, true, "");
+		answer_all(n, MONITOR_CHECKPOINT, false, "protection ended before the checkpoint was complete");
+	}
+	/* After the work of the failover, not in the middle of it. */
+	if (was_paired(was) && s == FT_ALONE)
+		loop_timer_set(n->control, &n->blackbox, now + NS_PER_S);
+	if (s == FT_ENDED && was_paired(was))
+		node_blackbox(n);
+}
+
+void node_tell_end(struct node *n)
+{
+	answer_all(n, MONITOR_FAILOVER, false, "lockstep has ended");
+	answer_all(n, MONITOR_CHECKPOINT, false, "lockstep has ended");
+}
+
+/* Progress of anything longer than a second goes to the log, a line a second. */
+static void on_report(struct loop_timer *t)
+{
+	struct node *n = t->arg;
+	struct memwork_stats m;
+
+	memwork_stats(n->mem, &m);
+	if (ft_state(n->ft) == FT_SYNC && m.syncing) {
+		double spent = (double)(clock_ns() - m.sync_since) / 1e9, rate = spent > 0 ? (double)m.sync_done / spent : 0;
+
+		log_info("synchronising round=%u done_mb=%.0f left_mb=%.0f rate_mb_s=%.0f left_s=%.1f", m.round,
+			 (double)m.sync_done / 1e6, (double)m.sync_left / 1e6, rate / 1e6,
+			 rate > 0 ? (double)m.sync_left / rate : 0);
+	}
+	loop_timer_set(n->control, &n->report, clock_ns() + REPORT_NS);
+}
+
+int node_monitor_start(struct node *n, struct err *e)
+{
+	static const struct monitor_ops ops = { .status = fill_status, .command = on_command };
+
+	n->report = (struct loop_timer){ .fn = on_report, .arg = n };
+	n->blackbox = (struct loop_timer){ .fn = on_blackbox, .arg = n };
+	n->monitor = monitor_new(n->control, n->o->run_dir, n->o->name, &ops, n, e);
+	if (!n->monitor)
+		return e->code;
+	loop_timer_set(n->control, &n->report, clock_ns() + REPORT_NS);
+	return 0;
+}

@@ -1,0 +1,476 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * The proxy: theory of operation
+ *
+ * One thread, the frames loop. It reads frames from the TAPs, from QEMU's netdev sockets and (through node.c) from
+ * the frame connection, in batches, gives them to core/net as events, and carries out its actions. It decides
+ * nothing; what it adds is the knowledge of descriptors:
+ *  - QUIET: nothing is kept back here and QEMU has read all it was given. Looked at before each batch of input, so
+ *    that there is always a fairly recent cut, and every WATCH_NS while the gate closes.
+ *  - DRAINED: after STOPPED the sockets are read until empty, then it is said. What QEMU wrote before it answered
+ *    `stop` is in the socket by then.
+ * tap_emit() is the only place where a frame leaves toward the network; it checks the lease there (P5): a process
+ * that was frozen and wakes finds the deadline passed before its first write.
+ *
+ * The statistics are published under a lock once per turn at most every 10 ms.
+ */
+#include "proxy/proxy.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/crash.h"
+#include "base/log.h"
+#include "proxy/netsock.h"
+
+#define BATCH		64
+#define ACTS		128
+#define WATCH_NS	(50 * NS_PER_US)
+#define STATS_NS	(10 * NS_PER_MS)
+
+struct proxy_port {
+	struct proxy *px;
+	uint8_t nic;
+	struct loop_fd tap, qemu;
+	struct netsock sock;
+	bool out_armed;
+};
+
+struct proxy {
+	struct loop *loop;
+	struct net *net;
+	struct net_cfg cfg;
+	struct proxy_ops ops;
+	struct proxy_port ports[NET_MAX_NICS];
+	struct net_ev ev[BATCH];
+	unsigned int n_ev;
+	struct net_act acts[ACTS];
+	struct loop_timer deadline, watch;
+	bool watching, given, room;
+	bool gone;
+	_Atomic nstime lease, last_out;
+	_Atomic uint64_t late;
+	uint64_t tap_errors;
+	uint8_t *waste;		/* where frames go that cannot be kept */
+
+	pthread_mutex_t lock;	/* guards published */
+	struct net_stats published;
+	nstime published_at;
+};
+
+static void drain_all(struct proxy *px);
+
+static void tap_emit(struct proxy *px, uint8_t nic, const uint8_t *data, uint32_t len)
+{
+	nstime now = clock_ns();
+
+	if (now > atomic_load(&px->lease)) {
+		atomic_fetch_add(&px->late, 1);
+		return;
+	}
+	if (write(px->ports[nic].tap.fd, data, len) < 0 && !px->tap_errors++)
+		log_warn("a frame could not be written to the TAP: %s (said once)", strerror(errno));
+	atomic_store(&px->last_out, now);
+}
+
+static void arm_out(struct proxy_port *p)
+{
+	bool want = p->sock.out_len > 0;
+
+	if (want == p->out_armed || p->qemu.fd < 0)
+		return;
+	p->out_armed = want;
+	loop_fd_mod(p->px->loop, &p->qemu, want ? EPOLLIN | EPOLLOUT : EPOLLIN);
+}
+
+static void carry_out(struct proxy *px, const struct net_act *a)
+{
+	struct proxy_port *p = &px->ports[a->nic];
+	uint32_t len = a->frame == NET_NONE ? 0 : net_frame_len(px->net, a->frame);
+	const uint8_t *data = a->frame == NET_NONE ? NULL : net_frame_data(px->net, a->frame);
+
+	switch (a->type) {
+	case NA_TAP:
+		tap_emit(px, a->nic, data, len);
+		break;
+	case NA_GUEST:
+		if (p->qemu.fd >= 0) {
+			netsock_put(&p->sock, data, len);
+			arm_out(p);
+		}
+		px->given = true;
+		break;
+	case NA_MSG:
+		px->ops.send(px->ops.arg, &a->msg, data, len);
+		break;
+	case NA_WATCH:
+		px->watching = a->arg;
+		if (px->watching)
+			loop_timer_set(px->loop, &px->watch, clock_ns() + WATCH_NS);
+		else
+			loop_timer_del(px->loop, &px->watch);
+		break;
+	case NA_CUT:
+	case NA_DRAINED:
+	case NA_BARRIER:
+	case NA_WANT:
+		px->ops.answer(px->ops.arg, a->type, a->n, a->arg);
+		break;
+	}
+}
+
+static void step(struct proxy *px)
+{
+	unsigned int n = px->n_ev;
+	nstime now = clock_ns();
+	size_t k;
+
+	px->n_ev = 0;
+	k = net_step(px->net, now, px->ev, n, px->acts, ACTS);
+	for (;;) {
+		for (size_t i = 0; i < k; i++)
+			carry_out(px, &px->acts[i]);
+		if (k < ACTS)
+			break;
+		k = net_step(px->net, now, NULL, 0, px->acts, ACTS);
+	}
+	loop_timer_set(px->loop, &px->deadline, net_deadline(px->net));
+	if (now - px->published_at >= STATS_NS) {
+		px->published_at = now;
+		pthread_mutex_lock(&px->lock);
+		net_stats_get(px->net, &px->published);
+		pthread_mutex_unlock(&px->lock);
+	}
+}
+
+static struct net_ev *new_event(struct proxy *px, enum net_ev_type type)
+{
+	struct net_ev *ev;
+
+	if (px->n_ev == BATCH)
+		step(px);
+	ev = &px->ev[px->n_ev++];
+	memset(ev, 0, sizeof(*ev));
+	ev->type = type;
+	ev->frame = NET_NONE;
+	return ev;
+}
+
+/* Tell core/net when QEMU has read everything; costs a system call, so only when something was given since. */
+static void look_quiet(struct proxy *px)
+{
+	if (!px->given)
+		return;
+	for (unsigned int i = 0; i < px->cfg.n_nics; i++)
+		if (px->ports[i].qemu.fd >= 0 && !netsock_quiet(&px->ports[i].sock))
+			return;
+	px->given = false;
+	new_event(px, NEV_QUIET);
+}
+
+static void on_watch(struct loop_timer *t)
+{
+	struct proxy *px = t->arg;
+
+	look_quiet(px);
+	step(px);
+	if (px->watching)
+		loop_timer_set(px->loop, &px->watch, clock_ns() + WATCH_NS);
+}
+
+static void on_deadline(struct loop_timer *t)
+{
+	step(t->arg);
+}
+
+static void on_tap(struct loop_fd *w, uint32_t events)
+{
+	struct proxy_port *p = w->arg;
+	struct proxy *px = p->px;
+
+	(void)events;
+	look_quiet(px);
+	for (unsigned int i = 0; i < BATCH; i++) {
+		uint32_t h = net_frame_alloc(px->net, true);
+		struct net_ev *ev;
+		ssize_t n;
+
+		/* Read in any case: a full TAP queue would only make the loss invisible. */
+		n = read(w->fd, h == NET_NONE ? px->waste : net_frame_data(px->net, h), px->cfg.frame_size);
+		if (n <= 0) {
+			if (h != NET_NONE)
+				net_frame_drop(px->net, h);
+			break;
+		}
+		if (h == NET_NONE) {
+			net_frame_missed(px->net);
+			continue;
+		}
+		net_frame_set_len(px->net, h, (uint32_t)n);
+		ev = new_event(px, NEV_TAP);
+		ev->nic = p->nic;
+		ev->frame = h;
+	}
+	step(px);
+}
+
+static void take_frames(struct proxy_port *p)
+{
+	struct proxy *px = p->px;
+	const uint8_t *data;
+	uint32_t len;
+
+	while (netsock_next(&p->sock, px->cfg.frame_size, &data, &len)) {
+		uint32_t h = net_frame_alloc(px->net, false);
+		struct net_ev *ev;
+
+		if (h == NET_NONE) {
+			/* Frames of the last batch may come free once it was taken. */
+			step(px);
+			h = net_frame_alloc(px->net, false);
+		}
+		if (h == NET_NONE) {
+			net_frame_missed(px->net);
+			continue;
+		}
+		memcpy(net_frame_data(px->net, h), data, len);
+		net_frame_set_len(px->net, h, len);
+		ev = new_event(px, NEV_GUEST);
+		ev->nic = p->nic;
+		ev->frame = h;
+	}
+}
+
+static void port_gone(struct proxy_port *p)
+{
+	loop_fd_del(p->px->loop, &p->qemu);
+	close(p->qemu.fd);
+	p->qemu.fd = p->sock.fd = -1;
+	if (!p->px->gone)
+		p->px->ops.qemu_gone(p->px->ops.arg);
+	p->px->gone = true;
+}
+
+static void on_qemu(struct loop_fd *w, uint32_t events)
+{
+	struct proxy_port *p = w->arg;
+
+	if (events & EPOLLOUT) {
+		netsock_flush(&p->sock);
+		arm_out(p);
+	}
+	if (events & (EPOLLIN | EPOLLHUP | EPOLLERR)) {
+		int rc = netsock_fill(&p->sock);
+
+		if (rc > 0)
+			take_frames(p);
+		else if (rc < 0)
+			port_gone(p);
+	}
+	step(p->px);
+}
+
+static void drain_all(struct proxy *px)
+{
+	for (unsigned int i = 0; i < px->cfg.n_nics; i++) {
+		struct proxy_port *p = &px->ports[i];
+
+		while (p->qemu.fd >= 0 && netsock_fill(&p->sock) > 0)
+			take_frames(p);
+	}
+	new_event(px, NEV_DRAINED);
+}
+
+struct proxy_post {
+	enum net_ev_type type;
+	uint32_t arg;
+	uint64_t n;
+};
+
+static void on_event(void *arg, const void *data, size_t len)
+{
+	struct proxy *px = arg;
+	struct proxy_post m;
+	struct net_ev *ev;
+
+	memcpy(&m, data, len < sizeof(m) ? len : sizeof(m));
+	/* The last word on what QEMU has read, before the gate is asked. */
+	if (m.type == NEV_CLOSE)
+		look_quiet(px);
+	ev = new_event(px, m.type);
+	ev->n = m.n;
+	ev->arg = m.arg;
+	if (m.type == NEV_STOPPED) {
+		step(px);
+		drain_all(px);
+	}
+	step(px);
+	if (m.type == NEV_STAGED)
+		crash_point(CRASH_released);
+}
+
+void proxy_event(struct proxy *px, enum net_ev_type type, uint64_t n, uint32_t arg)
+{
+	struct proxy_post m = { .type = type, .arg = arg, .n = n };
+
+	loop_post(px->loop, on_event, px, &m, sizeof(m));
+}
+
+void proxy_peer(struct proxy *px, const struct net_msg *m, const uint8_t *frame, uint32_t len)
+{
+	uint32_t h = NET_NONE;
+	struct net_ev *ev;
+
+	if (frame) {
+		if (len > px->cfg.frame_size) {
+			net_frame_missed(px->net);
+			return;
+		}
+		h = net_frame_alloc(px->net, false);
+		if (h == NET_NONE) {
+			step(px);
+			h = net_frame_alloc(px->net, false);
+		}
+		if (h == NET_NONE) {
+			net_frame_missed(px->net);
+			return;
+		}
+		memcpy(net_frame_data(px->net, h), frame, len);
+		net_frame_set_len(px->net, h, len);
+	}
+	ev = new_event(px, NEV_MSG);
+	ev->nic = m->nic;
+	ev->frame = h;
+	ev->msg = *m;
+	loop_timer_set(px->loop, &px->deadline, loop_now(px->loop));
+}
+
+void proxy_room(struct proxy *px, bool room)
+{
+	if (room == px->room)
+		return;
+	px->room = room;
+	new_event(px, NEV_ROOM)->arg = room;
+}
+
+void proxy_set_lease(struct proxy *px, nstime until)
+{
+	atomic_store(&px->lease, until);
+}
+
+struct proxy_fd {
+	unsigned int nic;
+	int fd;
+};
+
+static void on_new_qemu(void *arg, const void *data, size_t len)
+{
+	struct proxy *px = arg;
+	struct proxy_fd m;
+	struct proxy_port *p;
+
+	memcpy(&m, data, len < sizeof(m) ? len : sizeof(m));
+	p = &px->ports[m.nic];
+	if (p->qemu.fd >= 0) {
+		loop_fd_del(px->loop, &p->qemu);
+		close(p->qemu.fd);
+	}
+	netsock_free(&p->sock);
+	p->out_armed = false;
+	px->gone = false;
+	p->qemu.fd = m.fd;
+	if (netsock_init(&p->sock, m.fd) < 0 || loop_fd_add(px->loop, &p->qemu, EPOLLIN) < 0)
+		log_error("cannot watch the new QEMU's network socket");
+}
+
+void proxy_new_qemu(struct proxy *px, unsigned int nic, int qemu_fd)
+{
+	struct proxy_fd m = { nic, qemu_fd };
+
+	loop_post(px->loop, on_new_qemu, px, &m, sizeof(m));
+}
+
+void proxy_stats(struct proxy *px, struct net_stats *out)
+{
+	pthread_mutex_lock(&px->lock);
+	*out = px->published;
+	pthread_mutex_unlock(&px->lock);
+}
+
+nstime proxy_last_out(struct proxy *px)
+{
+	return atomic_load(&px->last_out);
+}
+
+uint64_t proxy_late(struct proxy *px)
+{
+	return atomic_load(&px->late);
+}
+
+struct proxy *proxy_new(struct loop *loop, const struct net_cfg *cfg, const struct proxy_nic *nics,
+			const struct proxy_ops *ops, struct err *e)
+{
+	struct proxy *px = calloc(1, sizeof(*px));
+	int rc = 0;
+
+	if (!px) {
+		err_set(e, -ENOMEM, "no memory for the proxy");
+		return NULL;
+	}
+	px->loop = loop;
+	px->cfg = *cfg;
+	px->ops = *ops;
+	px->room = true;
+	atomic_store(&px->lease, NS_NEVER);
+	pthread_mutex_init(&px->lock, NULL);
+	px->deadline = (struct loop_timer){ .fn = on_deadline, .arg = px };
+	px->watch = (struct loop_timer){ .fn = on_watch, .arg = px };
+	px->waste = malloc(cfg->frame_size);
+	px->net = net_new(cfg);
+	for (unsigned int i = 0; i < NET_MAX_NICS; i++)
+		px->ports[i].tap.fd = px->ports[i].qemu.fd = -1;
+	if (!px->net || !px->waste) {
+		err_set(e, -ENOMEM, "no memory for %u frames of %u bytes", cfg->n_frames, cfg->frame_size);
+		proxy_free(px);
+		return NULL;
+	}
+	for (unsigned int i = 0; i < cfg->n_nics && !rc; i++) {
+		struct proxy_port *p = &px->ports[i];
+
+		p->px = px;
+		p->nic = (uint8_t)i;
+		p->tap = (struct loop_fd){ .fd = nics[i].tap_fd, .fn = on_tap, .arg = p };
+		p->qemu = (struct loop_fd){ .fd = nics[i].qemu_fd, .fn = on_qemu, .arg = p };
+		rc = netsock_init(&p->sock, nics[i].qemu_fd);
+		if (!rc)
+			rc = loop_fd_add(loop, &p->tap, EPOLLIN);
+		if (!rc)
+			rc = loop_fd_add(loop, &p->qemu, EPOLLIN);
+	}
+	if (rc) {
+		err_set(e, rc, "cannot watch the network's descriptors: %s", strerror(-rc));
+		proxy_free(px);
+		return NULL;
+	}
+	return px;
+}
+
+void proxy_free(struct proxy *px)
+{
+	if (!px)
+		return;
+	for (unsigned int i = 0; i < NET_MAX_NICS; i++) {
+		if (px->ports[i].tap.fd >= 0)
+			close(px->ports[i].tap.fd);
+		if (px->ports[i].qemu.fd >= 0)
+			close(px->ports[i].qemu.fd);
+		netsock_free(&px->ports[i].sock);
+	}
+	net_free(px->net);
+	pthread_mutex_destroy(&px->lock);
+	free(px->waste);
+	free(px);
+}

@@ -1,0 +1,67 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#ifndef PROXY_PROXY_H
+#define PROXY_PROXY_H
+
+#include <stdatomic.h>
+
+#include "base/err.h"
+#include "base/loop.h"
+#include "core/net.h"
+
+/*
+ * The proxy: the shell around core/net. Owns the TAPs and QEMU's netdev sockets of one VM and runs in the frames
+ * loop. What goes to the peer and to the control loop leaves through @ops, bound by node.c.
+ */
+struct proxy;
+
+struct proxy_ops {
+	/* Send one message on the frame connection; it is always taken or the connection is broken. Frames loop. */
+	void (*send)(void *arg, const struct net_msg *m, const uint8_t *frame, uint32_t len);
+	/* NA_CUT, NA_DRAINED, NA_BARRIER, NA_WANT for ft. Frames loop: post it. */
+	void (*answer)(void *arg, enum net_act_type type, uint64_t n, uint32_t cause);
+	/* QEMU has closed a netdev socket. Frames loop. */
+	void (*qemu_gone)(void *arg);
+	void *arg;
+};
+
+struct proxy_nic {
+	int tap_fd;		/* taken: closed by proxy_free() */
+	int qemu_fd;		/* our end of the pair, nonblocking; taken */
+};
+
+/*
+ * proxy_new() - make the proxy on a loop that does not run yet
+ * @cfg: for core/net; n_nics entries of @nics
+ */
+struct proxy *proxy_new(struct loop *loop, const struct net_cfg *cfg, const struct proxy_nic *nics,
+			const struct proxy_ops *ops, struct err *e);
+/* proxy_free() - after the loop has ended */
+void proxy_free(struct proxy *px);
+
+/* proxy_event() - give core/net an event of ft; any thread */
+void proxy_event(struct proxy *px, enum net_ev_type type, uint64_t n, uint32_t arg);
+
+/*
+ * proxy_peer() - one message of the frame connection; frames loop
+ * @frame: its frame or NULL; copied
+ */
+void proxy_peer(struct proxy *px, const struct net_msg *m, const uint8_t *frame, uint32_t len);
+
+/* proxy_room() - whether the frame connection takes input; frames loop */
+void proxy_room(struct proxy *px, bool room);
+
+/* proxy_set_lease() - nothing is emitted after @until (CLOCK_BOOTTIME ns); NS_NEVER: no limit; any thread */
+void proxy_set_lease(struct proxy *px, nstime until);
+
+/* proxy_new_qemu() - QEMU was started anew: its end of the netdev socket is another; frames loop must be told */
+void proxy_new_qemu(struct proxy *px, unsigned int nic, int qemu_fd);
+
+/* proxy_stats() - a recent copy of the counters; any thread */
+void proxy_stats(struct proxy *px, struct net_stats *out);
+
+/* proxy_last_out() - time of the last frame that was let out; any thread */
+nstime proxy_last_out(struct proxy *px);
+/* proxy_late() - frames withheld because the lease had run out; any thread */
+uint64_t proxy_late(struct proxy *px);
+
+#endif

@@ -1,0 +1,50 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#ifndef RUN_OPTS_H
+#define RUN_OPTS_H
+
+#include <limits.h>
+#include <stdbool.h>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "link/addr.h"
+
+/* What `lockstep run` was asked to do: filled by cli/run_args.c, carried out by node.c. */
+
+#define RUN_NAME_MAX	63	/* bytes of a VM's name */
+#define RUN_ADDR_TEXT	300	/* bytes of an address as it was written, NUL included */
+
+/* True at every start until arbitration and encryption exist; said once in the log and by status as long as true. */
+#define RUN_WARN_NO_ARBITRATION \
+	"link loss means the peer is dead: no arbitration yet, split brain is possible"
+#define RUN_WARN_NOT_ENCRYPTED \
+	"the link is not encrypted and not authenticated: whoever reaches it can read and change the VM"
+
+enum run_role { RUN_SECONDARY, RUN_PRIMARY };
+
+struct run_addr {
+	char text[RUN_ADDR_TEXT];	/* as it was written, for people */
+	struct link_addr addr[LINK_MAX_ADDRS];
+	int n;				/* how many of them; 0: not given */
+	bool loopback;			/* nobody but this host can reach any of them */
+};
+
+struct run_opts {
+	char name[RUN_NAME_MAX + 1];
+	enum run_role role;		/* only for the start; later the state decides */
+	struct run_addr listen;		/* secondary: where the link is accepted */
+	struct run_addr peer;		/* primary: where the secondary listens */
+	bool insecure;			/* --insecure was given */
+	nstime heartbeat;		/* time between two heartbeats */
+	nstime timeout;			/* silence of the peer that counts as its death; at least three heartbeats */
+	nstime checkpoint_delay;	/* longest time without a checkpoint */
+	nstime compare_timeout;		/* age of a held packet that starts a checkpoint */
+	nstime qemu_timeout;		/* QEMU's monitor unanswered for so long counts as QEMU's death */
+	char run_dir[PATH_MAX];		/* control socket and the like; not yet made */
+	char spill_dir[PATH_MAX];	/* for what does not fit into memory */
+	enum log_level log_level;
+	int qemu_argc;			/* at least 1 */
+	char **qemu_argv;		/* borrowed from main()'s argv, ends with NULL; [0] is the program */
+};
+
+#endif

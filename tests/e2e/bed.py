@@ -1,0 +1,508 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""
+The end-to-end bed: two nodes, a client and a switch, each in a network namespace of its own.
+
+        a: br0 = tap0 + up0                b: br0 = tap0 + up0
+             |          \\ link0 192.0.2.129 == 192.0.2.130 link0 /   |
+             +----------------- switch: br0 ------------------------+
+                                   |
+                        c: eth0 192.0.2.100/25        (the guest is 192.0.2.10/25)
+
+The link between the nodes is a cable of its own, so that it can be cut without touching the clients. IPv6 is off on
+all of the plumbing: no frame is on the wire that a test did not cause. Namespaces carry the pid of the process that
+made them (ls<pid>-a ...), so that beds do not meet, and sweep() finds what a killed run has left.
+
+Everything that is started is ended by pid (through a pidfd, so never somebody else's), and everything is taken down at
+the end of the process however that comes about, SIGKILL excepted.
+"""
+
+import atexit
+import contextlib
+import ctypes
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+ROOT = os.path.dirname(os.path.dirname(HERE))
+BUILD = os.environ.get("LOCKSTEP_BUILD", os.path.join(ROOT, "build"))
+LOCKSTEP = os.path.join(BUILD, "src", "lockstep")
+GUEST_OUT = os.path.join(ROOT, "guest", "out")
+SANITIZED = os.environ.get("LOCKSTEP_SANITIZED") == "1"
+PATIENCE = 3 if SANITIZED else 1  # what every deadline is multiplied by
+MORE_OPTIONS = os.environ.get("LOCKSTEP_OPTIONS", "").split()  # for both nodes, e.g. --log-level trace
+
+GUEST_IP, CLIENT_IP, NODE_IP = "192.0.2.10", "192.0.2.100", {"a": "192.0.2.129", "b": "192.0.2.130"}
+GUEST_MAC = "52:54:00:00:02:10"
+LINK_PORT = 9998
+REDIS_PORT, SERVICE_PORT, HTTP_PORT = 6379, 7000, 80
+VM_NAME = "web"
+
+# What makes a small guest boot fast and keeps it quiet; the rest is the guest's own business.
+APPEND = ("console=ttyS0 loglevel=3 tsc=reliable nowatchdog mitigations=off lockstep.ip=%s/25 lockstep.gw=%s"
+          % (GUEST_IP, CLIENT_IP))
+
+CLONE_NEWNET = 0x40000000
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class BedError(Exception):
+    """The bed or what runs in it did not do what it should."""
+
+
+class Skip(Exception):
+    """This machine cannot run the test; the text says why."""
+
+
+def until(condition, seconds, what, every=0.02):
+    """Polls until condition() is true and returns what it gave; after seconds (times PATIENCE) it is an error."""
+    deadline = time.monotonic() + seconds * PATIENCE
+    while True:
+        got = condition()
+        if got:
+            return got
+        if time.monotonic() > deadline:
+            raise BedError("%s: not within %g s" % (what() if callable(what) else what, seconds * PATIENCE))
+        time.sleep(every)
+
+
+def needs():
+    """Raises Skip with the reason when no bed can be made here."""
+    if os.geteuid() != 0:
+        raise Skip("needs root (network namespaces, TAP)")
+    if not os.path.exists("/dev/net/tun"):
+        raise Skip("no /dev/net/tun")
+    for tool in ("ip", "qemu-system-x86_64"):
+        if not shutil.which(tool):
+            raise Skip("no %s" % tool)
+    probe = subprocess.run(["unshare", "-n", "true"], stderr=subprocess.PIPE, text=True, check=False)
+    if probe.returncode:
+        raise Skip("no network namespaces: %s" % probe.stderr.strip())
+
+
+def ip(*words, ns=None, check=True):
+    cmd = ["ip"] + (["-n", ns] if ns else []) + list(words)
+    r = subprocess.run(cmd, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                       check=False)
+    if check and r.returncode:
+        raise BedError("%s: %s" % (" ".join(cmd), r.stderr.strip()))
+    return r.stdout
+
+
+def _alive(pid):
+    try:
+        os.kill(pid, 0)
+        return True
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+
+
+def _kill_all_in(ns):
+    """Ends every process that still lives in one of our namespaces, the bed's own process excepted."""
+    for _ in range(50):
+        pids = [int(p) for p in ip("netns", "pids", ns, check=False).split() if int(p) != os.getpid()]
+        if not pids:
+            return
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.02)
+
+
+def sweep(pid=None):
+    """Takes away what the dead process pid (default: any dead one) has left behind."""
+    for line in ip("netns", "list", check=False).splitlines():
+        m = re.match(r"(ls(\d+)(?:\.\d+)?-\w+)", line)
+        if m and (int(m[2]) == pid if pid else not _alive(int(m[2]))):
+            _kill_all_in(m[1])
+            ip("netns", "del", m[1], check=False)
+
+
+class Process:
+    """A process that is known by pidfd, so that a signal never reaches another one that got its number."""
+
+    def __init__(self, pid, popen=None):
+        self.pid, self.popen = pid, popen
+        self.fd = os.pidfd_open(pid)
+
+    def signal(self, sig):
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self.fd, sig)
+
+    def ended(self):
+        if self.popen:
+            return self.popen.poll() is not None
+        try:
+            signal.pidfd_send_signal(self.fd, 0)
+        except ProcessLookupError:
+            return True
+        # A zombie still takes signals; its parent may be slow to reap, which is not our business.
+        try:
+            with open("/proc/%d/stat" % self.pid, encoding="utf-8", errors="replace") as f:
+                return f.read().rpartition(")")[2].split()[0] in "ZX"
+        except OSError:
+            return True
+
+    def wait(self, seconds, what="process"):
+        until(self.ended, seconds, "end of %s (pid %d)" % (what, self.pid))
+        return self.popen.returncode if self.popen else None
+
+    def kill(self):
+        self.signal(signal.SIGKILL)
+        self.signal(signal.SIGCONT)
+
+    def close(self):
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+
+class Machine:
+    """What QEMU is asked to be; the same on both nodes."""
+
+    def __init__(self, machine="pc", nic="virtio-net-pci", mem=512, accel="tcg", append="", extra=()):
+        self.machine, self.nic, self.mem, self.accel = machine, nic, mem, accel
+        self.append, self.extra = append, list(extra)
+
+    def image(self):
+        # Debian's cloud kernel has no drivers for real network cards.
+        suffix = "" if self.nic.startswith("virtio") else "-generic"
+        return GUEST_OUT + "/vmlinuz" + suffix, GUEST_OUT + "/initramfs%s.cpio.gz" % suffix
+
+    def argv(self, console):
+        kernel, initrd = self.image()
+        for f in (kernel, initrd):
+            if not os.path.exists(f):
+                raise BedError("%s is not there: run guest/build%s" % (f, " --generic" if "generic" in f else ""))
+        return ["qemu-system-x86_64", "-M", self.machine, "-m", str(self.mem), "-accel", self.accel,
+                "-kernel", kernel, "-initrd", initrd, "-append", (APPEND + " " + self.append).strip(),
+                "-netdev", "tap,id=n0,ifname=tap0,script=no,downscript=no",
+                "-device", "%s,netdev=n0,mac=%s" % (self.nic, GUEST_MAC),
+                "-nographic", "-serial", "file:" + console] + self.extra
+
+
+class Node:
+    """One host of the pair."""
+
+    def __init__(self, bed, name):
+        self.bed, self.name = bed, name
+        self.ns = bed.ns(name)
+        self.dir = os.path.join(bed.dir, name)
+        os.mkdir(self.dir)
+        self.run_dir = os.path.join(self.dir, "run")
+        self.log = os.path.join(bed.logs, name + ".log")
+        self.console = os.path.join(bed.logs, name + ".console")
+        self.proc = self.qemu = None
+
+    # -- starting
+
+    def popen(self, argv, log=None, env=None):
+        with open(log or self.log, "ab") as out:
+            p = subprocess.Popen(["ip", "netns", "exec", self.ns] + argv, stdin=subprocess.DEVNULL, stdout=out,
+                                 stderr=out, env=dict(os.environ, **(env or {})), start_new_session=True)
+        proc = Process(p.pid, p)
+        self.bed.procs.append(proc)
+        return proc
+
+    def lockstep_argv(self, role, machine, options=(), name=VM_NAME):
+        where = ["--listen"] if role == "secondary" else ["--primary", "--peer"]
+        return ([LOCKSTEP, "run", "--name", name, "--run-dir", self.run_dir] + where +
+                ["%s:%d" % (NODE_IP["b"], LINK_PORT), "--insecure"] + MORE_OPTIONS + list(options) + ["--"] +
+                machine.argv(self.console))
+
+    def start(self, role, machine=None, options=(), env=None, name=VM_NAME):
+        """Starts `lockstep run` here. The secondary is always the one that listens, on node b."""
+        if not os.path.exists(LOCKSTEP):
+            raise BedError("%s is not built" % LOCKSTEP)
+        self.bed.used.add(self.name)
+        self.proc = self.popen(self.lockstep_argv(role, machine or Machine(), options, name), env=env)
+        self.qemu = None
+        return self.proc
+
+    def start_plain(self, machine=None):
+        """QEMU alone, as it would run without Lockstep; for trying the bed and for comparison."""
+        self.qemu = self.proc = self.popen((machine or Machine()).argv(self.console))
+        return self.proc
+
+    # -- looking
+
+    def cli(self, *words, timeout=15):
+        """One lockstep command against this node's run directory."""
+        return subprocess.run(["ip", "netns", "exec", self.ns, LOCKSTEP] + list(words),
+                              env=dict(os.environ, LOCKSTEP_RUN_DIR=self.run_dir), stdin=subprocess.DEVNULL,
+                              stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=timeout * PATIENCE,
+                              check=False)
+
+    def call(self, *words, timeout=15):
+        """As cli(), but it must succeed; the JSON that it printed."""
+        r = self.cli(*words, "--json", timeout=timeout)
+        if r.returncode:
+            raise BedError("node %s: lockstep %s: exit %d: %s" % (self.name, " ".join(words), r.returncode,
+                                                                 r.stderr.strip()))
+        return json.loads(r.stdout) if r.stdout.strip() else {}
+
+    def status(self):
+        """What `lockstep status` says, or None when the node does not answer (yet, or any more)."""
+        try:
+            r = self.cli("status", VM_NAME, "--json", timeout=5)
+        except subprocess.TimeoutExpired:
+            return None
+        if r.returncode:
+            return None
+        s = json.loads(r.stdout)
+        pid = (s.get("qemu") or {}).get("pid")
+        if pid and (not self.qemu or self.qemu.pid != pid):
+            with contextlib.suppress(ProcessLookupError):
+                self.qemu = Process(pid)
+                self.bed.procs.append(self.qemu)
+        return s
+
+    def state(self):
+        return (self.status() or {}).get("state")
+
+    def checkpoints(self):
+        s = self.status()
+        if not s:
+            raise BedError("node %s does not answer" % self.name)
+        return s["checkpoints"]["total"]
+
+    def qemu_process(self):
+        """QEMU's process; found through status the first time."""
+        if not self.qemu:
+            until(lambda: self.status() and self.qemu, 5, "QEMU's pid on node %s" % self.name)
+        return self.qemu
+
+    def said(self):
+        with contextlib.suppress(FileNotFoundError):
+            with open(self.log, encoding="utf-8", errors="replace") as f:
+                return f.read()
+        return ""
+
+    def console_said(self):
+        with contextlib.suppress(FileNotFoundError):
+            with open(self.console, encoding="utf-8", errors="replace") as f:
+                return f.read()
+        return ""
+
+    def must_live(self):
+        if self.proc and self.proc.ended():
+            raise BedError("node %s ended with status %s: %s" % (self.name, self.proc.popen.returncode, self.tail()))
+
+    def tail(self, lines=3):
+        return " | ".join(self.said().splitlines()[-lines:])
+
+    # -- ending
+
+    def quit(self, seconds=10):
+        """An orderly end, as a user would ask for it."""
+        if self.proc:
+            self.proc.signal(signal.SIGCONT)
+            self.proc.signal(signal.SIGTERM)
+            self.proc.wait(seconds, "node " + self.name)
+
+
+class Bed:
+    """
+    Use as a context manager. logs is where the nodes' logs and consoles go; it is made.
+
+    A second bed in one process is possible; serial tells its namespaces apart.
+    """
+
+    serial = 0
+
+    def __init__(self, logs=None):
+        needs()
+        sweep()
+        Bed.serial += 1
+        self.prefix = "ls%d.%d" % (os.getpid(), Bed.serial)
+        self.dir = tempfile.mkdtemp(prefix="lockstep-bed-")
+        self.logs = logs or self.dir
+        os.makedirs(self.logs, exist_ok=True)
+        self.procs, self.made, self.used, self.closed = [], [], set(), False
+        atexit.register(self.close)
+        try:
+            self._build()
+            self.a, self.b = Node(self, "a"), Node(self, "b")
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc):
+        self.close()
+
+    def ns(self, name):
+        return "%s-%s" % (self.prefix, name)
+
+    @contextlib.contextmanager
+    def inside(self, name):
+        """This thread is in a namespace of the bed meanwhile. A socket stays in the one that it was made in."""
+        with open("/proc/thread-self/ns/net", encoding="utf-8") as back, \
+             open("/run/netns/" + self.ns(name), encoding="utf-8") as there:
+            if _libc.setns(there.fileno(), CLONE_NEWNET):
+                raise OSError(ctypes.get_errno(), "setns")
+            try:
+                yield
+            finally:
+                if _libc.setns(back.fileno(), CLONE_NEWNET):
+                    os._exit(70)  # a thread in the wrong namespace would do harm
+
+    def socket(self, where="c", kind=socket.SOCK_STREAM):
+        with self.inside(where):
+            return socket.socket(socket.AF_INET, kind)
+
+    def connect(self, port, where="c", host=GUEST_IP, timeout=10.0):
+        s = self.socket(where)
+        try:
+            s.settimeout(timeout * PATIENCE)
+            s.connect((host, port))
+            s.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        except BaseException:
+            s.close()
+            raise
+        return s
+
+    def _build(self):
+        for n in "abcs":
+            ip("netns", "add", self.ns(n))
+            self.made.append(self.ns(n))
+            with self.inside(n):
+                for key in ("all", "default"):
+                    with contextlib.suppress(FileNotFoundError):
+                        with open("/proc/sys/net/ipv6/conf/%s/disable_ipv6" % key, "w", encoding="utf-8") as f:
+                            f.write("1\n")
+            ip("link", "set", "lo", "up", ns=self.ns(n))
+        for n in "abs":
+            ip("link", "add", "br0", "type", "bridge", "stp_state", "0", "forward_delay", "0", "mcast_snooping", "0",
+               ns=self.ns(n))
+            ip("link", "set", "br0", "up", ns=self.ns(n))
+        for n, far in (("a", "up0"), ("b", "up0"), ("c", "eth0")):
+            ip("link", "add", "port-" + n, "type", "veth", "peer", "name", far, "netns", self.ns(n), ns=self.ns("s"))
+            ip("link", "set", "port-" + n, "master", "br0", "up", ns=self.ns("s"))
+        for n in "ab":
+            ip("link", "set", "up0", "master", "br0", "up", ns=self.ns(n))
+            ip("tuntap", "add", "tap0", "mode", "tap", ns=self.ns(n))
+            ip("link", "set", "tap0", "master", "br0", "up", ns=self.ns(n))
+        ip("link", "add", "link0", "type", "veth", "peer", "name", "link0", "netns", self.ns("b"), ns=self.ns("a"))
+        for n in "ab":
+            ip("address", "add", NODE_IP[n] + "/30", "dev", "link0", ns=self.ns(n))
+            ip("link", "set", "link0", "up", ns=self.ns(n))
+        ip("address", "add", CLIENT_IP + "/25", "dev", "eth0", ns=self.ns("c"))
+        ip("link", "set", "eth0", "up", ns=self.ns("c"))
+
+    # -- the pair
+
+    def start_pair(self, machine=None, options=(), a_options=(), b_options=(), a_env=None, b_env=None, protected=True):
+        """The secondary on b, the primary on a; returns when the guest answers and the pair is protected."""
+        machine = machine or Machine()
+        self.b.start("secondary", machine, list(options) + list(b_options), b_env)
+        until(lambda: self.b.must_live() or self.b.status(), 15, "node b's control socket")
+        self.a.start("primary", machine, list(options) + list(a_options), a_env)
+        self.wait_ready(self.a)
+        if protected:
+            self.wait_protected()
+
+    def wait_ready(self, node, seconds=120):
+        """Until the guest on a node has booted and its services can be reached."""
+        def ready():
+            node.must_live()
+            return self.booted(node)
+        until(ready, seconds, "the guest's ready")
+        until(lambda: self.reaches(SERVICE_PORT) and self.reaches(REDIS_PORT), 20, "the guest's services")
+
+    @staticmethod
+    def booted(node):
+        """Whether the guest has said on its console that everything in it runs."""
+        return re.search(r"^lockstep-guest: ready\r?$", node.console_said(), re.M) is not None
+
+    def reaches(self, port, timeout=3.0):
+        try:
+            self.connect(port, timeout=timeout).close()
+            return True
+        except OSError:
+            return False
+
+    def wait_protected(self, seconds=60):
+        def good():
+            self.a.must_live()
+            self.b.must_live()
+            return self.a.state() == "protected" and self.b.state() == "standby"
+        until(good, seconds, lambda: "protection (a: %s, b: %s)" % (self.a.state(), self.b.state()))
+        self.a.qemu_process()
+        self.b.qemu_process()
+
+    def wait_alone(self, node, seconds=10):
+        until(lambda: node.state() == "alone", seconds,
+              lambda: "node %s alone (it is %s)" % (node.name, node.state()), every=0.05)
+
+    def kill(self, node, what="both"):
+        """kill -9 of a node's "lockstep", "qemu" or "both"; returns when it was sent (monotonic seconds)."""
+        victims = []
+        if what in ("qemu", "both"):
+            victims.append(node.qemu_process())
+        if what in ("lockstep", "both"):
+            victims.append(node.proc)
+        now = time.monotonic()
+        for v in victims:
+            v.kill()
+        return now
+
+    def cut_link(self, on=False):
+        """Pulls (or puts back) the cable between the nodes."""
+        ip("link", "set", "link0", "up" if on else "down", ns=self.ns("a"))
+
+    # -- the end
+
+    def complaints(self):
+        """What no test may leave in a log: a sanitizer's report, an assertion, a crash that nobody ordered."""
+        bad = re.compile(r"AddressSanitizer|LeakSanitizer|UndefinedBehavior|runtime error:|Assertion|\bBUG\b")
+        found = []
+        for node in (self.a, self.b):
+            found += ["%s: %s" % (node.name, line) for line in node.said().splitlines() if bad.search(line)]
+            code = node.proc.popen.returncode if node.proc and node.proc.popen else None
+            if code is not None and code < 0 and -code not in (signal.SIGKILL, signal.SIGTERM):
+                found.append("%s: died of signal %d" % (node.name, -code))
+            if re.search(r"Kernel panic|Oops|BUG:|segfault", node.console_said()):
+                found.append("%s: the guest kernel complains on its console" % node.name)
+        return found
+
+    def close(self):
+        if self.closed:
+            return
+        self.closed = True
+        for node in (getattr(self, n, None) for n in "ab"):
+            if node and node.proc and not node.proc.ended() and SANITIZED:
+                # An orderly end lets the leak checker speak.
+                with contextlib.suppress(BedError):
+                    node.quit(5)
+        for p in self.procs:
+            p.kill()
+        for p in self.procs:
+            with contextlib.suppress(BedError):
+                p.wait(5)
+            p.close()
+        for ns in self.made:
+            _kill_all_in(ns)
+            ip("netns", "del", ns, check=False)
+        shutil.rmtree(self.dir, ignore_errors=True)
+        atexit.unregister(self.close)
+
+
+def tidy_signals():
+    """Lets SIGTERM and SIGHUP end the process as ctrl-C does, so that beds are taken down."""
+    def stop(sig, _frame):
+        sys.exit(128 + sig)
+    for sig in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(sig, stop)

@@ -1,0 +1,269 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""What is refused: with a sentence, at once, and without harm to what runs."""
+
+import os
+import random
+import socket
+import struct
+import subprocess
+import time
+
+from bed import LINK_PORT, LOCKSTEP, NODE_IP, VM_NAME, Machine, until
+from harness import case, must, note, same, say, seed_from
+from load import Count, Incr, Load
+
+QEMU = ["--", "qemu-system-x86_64", "-m", "256"]
+TAP = ["-netdev", "tap,id=n0,ifname=tap0,script=no,downscript=no", "-device", "virtio-net-pci,netdev=n0"]
+LISTEN = ["--name", "web", "--listen", "127.0.0.1:9998"]
+
+
+def lockstep(*words, env=None):
+    r = subprocess.run([LOCKSTEP] + list(words), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                       stderr=subprocess.PIPE, text=True, timeout=30, env=dict(os.environ, **(env or {})), check=False)
+    return r.returncode, r.stdout, r.stderr.strip()
+
+
+def refused(words, *sentence, status=(2,), env=None):
+    """The command line is refused within the time limit, with one line that says all the words of sentence."""
+    code, _, err = lockstep(*words, env=env)
+    must(code in status, "lockstep %s: exit %d: %s", " ".join(words), code, err)
+    for part in sentence:
+        must(part.lower() in err.lower(), "lockstep %s: %r does not say %r", " ".join(words), err, part)
+    must(len(err.splitlines()[-1]) < 600, "a sentence, not a page: %r", err)
+
+
+@case(bed=False)
+def wrong_lockstep_options():
+    refused(["run"], "name")
+    refused(["run", "--name", "web"] + QEMU, "--listen", "--peer")
+    refused(["run", "--name", "a/b", "--listen", "127.0.0.1:1"] + QEMU, "name")
+    refused(["run"] + LISTEN, "QEMU")
+    refused(["run"] + LISTEN + ["--"], "QEMU")
+    refused(["run"] + LISTEN + ["-m", "256"], "--")
+    refused(["run", "--name", "web", "--listen", "192.0.2.2:9998"] + QEMU, "--insecure", "not encrypted")
+    refused(["run", "--name", "web", "--listen", "127.0.0.1"] + QEMU, "--listen")
+    refused(["run", "--name", "web", "--listen", "127.0.0.1:99999"] + QEMU, "--listen")
+    refused(["run", "--name", "web", "--peer", "127.0.0.1:1"] + QEMU, "--primary")
+    refused(["run"] + LISTEN + ["--primary"] + QEMU, "--peer")
+    refused(["run"] + LISTEN + ["--heartbeat", "400"] + QEMU, "--timeout")
+    refused(["run"] + LISTEN + ["--heartbeat", "soon"] + QEMU, "--heartbeat")
+    refused(["run"] + LISTEN + ["--spill-dir", "/nonexistent"] + QEMU, "--spill-dir")
+    refused(["run"] + LISTEN + ["--frobnicate"] + QEMU, "frobnicate")
+    refused(["run"] + LISTEN + QEMU, "crash point", env={"LOCKSTEP_CRASH_AT": "nowhere"})
+    refused(["frobnicate"], "frobnicate")
+    refused(["status", "nobody", "--run-dir", "/nonexistent"], "nobody", status=(3,))
+    refused(["checkpoint", "nobody", "--run-dir", "/nonexistent"], "nobody", status=(3,))
+
+
+@case(bed=False)
+def what_cannot_be_protected():
+    """QEMU options that Lockstep cannot keep its promises with are refused, each with its reason."""
+    base = ["run"] + LISTEN + QEMU
+    for words, part in (
+            (["-netdev", "user,id=n0", "-device", "virtio-net-pci,netdev=n0"], "user"),
+            (["-nic", "user"], "user"),
+            (["-netdev", "tap,id=n0,ifname=tap0,script=no,downscript=no,vhost=on", "-device",
+              "virtio-net-pci,netdev=n0"], "vhost"),
+            (TAP + ["-drive", "file=/dev/null,format=raw"], "drive"),
+            (TAP + ["-hda", "/dev/null"], "hda"),
+            (TAP + ["-device", "virtio-balloon-pci"], "balloon"),
+            (TAP + ["-device", "vfio-pci,host=00:02.0"], "vfio"),
+            (TAP + ["-incoming", "tcp:0:4444"], "incoming"),
+            (TAP + ["-qmp", "unix:/tmp/x,server=on"], "monitor"),
+            (TAP + ["-daemonize"], "daemonize"),
+            (TAP + ["-loadvm", "x"], "loadvm"),
+            (TAP + ["-M", "microvm"], "microvm")):
+        refused(base + words, part)
+    refused(["run"] + LISTEN + ["--", "/nonexistent/qemu-system-x86_64", "-m", "256"] + TAP, "/nonexistent",
+            status=(1, 2))
+
+
+@case(bed=False)
+def doctor():
+    code, out, err = lockstep("doctor")
+    must(code == 0, "lockstep doctor: exit %d: %s", code, err)
+    must("7." in out or "8." in out or "9." in out or "10." in out, "no version of QEMU in:\n%s", out)
+    code, out, _ = lockstep("doctor", "--crash-points")
+    for point in ("staged", "before_epoch_end", "released"):
+        must(code == 0 and point in out, "crash point %s is not listed:\n%s", point, out)
+    refused(["doctor", "/bin/true"], "true", status=(1,))
+
+
+@case()
+def no_such_tap(bed):
+    """A TAP that is not there, or is not ours to open: a sentence, and no process left."""
+    argv = bed.a.lockstep_argv("secondary", Machine())
+    argv = [w.replace("ifname=tap0", "ifname=tap7") for w in argv]
+    p = bed.b.popen(argv)
+    code = p.wait(15, "lockstep without a TAP")
+    must(code in (1, 2), "exit %s", code)
+    must("tap7" in bed.b.said(), "the TAP is not named: %s", bed.b.tail())
+
+
+@case()
+def the_same_name_twice(bed):
+    bed.b.start("secondary")
+    until(bed.b.status, 15, "the first one's control socket")
+    second = bed.b.popen(bed.b.lockstep_argv("secondary", Machine()), log=bed.b.log + ".2")
+    must(second.wait(15, "the second one") != 0, "a second instance of one name started")
+    with open(bed.b.log + ".2", encoding="utf-8") as f:
+        text = f.read()
+    must(VM_NAME in text and str(bed.b.proc.pid) in text, "it does not say who has the name: %s", text)
+    must(not bed.b.proc.ended(), "the first one ended")
+
+
+def primary_hello(bed):
+    """The bytes with which a real primary introduces itself, taken by a listener in its peer's place."""
+    with bed.inside("b"):
+        server = socket.create_server((NODE_IP["b"], LINK_PORT), reuse_port=False)
+    with server:
+        server.settimeout(20)
+        p = bed.a.start("primary")
+        conn, _ = server.accept()
+        with conn:
+            conn.settimeout(5)
+            data = b""
+            while len(data) < 40 or len(data) < 40 + struct.unpack_from("!I", data, 8)[0]:
+                got = conn.recv(65536)
+                must(got, "the primary closed before it had introduced itself")
+                data += got
+            # And the other way round: a peer that answers nonsense is not believed either.
+            conn.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n" * 4)
+            with_error = until(lambda: "peer" in bed.a.said().lower() or p.ended(), 10, "the primary's complaint")
+            must(with_error, "no complaint about a garbled peer")
+    p.kill()
+    p.wait(5)
+    return data[:40 + struct.unpack_from("!I", data, 8)[0]]
+
+
+def offer(bed, data, close=True, seconds=10):
+    """Sends bytes to the secondary's link port; what it answers until it closes."""
+    with bed.inside("a"):
+        s = socket.create_connection((NODE_IP["b"], LINK_PORT), seconds)
+    with s:
+        s.settimeout(seconds)
+        answer = b""
+        try:
+            s.sendall(data)
+            if close:
+                s.shutdown(socket.SHUT_WR)
+            while True:
+                got = s.recv(65536)
+                if not got:
+                    return answer
+                answer += got
+        except (ConnectionResetError, BrokenPipeError):
+            return answer
+
+
+@case()
+def strangers_at_the_link(bed):
+    """Garbage, another version, cut and endless messages at the secondary's port; then the real primary comes."""
+    hello = primary_hello(bed)
+    say("the primary's hello has %d bytes", len(hello))
+    bed.b.start("secondary")
+    until(lambda: bed.b.must_live() or bed.b.status(), 15, "node b's control socket")
+    rng = random.Random(seed_from())
+
+    def complained():
+        return len([x for x in bed.b.said().splitlines() if "refused" in x or "peer" in x.lower()])
+    version = hello[:40] + struct.pack("!I", 9999) + hello[44:]
+    answer = offer(bed, version, close=False)
+    must(b"version" in answer and b"9999" in answer, "the answer to another version: %r", answer[:200])
+    begun = time.monotonic()
+    for data in (b"", b"GET / HTTP/1.0\r\n\r\n", b"\0" * 1000, b"\xff" * 1000, rng.randbytes(5000), hello[:39],
+                 hello[:60], hello[:4] + rng.randbytes(200), hello[:8] + b"\xff" * 4 + hello[12:],
+                 hello[:40] + rng.randbytes(len(hello) - 40)):
+        offer(bed, data)
+        bed.b.must_live()
+    for _ in range(50):
+        broken = bytearray(hello)
+        for _ in range(rng.randrange(1, 8)):
+            broken[rng.randrange(len(broken))] = rng.randrange(256)
+        offer(bed, bytes(broken))
+        bed.b.must_live()
+    must(complained() > 0, "node b did not say a word: %s", bed.b.tail())
+    note("61 strangers in %.1f s", time.monotonic() - begun)
+    # Half-open strangers that say nothing must not keep the real one out.
+    with bed.inside("a"):
+        silent = [socket.create_connection((NODE_IP["b"], LINK_PORT), 5) for _ in range(5)]
+    bed.a.start("primary")
+    bed.wait_ready(bed.a)
+    bed.wait_protected()
+    for s in silent:
+        s.close()
+    # And strangers that come while the pair is protected do not disturb it.
+    with Load(bed, [Incr("a"), Count()]) as load:
+        for _ in range(10):
+            offer(bed, rng.randbytes(300))
+            offer(bed, hello)
+        load.wait_answers(20, 20)
+        same((bed.a.state(), bed.b.state()), ("protected", "standby"), "the pair")
+        load.finish()
+
+
+def mismatched(bed, parts, a_machine=None, name=VM_NAME):
+    """A primary that cannot be paired is refused, and the difference is named on both nodes."""
+    bed.b.start("secondary", Machine(mem=256))
+    until(lambda: bed.b.must_live() or bed.b.status(), 15, "node b's control socket")
+    bed.a.start("primary", a_machine or Machine(mem=256), name=name)
+
+    def told(node):
+        return all(p in node.said() for p in parts)
+    until(lambda: told(bed.a) and told(bed.b), 15, lambda: "a sentence with %s (a: %s; b: %s)" % (
+        parts, bed.a.tail(), bed.b.tail()))
+    bed.b.must_live()
+    must(bed.b.state() == "joining", "node b is %s", bed.b.state())
+
+
+@case()
+def another_name(bed):
+    mismatched(bed, ["shop"], name="shop")
+
+
+@case()
+def another_memory_size(bed):
+    mismatched(bed, ["mem"], Machine(mem=384))
+
+
+@case()
+def another_machine_type(bed):
+    mismatched(bed, ["machine"], Machine("q35", mem=256))
+
+
+@case()
+def another_mac(bed):
+    m = Machine(mem=256)
+    real = m.argv
+    m.argv = lambda console: [w.replace("52:54:00:00:02:10", "52:54:00:00:02:11") for w in real(console)]
+    mismatched(bed, ["52:54:00:00:02:1"], m)
+
+
+@case()
+def hostile_control_socket(bed):
+    """Nonsense on the control socket is answered with an error and disturbs nothing."""
+    bed.start_pair(Machine(mem=256))
+    rng = random.Random(seed_from())
+    path = os.path.join(bed.a.run_dir, VM_NAME + ".sock")
+    with Load(bed, [Incr("a")]) as load:
+        for data in (b"{}\n", b"[]\n", b"\n", b"{\"execute\": 1}\n", b"{\"execute\": \"system_reset\"}\n",
+                     b"{\"execute\":\"__lockstep_set\",\"arguments\":{\"checkpoint-delay\":-1}}\n", b"x" * 100000 + b"\n",
+                     b"[" * 5000 + b"\n", rng.randbytes(4000)):
+            with socket.socket(socket.AF_UNIX) as s:
+                s.settimeout(5)
+                s.connect(path)
+                try:
+                    s.sendall(data)
+                    s.shutdown(socket.SHUT_WR)
+                    answer = b""
+                    while True:
+                        got = s.recv(65536)
+                        if not got:
+                            break
+                        answer += got
+                except BrokenPipeError:
+                    answer = b"error"
+            must(not answer or b"error" in answer, "%r was answered with %r", data[:40], answer[:100])
+        load.wait_answers(20, 20)
+        load.finish()
+    same(bed.a.state(), "protected", "state")

@@ -1,0 +1,272 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * prop_core: core/ against a model, by random schedules. See sim.h for the parts.
+ *
+ *	prop_core [--seed S] [--count N] [--seconds T] [--jobs J] [--trace] [--faults] [--fault NAME]
+ *
+ * Without --count it runs for T seconds (default 60). --faults plants each fault of core/ in turn and must find it.
+ * A violation is printed with its seed; --seed S --count 1 --trace shows that schedule, event by event.
+ */
+#include <errno.h>
+#include <getopt.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "sim.h"
+
+enum { MAX_JOBS = 16, MAX_FOUND = 100 };
+
+struct found {
+	uint64_t seed;
+	char promise[16], why[256];
+};
+
+struct worker {
+	struct stats st;
+	struct found found[MAX_FOUND];
+	uint64_t n_found, running;
+};
+
+struct shared {
+	struct worker w[MAX_JOBS];
+	volatile int stop;
+};
+
+struct fault {
+	const char *name;
+	uint32_t net, ft;
+};
+
+static const struct fault faults[] = {
+	{ "early-release", NET_FAULT_EARLY_RELEASE, 0 },
+	{ "old-epoch", NET_FAULT_OLD_EPOCH, 0 },
+	{ "log-svm-ack", NET_FAULT_LOG_SVM_ACK, 0 },
+	{ "no-replay", NET_FAULT_NO_REPLAY, 0 },
+	{ "no-translation", NET_FAULT_NO_TRANSLATION, 0 },
+	{ "whole-segment", NET_FAULT_WHOLE_SEGMENT, 0 },
+	{ "no-reset", NET_FAULT_NO_RESET, 0 },
+	{ "no-clamp", NET_FAULT_NO_CLAMP, 0 },
+	{ "ts-back", NET_FAULT_TS_BACK, 0 },
+	{ "no-flow-ok", NET_FAULT_NO_FLOW_OK, 0 },
+	{ "apply-early", 0, FT_FAULT_APPLY_EARLY },
+	{ "staged-early", 0, FT_FAULT_STAGED_EARLY },
+	{ "promote-staged", 0, FT_FAULT_PROMOTE_STAGED },
+};
+enum { N_FAULTS = sizeof(faults) / sizeof(faults[0]) };
+
+struct opts {
+	uint64_t seed, count;
+	double seconds;
+	int jobs;
+	bool trace, keep_going;
+	uint32_t net, ft;
+};
+
+static double mono(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (double)ts.tv_sec + (double)ts.tv_nsec / 1e9;
+}
+
+static void work(struct shared *sh, const struct opts *o, int job, double until)
+{
+	struct worker *w = &sh->w[job];
+	struct sim *s = calloc(1, sizeof(*s));
+	uint64_t n = 0;
+
+	if (!s)
+		abort();
+	s->st = &w->st;
+	sim_store_init(s);
+	s->trace = o->trace;
+	s->net_faults = o->net;
+	s->ft_faults = o->ft;
+	for (uint64_t i = (uint64_t)job; i < o->count && !sh->stop; i += (uint64_t)o->jobs) {
+		w->running = o->seed + i;
+		if (!sim_run(s, o->seed + i)) {
+			if (w->n_found < MAX_FOUND) {
+				struct found *f = &w->found[w->n_found];
+
+				f->seed = o->seed + i;
+				snprintf(f->promise, sizeof(f->promise), "%s", s->promise);
+				snprintf(f->why, sizeof(f->why), "%.250s", s->why);
+			}
+			w->n_found++;
+			if (!o->keep_going)
+				sh->stop = 1;
+		}
+		if ((++n & 15) == 0 && mono() > until)
+			break;
+	}
+}
+
+/* Return: number of violations; -1 when a worker died */
+static long run_all(struct shared *sh, const struct opts *o, double *took)
+{
+	double t0 = mono();
+	pid_t pid[MAX_JOBS];
+	long n = 0;
+	int st;
+
+	memset(sh, 0, sizeof(*sh));
+	fflush(stdout);
+	for (int j = 0; j < o->jobs; j++) {
+		pid[j] = o->jobs == 1 ? 0 : fork();
+		if (pid[j] < 0) {
+			perror("fork");
+			exit(2);
+		}
+		if (!pid[j]) {
+			work(sh, o, j, t0 + o->seconds);
+			if (o->jobs == 1)
+				break;
+			fflush(stdout);
+			_exit(0);
+		}
+	}
+	for (int j = 0; j < o->jobs && o->jobs > 1; j++) {
+		waitpid(pid[j], &st, 0);
+		if (!WIFEXITED(st) || WEXITSTATUS(st)) {
+			printf("a worker died of signal %d in seed %lu\n", WIFSIGNALED(st) ? WTERMSIG(st) : 0,
+			       (unsigned long)sh->w[j].running);
+			n = -1;
+		}
+	}
+	*took = mono() - t0;
+	for (int j = 0; j < o->jobs && n >= 0; j++)
+		n += (long)sh->w[j].n_found;
+	return n;
+}
+
+static void add_up(const struct shared *sh, int jobs, struct stats *sum)
+{
+	memset(sum, 0, sizeof(*sum));
+	for (int j = 0; j < jobs; j++) {
+#define X(name) sum->name += sh->w[j].st.name;
+		SIM_STATS(X)
+#undef X
+	}
+}
+
+static void print_stats(const struct stats *st)
+{
+	int n = 0;
+
+#define X(name) \
+	if (n > 100) \
+		putchar('\n'); \
+	printf("%s" #name " %lu", n > 100 || !n ? "    " : ", ", (unsigned long)st->name); \
+	n = n > 100 ? 20 : n + 18;
+	SIM_STATS(X)
+#undef X
+	putchar('\n');
+}
+
+static void print_found(const struct shared *sh, int jobs)
+{
+	for (int j = 0; j < jobs; j++)
+		for (uint64_t i = 0; i < sh->w[j].n_found && i < MAX_FOUND; i++)
+			printf("  seed %lu: %s: %s\n", (unsigned long)sh->w[j].found[i].seed, sh->w[j].found[i].promise,
+			       sh->w[j].found[i].why);
+}
+
+static int run_faults(struct shared *sh, struct opts o, const char *only)
+{
+	int missing = 0;
+	double took;
+
+	for (int i = 0; i < N_FAULTS; i++) {
+		struct stats st;
+		long n;
+
+		if (only && strcmp(only, faults[i].name))
+			continue;
+		o.net = faults[i].net;
+		o.ft = faults[i].ft;
+		n = run_all(sh, &o, &took);
+		add_up(sh, o.jobs, &st);
+		if (n > 0) {
+			for (int j = 0; j < o.jobs; j++)
+				if (sh->w[j].n_found) {
+					printf("fault %-15s found after %lu schedules, seed %lu: %s: %s\n", faults[i].name,
+					       (unsigned long)st.schedules, (unsigned long)sh->w[j].found[0].seed,
+					       sh->w[j].found[0].promise, sh->w[j].found[0].why);
+					break;
+				}
+		} else {
+			printf("fault %-15s NOT FOUND in %lu schedules\n", faults[i].name, (unsigned long)st.schedules);
+			missing++;
+		}
+		fflush(stdout);
+	}
+	printf("prop_core: %d planted faults not found\n", missing);
+	return missing ? 1 : 0;
+}
+
+int main(int argc, char **argv)
+{
+	static const struct option longs[] = {
+		{ "seed", 1, NULL, 's' }, { "count", 1, NULL, 'n' }, { "seconds", 1, NULL, 't' }, { "jobs", 1, NULL, 'j' },
+		{ "trace", 0, NULL, 'v' }, { "faults", 0, NULL, 'f' }, { "fault", 1, NULL, 'F' }, { "keep-going", 0, NULL, 'k' },
+		{ "with", 1, NULL, 'w' }, { NULL, 0, NULL, 0 } };
+	struct opts o = { .seed = 1, .count = UINT64_MAX, .seconds = 60, .jobs = 2 };
+	const char *only = NULL;
+	bool plant = false, counted = false, timed = false;
+	struct shared *sh;
+	struct stats st;
+	double took;
+	long n;
+	int c;
+
+	while ((c = getopt_long(argc, argv, "", longs, NULL)) != -1) {
+		switch (c) {
+		case 's': o.seed = strtoull(optarg, NULL, 0); break;
+		case 'n': o.count = strtoull(optarg, NULL, 0); counted = true; break;
+		case 't': o.seconds = atof(optarg); timed = true; break;
+		case 'j': o.jobs = atoi(optarg); break;
+		case 'v': o.trace = true; o.jobs = 1; break;
+		case 'f': plant = true; break;
+		case 'F': plant = true; only = optarg; break;
+		case 'k': o.keep_going = true; break;
+		case 'w':
+			for (int i = 0; i < N_FAULTS; i++)
+				if (!strcmp(optarg, faults[i].name)) {
+					o.net |= faults[i].net;
+					o.ft |= faults[i].ft;
+				}
+			break;
+		default:
+			fprintf(stderr, "usage: prop_core [--seed S] [--count N] [--seconds T] [--jobs J] [--trace] [--keep-going] "
+				"[--faults] [--fault NAME] [--with FAULT]\n");
+			return 2;
+		}
+	}
+	if (o.jobs < 1 || o.jobs > MAX_JOBS || !o.count || (only && !plant))
+		return 2;
+	sh = mmap(NULL, sizeof(*sh), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	if (sh == MAP_FAILED) {
+		perror("mmap");
+		return 2;
+	}
+	if (plant) {
+		if (!counted)
+			o.count = 200000;
+		return run_faults(sh, o, only);
+	}
+	if (counted && !timed)
+		o.seconds = 1e9;
+	n = run_all(sh, &o, &took);
+	add_up(sh, o.jobs, &st);
+	print_found(sh, o.jobs);
+	print_stats(&st);
+	printf("prop_core: base seed %lu, %lu schedules in %.1f s (%.0f a second), %ld violations\n", (unsigned long)o.seed,
+	       (unsigned long)st.schedules, took, (double)st.schedules / took, n);
+	return n ? 1 : 0;
+}

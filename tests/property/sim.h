@@ -1,0 +1,473 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#ifndef PROPERTY_SIM_H
+#define PROPERTY_SIM_H
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "core/ft.h"
+#include "core/net.h"
+
+/*
+ * A deterministic world for core/: two nodes (each a struct ft, a struct net and a pretended QEMU with a guest in
+ * it), the three connections between them, an external network and its clients. One seed is one schedule; nothing
+ * reads a clock or a file. sim_fail() leaves the schedule at once (longjmp) with the promise that was broken.
+ *
+ *   sim_link.c    random numbers, event heap, packets, connections between the nodes, external network
+ *   sim_tcp.c     a small TCP, used by guests and clients, and the codec of frames
+ *   sim_guest.c   the guest: connections, applications, memory pages that check themselves
+ *   sim_client.c  the clients: scripts of requests and what the answers must be
+ *   sim_node.c    the shell of a node: carries out what ft and net say, with delays, failures and deaths
+ *   sim_check.c   the promises: what every frame that is let out must satisfy, and what the end must look like
+ *   sim_run.c     schedules out of seeds, and their run
+ *   prop_core.c   workers, planted faults, command line
+ */
+
+enum {
+	SIM_MAX_FRAME = 640,
+	SIM_SNDBUF = 1024,	/* power of two */
+	SIM_RCVBUF = 1024,	/* power of two, more than any window plus its rounding */
+	SIM_PAGES = 16,
+	SIM_GCONNS = 6,
+	SIM_CLIENTS = 4,
+	SIM_SCRIPT = 8,
+	SIM_STREAM = 8192,	/* bytes of one connection towards the client that are remembered */
+	SIM_PKTS = 1024,
+	SIM_DEVS = 8,		/* device states on their way */
+	SIM_CHANQ = 512,	/* power of two */
+	SIM_LOOPQ = 256,	/* power of two */
+	SIM_GUEST_PORT = 7000,
+	SIM_UDP_PORT = 7001,
+	SIM_HIST = 16,
+};
+
+enum { NODE_P, NODE_S, NODES };		/* by the part they begin with */
+enum { CH_CTL, CH_FRAMES, CH_BULK, CHANNELS };
+
+struct sim;
+
+struct pkt {
+	struct pkt *next;
+	uint16_t len;
+	uint8_t data[SIM_MAX_FRAME];
+};
+
+struct pktq {
+	struct pkt *head, **tail;
+	uint32_t n;
+};
+
+/* ---- TCP ---- */
+
+struct range {
+	uint32_t s, e;
+};
+
+enum tcp_state { T_CLOSED, T_SYN_SENT, T_SYN_RCVD, T_ESTAB, T_LINGER };
+enum { TF_FIN = 1, TF_SYN = 2, TF_RST = 4, TF_PSH = 8, TF_ACK = 16 };
+
+struct seg {
+	uint8_t src, dst;	/* last byte of the addresses */
+	uint16_t sport, dport;
+	uint32_t seq, ack;
+	uint8_t flags;
+	uint32_t win;
+	uint16_t len;
+	const uint8_t *data;
+	bool has_ts, sack_ok;
+	uint32_t tsval, tsecr;
+	uint16_t mss;
+	int ws;			/* -1: none */
+	unsigned int n_sack;
+	struct range sack[4];
+};
+
+struct tcb {
+	uint8_t state, peer;		/* last byte of the peer's address */
+	bool ts, sack, dsack, fin_queued, fin_acked, fin_rcvd, reset, want_ack, delack, fin_seen;
+	uint8_t snd_ws, rcv_ws, my_ws, dupacks, backoff, n_ooo, n_sacked;
+	uint16_t lport, rport, mss, rwnd;
+	uint32_t iss, irs, una, nxt, max, wnd, wl1, wl2, end;	/* @end: after the last byte the application wrote */
+	uint32_t rcv_nxt, rcv_adv, read, fin_pos;
+	uint32_t ts_off, ts_first, ts_recent, last_ack_sent;
+	struct range ooo[4], sacked[4], dup;
+	nstime rto_at, delack_at, kill_at;
+	uint8_t snd[SIM_SNDBUF], rcv[SIM_RCVBUF];
+};
+
+/* Who a connection belongs to; @now on the owner's own clock. */
+struct host {
+	struct sim *s;
+	int node;		/* -1: a client */
+	int client;
+	uint8_t addr;
+	nstime now;
+};
+
+void tcp_open(struct host *h, struct tcb *t, bool passive, const struct seg *syn, uint16_t lport, uint8_t peer,
+	      uint16_t rport);
+void tcp_input(struct host *h, struct tcb *t, const struct seg *g);
+void tcp_output(struct host *h, struct tcb *t);
+void tcp_timers(struct host *h, struct tcb *t);
+nstime tcp_deadline(const struct tcb *t);
+void tcp_abort(struct host *h, struct tcb *t);
+uint32_t tcp_write(struct tcb *t, const uint8_t *p, uint32_t n);
+uint32_t tcp_read(struct tcb *t, uint8_t *p, uint32_t n);
+static inline uint32_t tcp_readable(const struct tcb *t) { return t->rcv_nxt - (t->fin_rcvd ? 1 : 0) - t->read; }
+static inline uint32_t tcp_room(const struct tcb *t) { return SIM_SNDBUF - (t->end - t->una); }
+void tcp_refuse(struct host *h, const struct seg *g);
+
+bool frame_parse_tcp(const struct pkt *p, struct seg *g, const char **bad);
+uint8_t frame_proto(const struct pkt *p);	/* 0: ARP, 6, 17, 1; 255: something else */
+bool frame_broadcast(const struct pkt *p);
+struct pkt *frame_udp(struct sim *s, uint8_t src, uint8_t dst, uint16_t sport, uint16_t dport, const void *d, uint16_t n);
+struct pkt *frame_icmp_echo(struct sim *s, uint8_t src, uint8_t dst, bool reply, const void *d, uint16_t n);
+struct pkt *frame_arp(struct sim *s, uint8_t src, uint8_t dst, bool reply);
+const char *frame_text(const struct pkt *p);
+
+#define SEQ_LT(a, b) ((int32_t)((a) - (b)) < 0)
+#define SEQ_LE(a, b) ((int32_t)((a) - (b)) <= 0)
+#define SEQ_GT(a, b) SEQ_LT(b, a)
+#define SEQ_GE(a, b) SEQ_LE(b, a)
+
+/* ---- the guest ---- */
+
+/* Requests: op, arg, length (16 bit). What follows and what is answered stands in sim_guest.c. */
+enum { OP_ECHO = 'E', OP_RANDOM = 'R', OP_LAST = 'L', OP_UPLOAD = 'U', OP_DOWNLOAD = 'D', OP_COUNT = 'C',
+       OP_OPEN = 'O', OP_QUIT = 'Q' };
+enum { RAND_LEN = 12 };
+
+struct app {
+	uint8_t hdr[4], n_hdr, op, arg;
+	bool busy, quit;
+	uint32_t need;			/* payload bytes still to come */
+	uint64_t hash;			/* of everything that was ever asked on this connection */
+	uint64_t out_seed;
+	uint32_t out_at, out_len;	/* the answer: bytes given and in all */
+	uint8_t last[RAND_LEN];		/* what OP_RANDOM gave last */
+	uint8_t small[16];
+	uint32_t n_random;
+};
+
+struct gconn {
+	struct tcb t;
+	struct app a;
+	uint8_t active;			/* opened by the guest, for client active - 1 */
+};
+
+/* All that the device state holds in this model: CPU, TCP, applications. The pages are apart, and @sum binds them. */
+struct gcore {
+	uint64_t sum;
+	uint64_t writes;
+	nstime vmclock;			/* guest's clock when it was stopped last */
+	uint32_t counter;
+	uint32_t udp_hist[SIM_HIST], n_udp;
+	struct gconn c[SIM_GCONNS];
+};
+
+struct guest {
+	struct gcore core;
+	uint64_t image[SIM_PAGES], priv[SIM_PAGES];
+	uint32_t privmap, dirty, touched;
+	bool cow, valid;
+	uint64_t image_n;		/* the checkpoint that the image is (0: a mixture is under way) */
+};
+
+void app_feed(struct app *a, uint8_t b);
+bool app_finish(struct app *a, uint32_t *counter, const uint8_t entropy[RAND_LEN]);
+uint8_t app_out(const struct app *a, uint32_t at);
+
+void guest_boot(struct sim *s, int node);
+void guest_input(struct sim *s, int node, struct pkt *p);
+void guest_run(struct sim *s, int node);
+nstime guest_deadline(struct sim *s, int node);
+uint64_t guest_page(const struct guest *g, unsigned int i);
+uint64_t guest_sum(const struct guest *g);
+struct gconn *guest_conn(struct gcore *c, uint8_t peer, uint16_t rport, uint16_t lport);
+
+/* ---- connections between the nodes ---- */
+
+enum bulk_type { BULK_PAGE, BULK_DEV, BULK_MARK };
+
+struct cmsg {
+	nstime at;
+	bool eof;
+	struct ctl_msg ctl;
+	struct net_msg msg;
+	struct pkt *p;
+	enum bulk_type bulk;
+	uint64_t n, val;
+	uint32_t page;
+	struct gcore *dev;
+};
+
+struct chan {
+	struct cmsg *q;
+	uint32_t head, tail;
+	nstime last;
+	bool closed;
+};
+
+struct step_run {
+	bool active;
+	uint8_t phase;
+	enum ft_step step;
+	uint64_t n;
+	uint32_t left, value;
+	int rc;
+	uint32_t gen, order;
+};
+
+struct loopmsg {
+	struct net_ev ne;
+	struct ft_ev fe;
+};
+
+struct loopq {
+	struct loopmsg *q;
+	uint32_t head, tail;
+	nstime last;
+};
+
+struct node {
+	int id;
+	struct net *net;
+	struct ft *ft;
+	struct net_cfg ncfg;
+	nstime clock_off;		/* this node's clock - simulated time */
+	bool alive, ended, linked, want_quiet, draining;
+	int end_status;
+	uint64_t drain_n;
+	nstime frozen_until, lease;
+	/* QEMU */
+	bool q_alive, q_running;
+	nstime q_stuck_until, q_resumed;
+	struct guest g;
+	struct pktq sock, limbo, outq;	/* @limbo: read while stopped, in no state */
+	struct step_run run[8];
+	/* memory on its way */
+	uint64_t buf[SIM_PAGES];
+	uint32_t bufmap;
+	struct gcore saved, dev;
+	uint64_t saved_n, dev_n;	/* 0: none */
+	uint64_t staged[SIM_PAGES], staged_n[SIM_PAGES];
+	uint64_t mark_n, barrier_n, said_staged, loaded_n, applied_n;
+	bool dirty_all;
+	/* heartbeat */
+	nstime heard, beat_t0;
+	bool silent_told, muted, ever_linked, checked;
+	unsigned int eofs;
+	bool down_told;
+	nstime net_at, ft_at, run_at;
+	bool sock_armed, out_armed;
+	struct loopq to_net, to_ft;
+	uint32_t n_net_acts, n_ft_acts, spins;
+	nstime spin_at;
+	bool no_room, promoted, emitted_alone;
+};
+
+/* ---- clients ---- */
+
+struct req {
+	uint8_t op, arg;
+	uint16_t len;
+	uint32_t think;			/* us */
+};
+
+struct client {
+	struct tcb t;
+	bool used, passive, opened, done, failed, half_close, will_abort, refused_port;
+	uint8_t addr, abort_after;
+	uint16_t port, gport;
+	struct req script[SIM_SCRIPT];
+	unsigned int n_req, sent, answered, depth;
+	uint32_t tx_at;			/* bytes of the request being written */
+	struct app model;		/* what the guest's application must be like */
+	struct app model_tx;		/* as seen when asking; only its hash counts */
+	uint32_t rx_at;			/* bytes of the answer that have come */
+	bool rx_begun;
+	uint8_t last[RAND_LEN];
+	uint32_t n_random;
+	bool expected;			/* passive: the guest has said that it opens a connection */
+	nstime start, next_at, ev_at;
+	uint8_t rbuf[16];
+};
+
+/* What has been let out for one connection, in the order of emission. */
+struct wire {
+	bool isn_known, fin, rst, ack_known, ts_known, edge_known;
+	uint32_t isn, end, fin_at, max_ack, edge, ts_recent;
+	uint8_t ws;
+	struct range sack[8];
+	unsigned int n_sack;
+	uint16_t gport;
+	uint32_t contig;		/* bytes without a gap */
+	uint8_t known[SIM_STREAM / 8];
+	uint8_t stream[SIM_STREAM];
+};
+
+struct sim_store;
+
+enum fail_kind {
+	FAIL_NONE, FAIL_KILL, FAIL_POWER, FAIL_QEMU_DIES, FAIL_QEMU_HANGS, FAIL_QEMU_PAUSES, FAIL_FREEZE, FAIL_STEP,
+	FAIL_COMMAND, FAIL_KINDS
+};
+enum fail_when { WHEN_TIME, WHEN_NET_ACT, WHEN_FT_ACT, WHEN_STEP, WHEN_CTL, WHEN_MSG, WHEN_PHASE };
+
+struct failure {
+	enum fail_kind kind;
+	enum fail_when when;
+	int node;
+	nstime at, span;
+	uint32_t count, what;
+	bool before, done;
+	nstime done_at;
+};
+
+enum ev_type {
+	EV_NONE, EV_START, EV_LINK, EV_CHAN, EV_TO_NET, EV_TO_FT, EV_STEP, EV_NET_TIMER, EV_FT_TIMER, EV_SOCK, EV_OUT,
+	EV_GUEST, EV_WIRE_IN, EV_WIRE_CLIENT, EV_CLIENT, EV_BEAT, EV_FAIL, EV_DATAGRAM, EV_ROOM, EV_DRAIN, EV_QDIED, EV_REJOIN,
+};
+
+struct ev {
+	nstime t;
+	uint32_t seq;
+	uint8_t type, node;
+	uint16_t a;
+	uint32_t b;
+	struct pkt *p;
+};
+
+/* Counted over all schedules of a worker; only sums, so that workers can be added up. */
+#define SIM_STATS(X) \
+	X(schedules) X(events) X(frames_out) X(frames_in) X(transactions) X(checkpoints) X(ck_mismatch) X(ck_timeout) \
+	X(ck_other) X(ck_delay) X(ck_rest) X(failures) X(failovers) X(survived_alone) X(lost_unprotected) X(rejoins) \
+	X(second_failovers) X(fo_idle) X(fo_before_staged) X(fo_staged) X(fo_loaded) X(translated_at_failover) \
+	X(replayed) X(splits) X(mismatches) X(acks_lowered) X(acks_made) X(acks_swallowed) X(gate_expired) \
+	X(rel_compared) X(rel_staged) X(passed) X(retransmissions) X(fast_rexmit) X(lost_ext) X(dup_ext) X(purged) \
+	X(vanished) X(guest_opened) X(udp_answers) X(random_last) X(uploads) X(silent_drops) X(step_fails) X(freezes) \
+	X(acks_beyond) X(paws_drops) X(live_checked) X(det_checked) X(p1_checked) X(switch_checked) X(reneg) \
+	X(ev_timeouts) X(ended_s) X(ended_p)
+
+struct stats {
+#define X(name) uint64_t name;
+	SIM_STATS(X)
+#undef X
+	uint64_t phase_fo[2][32];	/* deaths by ft phase of the primary and the secondary */
+};
+
+struct sim {
+	uint64_t rng[2];
+	uint64_t seed;
+	nstime now;
+	bool trace, failed;
+	char why[512];
+	const char *promise;
+	jmp_buf out;
+	uint32_t net_faults, ft_faults;
+	struct sim_store *store;	/* what need not be cleared for a new schedule */
+	uint32_t n_heap, seq, n_events;
+	struct pkt *free_pkts;
+	uint32_t n_pkts;		/* that were ever taken */
+	struct gcore *dev_pool;
+	uint32_t dev_next;
+	/* the schedule */
+	uint32_t ext_delay, ext_jitter, loss, dup, reorder;	/* us, us, per 10000 each */
+	nstime quiet_from;		/* no more loss from here on */
+	uint32_t link_delay, link_jitter, link_stall;		/* us, us, per 10000 */
+	uint32_t guest_delay[NODES], slow;	/* us */
+	uint32_t step_us;		/* scale */
+	uint8_t g_ts, g_sack, g_dsack, g_ws;
+	uint16_t g_mss, g_rwnd;
+	bool deterministic;		/* nothing in it diverges: no checkpoint may be needed */
+	bool rejoin, rejoined, loss_free;
+	uint32_t divergences;		/* requests and frames that may cost a checkpoint each */
+	uint32_t datagrams, datagrams_sent, udp_asked, udp_got;
+	struct failure fail;
+	enum ft_state fail_state[NODES];
+	bool fail_staged;
+	struct node node[NODES];
+	struct chan chan[NODES][CHANNELS];	/* by sender */
+	struct client cl[SIM_CLIENTS];
+	struct wire w[SIM_CLIENTS];
+	uint8_t counter_seen[512];
+	int mac_at, server;
+	bool taken_over;
+	nstime took_over_at;
+	struct stats *st;
+};
+
+enum { SIM_HEAP = 4096 };
+
+struct sim_store {
+	struct ev heap[SIM_HEAP];
+	struct pkt pkts[SIM_PKTS];
+	struct cmsg chanq[NODES][CHANNELS][SIM_CHANQ];
+	struct loopmsg loopq[NODES][2][SIM_LOOPQ];
+	struct gcore devs[SIM_DEVS];
+	struct net *net[NODES];
+	struct ft *ft[NODES];
+};
+
+/* ---- sim_link.c ---- */
+uint64_t sim_rand(struct sim *s);
+static inline uint32_t rnd(struct sim *s, uint32_t n) { return (uint32_t)((sim_rand(s) >> 32) * n >> 32); }
+static inline bool chance(struct sim *s, uint32_t of10000) { return rnd(s, 10000) < of10000; }
+static inline nstime us(struct sim *s, uint32_t lo, uint32_t hi)
+{
+	return (nstime)(lo + rnd(s, hi - lo + 1)) * NS_PER_US;
+}
+void sim_at(struct sim *s, nstime t, enum ev_type type, int node, uint16_t a, uint32_t b, struct pkt *p);
+bool sim_next(struct sim *s, struct ev *e);
+struct pkt *pkt_new(struct sim *s);
+struct pkt *pkt_copy(struct sim *s, const void *data, uint16_t len);
+void pkt_free(struct sim *s, struct pkt *p);
+void pktq_init(struct pktq *q);
+void pktq_push(struct pktq *q, struct pkt *p);
+struct pkt *pktq_pop(struct pktq *q);
+void pktq_clear(struct sim *s, struct pktq *q);
+void sim_fail(struct sim *s, const char *promise, const char *fmt, ...)
+	__attribute__((noreturn, format(printf, 3, 4)));
+void sim_trace(struct sim *s, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+#define TR(s, ...) do { if ((s)->trace) sim_trace(s, __VA_ARGS__); } while (0)
+
+struct cmsg *chan_send(struct sim *s, int from, int kind);	/* NULL: closed */
+void chan_close(struct sim *s, int from);			/* what was sent still arrives */
+void chan_cut(struct sim *s, int from, bool eof);		/* the sender died: what was under way may be lost */
+void ext_to_clients(struct sim *s, const void *data, uint16_t len);
+void ext_to_guest(struct sim *s, struct pkt *p);
+
+/* ---- sim_node.c ---- */
+void node_init(struct sim *s, int id, enum ft_role role);
+void node_event(struct sim *s, const struct ev *e);
+void node_guest_out(struct sim *s, int id, struct pkt *p);
+nstime node_vmclock(struct sim *s, int id);
+void node_kick_guest(struct sim *s, int id, nstime at);
+void node_die(struct sim *s, int id, bool eof);
+void node_fail_now(struct sim *s);
+void node_finish(struct sim *s);
+static inline nstime node_now(struct sim *s, int id) { return s->now + s->node[id].clock_off; }
+static inline bool node_up(const struct sim *s, int id) { return s->node[id].alive && !s->node[id].ended; }
+
+/* ---- sim_client.c ---- */
+void client_event(struct sim *s, int i);
+void client_input(struct sim *s, struct pkt *p);
+bool clients_done(struct sim *s);
+void client_datagram(struct sim *s);
+
+/* ---- sim_check.c ---- */
+void check_emission(struct sim *s, int node, const struct pkt *p);
+void check_takeover(struct sim *s, struct gcore *c, const char *when);
+void check_end(struct sim *s);
+struct gcore *check_takeover_state(struct sim *s);
+
+/* ---- sim_run.c ---- */
+bool sim_run(struct sim *s, uint64_t seed);
+void sim_store_init(struct sim *s);
+
+#endif

@@ -1,0 +1,331 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * The promises, as they look from outside.
+ *
+ * check_emission() sees every frame in the order in which it is let out. Two kinds of questions:
+ *	- Is it legal towards what this client has been told before, by whichever node? One number per byte of the
+ *	  stream, bytes never change, nothing is acknowledged that was not sent, what was selectively acknowledged is
+ *	  never asked for again, the window's right edge does not move left, timestamps do not step back as PAWS of a
+ *	  client that lost nothing would see it (P2, P6).
+ *	- Could the secondary explain it, were it to take over now (P1)? Its takeover state is the SVM, or checkpoint n
+ *	  from the moment that it said STAGED n. That state must have sent every one of these bytes.
+ * When the takeover state changes (STAGED, promotion) it must explain all that was let out before.
+ *
+ * Not checked here: whether acknowledged bytes are in the takeover state. They may be in its input log, which is the
+ * code's own business; that they are not lost shows when the schedule has to come to its end (P2).
+ */
+#include "sim.h"
+
+struct gcore *check_takeover_state(struct sim *s)
+{
+	for (int i = 0; i < NODES; i++) {
+		struct node *nd = &s->node[i];
+
+		/* Once one serves alone the other one may not take over, which P5 looks at. */
+		if (node_up(s, i) && ft_state(nd->ft) == FT_ALONE)
+			return NULL;
+	}
+	for (int i = 0; i < NODES; i++) {
+		struct node *nd = &s->node[i];
+
+		if (node_up(s, i) && ft_state(nd->ft) == FT_STANDBY && !(s->fail.done && s->fail.node == i &&
+		    s->fail.kind != FAIL_FREEZE))
+			return nd->said_staged > nd->loaded_n ? &nd->dev : &nd->g.core;
+	}
+	return NULL;
+}
+
+static bool known(const struct wire *w, uint32_t i)
+{
+	return w->known[i / 8] & 1u << (i & 7);
+}
+
+/* Bytes [at, at + len) as connection @t has them, as far as it still has them. */
+static void same_bytes(struct sim *s, int i, const struct tcb *t, uint32_t at, uint32_t len, const uint8_t *data,
+		       const char *when)
+{
+	for (uint32_t k = 0; k < len; k++) {
+		uint32_t seq = t->iss + 1 + at + k;
+
+		if (SEQ_LT(seq, t->una) || SEQ_GE(seq, t->end))
+			continue;
+		if (t->snd[seq % SIM_SNDBUF] != data[k])
+			sim_fail(s, "P1", "client %d has byte %u as %02x, the state that takes over %s has %02x", i, at + k,
+				 data[k], when, t->snd[seq % SIM_SNDBUF]);
+	}
+}
+
+static bool settled_client(const struct client *c)
+{
+	return c->done || c->refused_port || c->t.state == T_LINGER || c->t.reset ||
+	       (c->will_abort && c->t.state == T_CLOSED);
+}
+
+static void explained(struct sim *s, int i, const struct seg *g, uint32_t at)
+{
+	struct gcore *core = check_takeover_state(s);
+	struct gconn *c;
+	uint32_t need, have;
+
+	if (!core || settled_client(&s->cl[i]))
+		return;
+	if (!g->len && !(g->flags & (TF_SYN | TF_FIN)))
+		return;
+	s->st->p1_checked++;
+	c = guest_conn(core, g->dst, g->dport, g->sport);
+	if (!c || c->t.state == T_CLOSED)
+		sim_fail(s, "P1", "let out, and the state that would take over does not know client %d's connection", i);
+	need = g->flags & TF_SYN ? 0 : at + g->len + (g->flags & TF_FIN ? 1 : 0);
+	have = c->t.max - (c->t.iss + 1);
+	if ((int32_t)(have - need) < 0)
+		sim_fail(s, "P1", "let out up to byte %u of client %d, the state that would take over has sent %u", need, i,
+			 have);
+	if (g->len)
+		same_bytes(s, i, &c->t, at, g->len, g->data, "now");
+}
+
+void check_takeover(struct sim *s, struct gcore *core, const char *when)
+{
+	for (int i = 0; i < SIM_CLIENTS; i++) {
+		struct wire *w = &s->w[i];
+		struct client *cl = &s->cl[i];
+		struct gconn *c;
+		uint32_t have;
+
+		if (!cl->used || !w->isn_known || settled_client(cl))
+			continue;
+		s->st->switch_checked++;
+		c = guest_conn(core, cl->addr, cl->port, w->gport);
+		if (!c || c->t.state == T_CLOSED)
+			sim_fail(s, "P1", "at %s: the new state does not know the connection of client %d", when, i);
+		have = c->t.max - (c->t.iss + 1);
+		if ((int32_t)(have - (w->end + (w->fin ? 1 : 0))) < 0)
+			sim_fail(s, "P1", "at %s: client %d was given %u bytes%s, the new state has sent %u", when, i, w->end,
+				 w->fin ? " and FIN" : "", have);
+		for (uint32_t k = c->t.una - (c->t.iss + 1); (int32_t)(w->end - k) > 0; k++)
+			if ((int32_t)k >= 0 && known(w, k))
+				same_bytes(s, i, &c->t, k, 1, w->stream + k, when);
+	}
+}
+
+static void check_sack(struct sim *s, int i, const struct seg *g)
+{
+	struct wire *w = &s->w[i];
+	struct client *c = &s->cl[i];
+
+	for (unsigned int k = 0; k < w->n_sack; k++)
+		if (SEQ_LE(w->sack[k].s, g->ack) && SEQ_LT(g->ack, w->sack[k].e))
+			sim_fail(s, "P2", "client %d: byte %u was selectively acknowledged and is asked for again", i,
+				 g->ack - c->t.iss);
+	for (unsigned int k = 0; k < g->n_sack; k++) {
+		struct range r = g->sack[k];
+
+		if (SEQ_GE(r.s, r.e) || SEQ_GT(r.e, c->t.max) || SEQ_LE(r.s, c->t.iss))
+			sim_fail(s, "P6", "client %d: SACK block %u-%u, it has sent %u-%u", i, r.s, r.e, c->t.iss + 1, c->t.max);
+		if (SEQ_LE(r.e, g->ack))
+			continue;
+		if (w->n_sack == 8) {
+			memmove(w->sack, w->sack + 1, 7 * sizeof(r));
+			w->n_sack--;
+		}
+		w->sack[w->n_sack++] = r;
+	}
+}
+
+static void check_ack(struct sim *s, int i, const struct seg *g)
+{
+	struct wire *w = &s->w[i];
+	struct client *c = &s->cl[i];
+	uint32_t edge, ws = c->t.my_ws != 0xff ? w->ws : 0;
+
+	if (SEQ_GT(g->ack, c->t.max) || SEQ_LT(g->ack, c->t.iss))
+		sim_fail(s, "P6", "client %d: %u is acknowledged, it has sent %u-%u", i, g->ack, c->t.iss, c->t.max);
+	check_sack(s, i, g);
+	if (g->flags & TF_SYN) {
+		edge = g->ack + g->win;
+	} else {
+		edge = g->ack + (g->win << ws);
+		/*
+		 * A client takes a window only from segments that are not older than the one that it has. Less than a
+		 * unit of the window's scale is rounding (RFC 7323, 2.4).
+		 */
+		if (w->edge_known && SEQ_LT(edge + (1u << ws) - 1, w->edge) && SEQ_LE(w->max_ack, g->ack) &&
+		    SEQ_LE(w->isn + 1 + w->end, g->seq))
+			sim_fail(s, "P2", "client %d: the window's right edge moves left by %u", i, w->edge - edge);
+	}
+	if (!w->edge_known || SEQ_GT(edge, w->edge))
+		w->edge = edge;
+	w->edge_known = true;
+	if (c->t.ts && g->has_ts && (SEQ_LT(g->tsecr, c->t.ts_first) ||
+				     SEQ_GT(g->tsecr, (uint32_t)(s->now / NS_PER_MS) + c->t.ts_off)))
+		sim_fail(s, "P6", "client %d: timestamp %u is echoed, it has sent %u-%u", i, g->tsecr, c->t.ts_first,
+			 (uint32_t)(s->now / NS_PER_MS) + c->t.ts_off);
+}
+
+static void check_stream(struct sim *s, int i, const struct seg *g, uint32_t at)
+{
+	struct wire *w = &s->w[i];
+
+	if (at + g->len > SIM_STREAM)
+		sim_fail(s, "P6", "client %d: byte %u of its stream, which is not so long", i, at + g->len);
+	for (uint32_t k = at; k < at + g->len; k++) {
+		if (!known(w, k)) {
+			w->known[k / 8] |= (uint8_t)(1u << (k & 7));
+			w->stream[k] = g->data[k - at];
+		} else if (w->stream[k] != g->data[k - at]) {
+			sim_fail(s, "P1", "client %d: byte %u was %02x and is %02x now", i, k, w->stream[k], g->data[k - at]);
+		}
+	}
+	if (w->fin && g->len && at + g->len > w->fin_at)
+		sim_fail(s, "P1", "client %d: data after FIN", i);
+	if (g->flags & TF_FIN) {
+		if ((w->fin && w->fin_at != at + g->len) || w->end > at + g->len)
+			sim_fail(s, "P1", "client %d: FIN at byte %u, which was not the end", i, at + g->len);
+		w->fin = true;
+		w->fin_at = at + g->len;
+	}
+	if (g->len && at + g->len > w->end)
+		w->end = at + g->len;
+	while (w->contig < w->end && known(w, w->contig))
+		w->contig++;
+}
+
+static void check_tcp(struct sim *s, int node, const struct pkt *p)
+{
+	struct client *c = NULL;
+	struct wire *w;
+	struct seg g;
+	const char *bad;
+	uint32_t at = 0;
+	bool useful;
+	int i;
+
+	if (!frame_parse_tcp(p, &g, &bad))
+		sim_fail(s, "P6", "node %d lets out a frame with %s", node, bad);
+	for (i = 0; i < SIM_CLIENTS; i++)
+		if (s->cl[i].used && s->cl[i].addr == g.dst && s->cl[i].port == g.dport) {
+			c = &s->cl[i];
+			break;
+		}
+	if (!c || g.src != 10)
+		sim_fail(s, "P6", "node %d lets out a frame for nobody: %s", node, frame_text(p));
+	w = &s->w[i];
+	if (g.flags & TF_RST) {
+		if (!c->will_abort && !settled_client(c) && (!w->isn_known || w->gport == g.sport))
+			sim_fail(s, "P6", "client %d is sent a reset", i);
+		return;
+	}
+	if (settled_client(c) && !c->refused_port)
+		return;
+	if (g.flags & TF_SYN) {
+		if (w->isn_known && (w->isn != g.seq || w->gport != g.sport))
+			sim_fail(s, "P6", "client %d: SYN %u from port %u after %u from %u", i, g.seq, g.sport, w->isn, w->gport);
+		w->isn_known = true;
+		w->isn = g.seq;
+		w->gport = g.sport;
+		w->ws = g.ws < 0 ? 0 : (uint8_t)g.ws;
+		w->ts_known = g.has_ts;
+		if (!w->ack_known)
+			w->ts_recent = g.tsval;
+	}
+	if (!w->isn_known || w->gport != g.sport)
+		sim_fail(s, "P6", "client %d: a segment of a connection that it does not have: %s", i, frame_text(p));
+	at = g.seq - (w->isn + 1);
+	if (g.flags & TF_SYN)
+		at = 0;
+	if ((int32_t)at < 0 || at > SIM_STREAM)
+		sim_fail(s, "P6", "client %d: sequence number %u, its stream begins at %u and has got to %u", i, g.seq,
+			 w->isn + 1, w->end);
+	/* A guest that opens a connection offers them; the client may decline. */
+	if (!(g.flags & TF_SYN) && (w->ts_known && (!c->passive || c->t.ts)) != g.has_ts)
+		sim_fail(s, "P6", "client %d: timestamps %s", i, g.has_ts ? "appear" : "disappear");
+	explained(s, i, &g, at);
+	useful = at + g.len > w->contig || (g.flags & TF_FIN && !w->fin) ||
+		 (g.flags & TF_ACK && w->ack_known && SEQ_GT(g.ack, w->max_ack));
+	if (g.has_ts && useful && !(g.flags & TF_SYN) && SEQ_LT(g.tsval, w->ts_recent))
+		sim_fail(s, "P6", "client %d: timestamp %u after %u, PAWS would drop a segment that it needs", i, g.tsval,
+			 w->ts_recent);
+	if (g.has_ts && SEQ_GT(g.tsval, w->ts_recent) && SEQ_LE(g.seq, w->isn + 1 + w->contig))
+		w->ts_recent = g.tsval;
+	if (g.flags & TF_ACK)
+		check_ack(s, i, &g);
+	if (!(g.flags & TF_SYN))
+		check_stream(s, i, &g, at);
+	if (g.flags & TF_ACK && (!w->ack_known || SEQ_GT(g.ack, w->max_ack))) {
+		w->ack_known = true;
+		w->max_ack = g.ack;
+	}
+}
+
+void check_emission(struct sim *s, int node, const struct pkt *p)
+{
+	struct gcore *core;
+	uint32_t v;
+	bool found = false;
+
+	s->st->frames_out++;
+	switch (frame_proto(p)) {
+	case 6:
+		check_tcp(s, node, p);
+		break;
+	case 17:
+		core = check_takeover_state(s);
+		if (!core)
+			break;
+		memcpy(&v, p->data + 46, 4);
+		for (int i = 0; i < SIM_HIST; i++)
+			found |= core->udp_hist[i] == v;
+		if (!found)
+			sim_fail(s, "P1", "a UDP answer is let out that the state which would take over has not given");
+		s->st->p1_checked++;
+		break;
+	case 0: case 1:
+		break;
+	default:
+		if (p->len < 14 || p->data[12] != 0x80 || p->data[13] != 0x35)
+			sim_fail(s, "P6", "node %d lets out a frame that nobody made", node);
+	}
+}
+
+/* A schedule that has come to its end. */
+void check_end(struct sim *s)
+{
+	uint64_t n = 0, bad = 0;
+	struct net_stats ns;
+
+	for (int i = 0; i < NODES; i++) {
+		struct node *nd = &s->node[i];
+
+		n += ft_checkpoints(nd->ft, CAUSE_MAX);
+		bad += ft_checkpoints(nd->ft, CAUSE_MISMATCH) + ft_checkpoints(nd->ft, CAUSE_TIMEOUT) +
+		       ft_checkpoints(nd->ft, CAUSE_OTHER) + ft_checkpoints(nd->ft, CAUSE_HELD);
+		s->st->checkpoints += ft_checkpoints(nd->ft, CAUSE_MAX);
+		s->st->ck_mismatch += ft_checkpoints(nd->ft, CAUSE_MISMATCH);
+		s->st->ck_timeout += ft_checkpoints(nd->ft, CAUSE_TIMEOUT);
+		s->st->ck_other += ft_checkpoints(nd->ft, CAUSE_OTHER);
+		s->st->ck_delay += ft_checkpoints(nd->ft, CAUSE_DELAY);
+		net_stats_get(nd->net, &ns);
+		s->st->replayed += ns.replayed;
+		s->st->splits += ns.splits;
+		s->st->mismatches += ns.mismatches;
+		s->st->acks_lowered += ns.acks_lowered;
+		s->st->acks_made += ns.acks_made;
+		s->st->acks_swallowed += ns.acks_swallowed;
+		s->st->gate_expired += ns.gate_expired;
+		s->st->rel_compared += ns.released_compared;
+		s->st->rel_staged += ns.released_staged;
+		s->st->passed += ns.passed;
+	}
+	if (s->failed)
+		return;
+	if (s->deterministic) {
+		s->st->det_checked++;
+		if (bad)
+			sim_fail(s, "liveness", "nothing in this schedule diverges, and yet %lu checkpoints (mismatch %lu, timeout %lu, "
+				 "other %lu, held %lu)", (unsigned long)bad,
+				 (unsigned long)ft_checkpoints(s->node[0].ft, CAUSE_MISMATCH),
+				 (unsigned long)ft_checkpoints(s->node[0].ft, CAUSE_TIMEOUT),
+				 (unsigned long)ft_checkpoints(s->node[0].ft, CAUSE_OTHER),
+				 (unsigned long)ft_checkpoints(s->node[0].ft, CAUSE_HELD));
+	}
+}

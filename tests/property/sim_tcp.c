@@ -1,0 +1,774 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * A small TCP over real frames (RFC 9293, 7323, 2018, 2883 as far as it matters here), for guests and clients.
+ *
+ * It is a plain struct, so that a guest can be copied like a register file. Everything in which two real copies of
+ * one guest differ is drawn anew each time: initial sequence number, timestamp offset, where a stream is cut into
+ * segments, when an acknowledgement is sent and with what it is merged. There is no congestion control: the window
+ * alone limits. A byte that was selectively acknowledged is not sent again unless the head of the queue is one, as
+ * in Linux. Frames with a wrong checksum are a violation, for nothing here corrupts any but the code under test.
+ */
+#include <stdio.h>
+
+#include "sim.h"
+
+enum { RTO_US = 40000, RTO_SHIFTS = 5, LINGER_MS = 3000, ETH = 14, IP4 = 20 };
+
+static uint32_t put16(uint8_t *p, uint32_t v) { p[0] = (uint8_t)(v >> 8); p[1] = (uint8_t)v; return 2; }
+static uint32_t put32(uint8_t *p, uint32_t v) { put16(p, v >> 16); put16(p + 2, v); return 4; }
+static uint32_t get16(const uint8_t *p) { return (uint32_t)p[0] << 8 | p[1]; }
+static uint32_t get32(const uint8_t *p) { return get16(p) << 16 | get16(p + 2); }
+
+static uint32_t sum16(const uint8_t *p, uint32_t n, uint32_t sum)
+{
+	for (; n > 1; n -= 2, p += 2)
+		sum += get16(p);
+	return n ? sum + ((uint32_t)p[0] << 8) : sum;
+}
+
+static uint32_t fold(uint32_t sum)
+{
+	while (sum >> 16)
+		sum = (sum & 0xffff) + (sum >> 16);
+	return sum;
+}
+
+static void mac_of(uint8_t *m, uint8_t addr)
+{
+	memcpy(m, addr == 10 ? "\x52\x54\x00\x00\x00\x0a" : "\x52\x54\x00\x00\x01\x00", 6);
+	if (addr != 10)
+		m[5] = addr;
+}
+
+static void ip_head(uint8_t *f, uint8_t src, uint8_t dst, uint8_t proto, uint32_t len, uint16_t id)
+{
+	uint8_t *ip = f + ETH;
+
+	mac_of(f, dst);
+	mac_of(f + 6, src);
+	put16(f + 12, 0x0800);
+	memset(ip, 0, IP4);
+	ip[0] = 0x45;
+	put16(ip + 2, IP4 + len);
+	put16(ip + 4, id);
+	ip[6] = 0x40;
+	ip[8] = 64;
+	ip[9] = proto;
+	memcpy(ip + 12, "\xc0\x00\x02", 3);
+	ip[15] = src;
+	memcpy(ip + 16, "\xc0\x00\x02", 3);
+	ip[19] = dst;
+	put16(ip + 10, ~fold(sum16(ip, IP4, 0)) & 0xffff);
+}
+
+static uint32_t pseudo(const uint8_t *ip, uint32_t len)
+{
+	return sum16(ip + 12, 8, ip[9] + len);
+}
+
+uint8_t frame_proto(const struct pkt *p)
+{
+	if (p->len >= ETH + 28 && get16(p->data + 12) == 0x0806)
+		return 0;
+	if (p->len >= ETH + IP4 && get16(p->data + 12) == 0x0800)
+		return p->data[ETH + 9];
+	return 255;
+}
+
+bool frame_broadcast(const struct pkt *p)
+{
+	return p->data[0] & 1;
+}
+
+struct pkt *frame_udp(struct sim *s, uint8_t src, uint8_t dst, uint16_t sport, uint16_t dport, const void *d, uint16_t n)
+{
+	struct pkt *p = pkt_new(s);
+	uint8_t *u = p->data + ETH + IP4;
+
+	ip_head(p->data, src, dst, 17, 8u + n, (uint16_t)sim_rand(s));
+	put16(u, sport);
+	put16(u + 2, dport);
+	put16(u + 4, 8u + n);
+	put16(u + 6, 0);
+	memcpy(u + 8, d, n);
+	put16(u + 6, ~fold(sum16(u, 8u + n, pseudo(p->data + ETH, 8u + n))) & 0xffff);
+	p->len = (uint16_t)(ETH + IP4 + 8 + n);
+	return p;
+}
+
+struct pkt *frame_icmp_echo(struct sim *s, uint8_t src, uint8_t dst, bool reply, const void *d, uint16_t n)
+{
+	struct pkt *p = pkt_new(s);
+	uint8_t *u = p->data + ETH + IP4;
+
+	ip_head(p->data, src, dst, 1, 4u + n, (uint16_t)sim_rand(s));
+	put32(u, reply ? 0 : 0x08000000);
+	memcpy(u + 4, d, n);
+	put16(u + 2, ~fold(sum16(u, 4u + n, 0)) & 0xffff);
+	p->len = (uint16_t)(ETH + IP4 + 4 + n);
+	return p;
+}
+
+struct pkt *frame_arp(struct sim *s, uint8_t src, uint8_t dst, bool reply)
+{
+	struct pkt *p = pkt_new(s);
+	uint8_t *a = p->data + ETH;
+
+	memset(p->data, 0, 60);
+	if (reply)
+		mac_of(p->data, dst);
+	else
+		memset(p->data, 0xff, 6);
+	mac_of(p->data + 6, src);
+	put16(p->data + 12, 0x0806);
+	memcpy(a, "\x00\x01\x08\x00\x06\x04\x00", 7);
+	a[7] = reply ? 2 : 1;
+	mac_of(a + 8, src);
+	memcpy(a + 14, "\xc0\x00\x02", 3);
+	a[17] = src;
+	if (reply)
+		mac_of(a + 18, dst);
+	memcpy(a + 24, "\xc0\x00\x02", 3);
+	a[27] = dst;
+	p->len = 60;
+	return p;
+}
+
+bool frame_parse_tcp(const struct pkt *p, struct seg *g, const char **bad)
+{
+	const uint8_t *ip = p->data + ETH, *t = ip + IP4, *o;
+	uint32_t total, off;
+
+	*bad = NULL;
+	memset(g, 0, offsetof(struct seg, sack));
+	g->ws = -1;
+	total = get16(ip + 2);
+	if (p->len < ETH + IP4 + 20 || ip[0] != 0x45 || total < IP4 + 20 || total + ETH > p->len) {
+		*bad = "a malformed IP header";
+		return false;
+	}
+	if (fold(sum16(ip, IP4, 0)) != 0xffff) {
+		*bad = "a wrong IP checksum";
+		return false;
+	}
+	if (fold(sum16(t, total - IP4, pseudo(ip, total - IP4))) != 0xffff) {
+		*bad = "a wrong TCP checksum";
+		return false;
+	}
+	g->src = ip[15];
+	g->dst = ip[19];
+	g->sport = (uint16_t)get16(t);
+	g->dport = (uint16_t)get16(t + 2);
+	g->seq = get32(t + 4);
+	g->ack = get32(t + 8);
+	off = (t[12] >> 4) * 4u;
+	g->flags = t[13] & 0x3f;
+	g->win = get16(t + 14);
+	if (off < 20 || off > total - IP4) {
+		*bad = "a wrong TCP data offset";
+		return false;
+	}
+	g->len = (uint16_t)(total - IP4 - off);
+	g->data = t + off;
+	for (o = t + 20; o < t + off;) {
+		if (o[0] == 0)
+			break;
+		if (o[0] == 1) {
+			o++;
+			continue;
+		}
+		if (o + 1 >= t + off || o[1] < 2 || o + o[1] > t + off) {
+			*bad = "malformed TCP options";
+			return false;
+		}
+		if (o[0] == 2 && o[1] == 4)
+			g->mss = (uint16_t)get16(o + 2);
+		else if (o[0] == 3 && o[1] == 3)
+			g->ws = o[2];
+		else if (o[0] == 4)
+			g->sack_ok = true;
+		else if (o[0] == 8 && o[1] == 10) {
+			g->has_ts = true;
+			g->tsval = get32(o + 2);
+			g->tsecr = get32(o + 6);
+		} else if (o[0] == 5) {
+			for (int i = 2; i + 8 <= o[1] && g->n_sack < 4; i += 8) {
+				g->sack[g->n_sack].s = get32(o + i);
+				g->sack[g->n_sack++].e = get32(o + i + 4);
+			}
+		}
+		o += o[1];
+	}
+	return true;
+}
+
+const char *frame_text(const struct pkt *p)
+{
+	static char buf[400];
+	struct seg g;
+	const char *bad;
+	int n;
+
+	switch (frame_proto(p)) {
+	case 0:
+		snprintf(buf, sizeof(buf), "ARP %s %u asks %u", p->data[ETH + 7] == 2 ? "answer" : "request", p->data[ETH + 17],
+			 p->data[ETH + 27]);
+		return buf;
+	case 1: case 17:
+		snprintf(buf, sizeof(buf), "%s %u>%u", frame_proto(p) == 1 ? "ICMP" : "UDP", p->data[ETH + 15], p->data[ETH + 19]);
+		return buf;
+	case 6:
+		break;
+	default:
+		return "frame";
+	}
+	if (!frame_parse_tcp(p, &g, &bad)) {
+		snprintf(buf, sizeof(buf), "TCP with %s", bad);
+		return buf;
+	}
+	n = snprintf(buf, sizeof(buf), "%u:%u>%u:%u %s%s%s%s%s seq %u+%u ack %u win %u", g.src, g.sport, g.dst, g.dport,
+		     g.flags & TF_SYN ? "S" : "", g.flags & TF_FIN ? "F" : "", g.flags & TF_RST ? "R" : "",
+		     g.flags & TF_PSH ? "P" : "", g.flags & TF_ACK ? "." : "", g.seq, g.len, g.ack, g.win);
+	if (g.has_ts)
+		n += snprintf(buf + n, sizeof(buf) - (size_t)n, " ts %u %u", g.tsval, g.tsecr);
+	for (unsigned int i = 0; i < g.n_sack; i++)
+		n += snprintf(buf + n, sizeof(buf) - (size_t)n, " sack %u-%u", g.sack[i].s, g.sack[i].e);
+	return buf;
+}
+
+static void host_emit(struct host *h, struct pkt *p)
+{
+	if (h->node >= 0) {
+		node_guest_out(h->s, h->node, p);
+	} else {
+		TR(h->s, "C%d   >  %s", h->client, frame_text(p));
+		ext_to_guest(h->s, p);
+	}
+}
+
+static uint32_t ts_clock(const struct host *h)
+{
+	return (uint32_t)(h->now / NS_PER_MS);
+}
+
+static void timer_rto(struct host *h, struct tcb *t)
+{
+	t->rto_at = h->now + ((nstime)(RTO_US + rnd(h->s, 10000)) * NS_PER_US << t->backoff);
+}
+
+static void send_seg(struct host *h, struct tcb *t, uint32_t seq, uint32_t len, uint8_t flags)
+{
+	struct pkt *p = pkt_new(h->s);
+	uint8_t *tc = p->data + ETH + IP4, *o = tc + 20;
+	uint32_t unit, wnd, field, hl;
+
+	put16(tc, t->lport);
+	put16(tc + 2, t->rport);
+	put32(tc + 4, seq);
+	put32(tc + 8, flags & TF_ACK ? t->rcv_nxt : 0);
+	if (flags & TF_SYN) {
+		*o++ = 2;
+		*o++ = 4;
+		o += put16(o, t->mss);
+		/* An answer offers only what was offered. */
+		if (t->sack) {
+			memcpy(o, "\x01\x01\x04\x02", 4);
+			o += 4;
+		}
+		if (t->my_ws != 0xff) {
+			memcpy(o, "\x01\x03\x03", 3);
+			o[3] = t->my_ws;
+			o += 4;
+		}
+	}
+	if (t->ts) {
+		memcpy(o, "\x01\x01\x08\x0a", 4);
+		o += 4;
+		o += put32(o, ts_clock(h) + t->ts_off);
+		o += put32(o, flags & TF_ACK ? t->ts_recent : 0);
+	}
+	if (!(flags & (TF_SYN | TF_RST)) && t->sack && (t->n_ooo || t->dup.s != t->dup.e)) {
+		unsigned int n = t->n_ooo + (t->dup.s != t->dup.e), max = t->ts ? 3 : 4;
+
+		if (n > max)
+			n = max;
+		*o++ = 1;
+		*o++ = 1;
+		*o++ = 5;
+		*o++ = (uint8_t)(2 + 8 * n);
+		if (t->dup.s != t->dup.e) {
+			o += put32(o, t->dup.s);
+			o += put32(o, t->dup.e);
+			n--;
+		}
+		for (unsigned int i = 0; i < n; i++) {
+			o += put32(o, t->ooo[i].s);
+			o += put32(o, t->ooo[i].e);
+		}
+		t->dup.s = t->dup.e = 0;
+	}
+	hl = (uint32_t)(o - tc);
+	unit = flags & TF_SYN ? 0 : t->rcv_ws;
+	wnd = t->read + t->rwnd - t->rcv_nxt;
+	if (SEQ_GT(t->rcv_nxt, t->read + t->rwnd))
+		wnd = 0;
+	if (flags & TF_ACK && SEQ_GT(t->rcv_adv, t->rcv_nxt + wnd))
+		wnd = t->rcv_adv - t->rcv_nxt;
+	field = (wnd + (1u << unit) - 1) >> unit;
+	if (flags & TF_ACK) {
+		t->rcv_adv = t->rcv_nxt + (field << unit);
+		t->last_ack_sent = t->rcv_nxt;
+		t->want_ack = t->delack = false;
+		t->delack_at = NS_NEVER;
+	}
+	tc[12] = (uint8_t)(hl / 4 << 4);
+	tc[13] = flags;
+	put16(tc + 14, field);
+	put32(tc + 16, 0);
+	for (uint32_t i = 0; i < len; i++)
+		tc[hl + i] = t->snd[(seq + i) % SIM_SNDBUF];
+	ip_head(p->data, h->addr, t->peer, 6, hl + len, (uint16_t)sim_rand(h->s));
+	put16(tc + 16, ~fold(sum16(tc, hl + len, pseudo(p->data + ETH, hl + len))) & 0xffff);
+	p->len = (uint16_t)(ETH + IP4 + hl + len);
+	host_emit(h, p);
+}
+
+void tcp_refuse(struct host *h, const struct seg *g)
+{
+	struct tcb t = { .lport = g->dport, .rport = g->sport, .peer = g->src };
+
+	if (g->flags & TF_RST)
+		return;
+	if (g->flags & TF_ACK) {
+		send_seg(h, &t, g->ack, 0, TF_RST);
+	} else {
+		t.rcv_nxt = g->seq + g->len + (g->flags & TF_SYN ? 1 : 0);
+		send_seg(h, &t, 0, 0, TF_RST | TF_ACK);
+	}
+}
+
+static void peer_options(struct tcb *t, const struct seg *g)
+{
+	t->ts = t->ts && g->has_ts;
+	t->sack = t->sack && g->sack_ok;
+	if (g->ws < 0 || t->my_ws == 0xff) {
+		t->my_ws = 0xff;
+		t->snd_ws = t->rcv_ws = 0;
+	} else {
+		t->snd_ws = (uint8_t)g->ws;
+		t->rcv_ws = t->my_ws;
+	}
+	if (g->mss && g->mss < t->mss)
+		t->mss = g->mss;
+	t->ts_recent = g->tsval;
+	t->irs = g->seq;
+	t->rcv_nxt = t->read = t->rcv_adv = t->last_ack_sent = g->seq + 1;
+	t->wnd = g->win;
+	t->wl1 = g->seq;
+	t->wl2 = g->ack;
+}
+
+void tcp_open(struct host *h, struct tcb *t, bool passive, const struct seg *syn, uint16_t lport, uint8_t peer,
+	      uint16_t rport)
+{
+	struct sim *s = h->s;
+
+	memset(t, 0, offsetof(struct tcb, snd));
+	t->lport = lport;
+	t->rport = rport;
+	t->peer = peer;
+	t->iss = chance(s, 1500) ? 0xffffff00u + rnd(s, 256) : (uint32_t)sim_rand(s);
+	t->ts_off = chance(s, 1500) ? 0xffffff00u + rnd(s, 256) : (uint32_t)sim_rand(s);
+	t->una = t->nxt = t->max = t->iss;
+	t->end = t->iss + 1;
+	t->ts = h->node >= 0 ? s->g_ts : !chance(s, 2000);
+	t->sack = h->node >= 0 ? s->g_sack : !chance(s, 2000);
+	t->dsack = h->node >= 0 ? s->g_dsack : chance(s, 5000);
+	t->my_ws = h->node >= 0 ? s->g_ws : chance(s, 2000) ? 0xff : (uint8_t)rnd(s, 5);
+	t->mss = h->node >= 0 ? s->g_mss : (uint16_t)(64 + rnd(s, 300));
+	t->rwnd = h->node >= 0 ? s->g_rwnd : (uint16_t)(300 + rnd(s, 590));
+	t->delack_at = t->kill_at = NS_NEVER;
+	t->ts_first = ts_clock(h) + t->ts_off;
+	if (passive) {
+		peer_options(t, syn);
+		t->state = T_SYN_RCVD;
+	} else {
+		t->state = T_SYN_SENT;
+	}
+	t->nxt = t->max = t->iss + 1;
+	send_seg(h, t, t->iss, 0, passive ? TF_SYN | TF_ACK : TF_SYN);
+	timer_rto(h, t);
+}
+
+void tcp_abort(struct host *h, struct tcb *t)
+{
+	if (t->state > T_SYN_SENT)
+		send_seg(h, t, t->nxt, 0, TF_RST | TF_ACK);
+	t->state = T_CLOSED;
+	t->rto_at = t->delack_at = NS_NEVER;
+}
+
+uint32_t tcp_write(struct tcb *t, const uint8_t *p, uint32_t n)
+{
+	uint32_t room = tcp_room(t);
+
+	/* The SYN takes a place of its own. */
+	room = room > 1 ? room - 1 : 0;
+	if (n > room)
+		n = room;
+	for (uint32_t i = 0; i < n; i++)
+		t->snd[(t->end + i) % SIM_SNDBUF] = p[i];
+	t->end += n;
+	return n;
+}
+
+uint32_t tcp_read(struct tcb *t, uint8_t *p, uint32_t n)
+{
+	uint32_t have = tcp_readable(t);
+
+	if (n > have)
+		n = have;
+	for (uint32_t i = 0; i < n; i++)
+		p[i] = t->rcv[(t->read + i) % SIM_RCVBUF];
+	t->read += n;
+	if (n && t->state == T_ESTAB && t->read + t->rwnd - t->rcv_adv >= t->rwnd / 2u &&
+	    SEQ_GT(t->read + t->rwnd, t->rcv_adv))
+		t->want_ack = true;
+	return n;
+}
+
+static bool range_add(struct range *r, uint8_t *n, uint8_t max, uint32_t s, uint32_t e)
+{
+	for (int i = 0; i < *n;) {
+		if (SEQ_LE(r[i].s, e) && SEQ_LE(s, r[i].e)) {
+			if (SEQ_LT(r[i].s, s))
+				s = r[i].s;
+			if (SEQ_GT(r[i].e, e))
+				e = r[i].e;
+			memmove(r + i, r + i + 1, (size_t)(--*n - i) * sizeof(*r));
+			continue;
+		}
+		i++;
+	}
+	if (*n == max)
+		return false;
+	memmove(r + 1, r, *n * sizeof(*r));
+	r[0] = (struct range){ s, e };
+	(*n)++;
+	return true;
+}
+
+static void ranges_below(struct range *r, uint8_t *n, uint32_t to)
+{
+	for (int i = 0; i < *n;) {
+		if (SEQ_LE(r[i].e, to)) {
+			memmove(r + i, r + i + 1, (size_t)(--*n - i) * sizeof(*r));
+			continue;
+		}
+		if (SEQ_LT(r[i].s, to))
+			r[i].s = to;
+		i++;
+	}
+}
+
+/* The end of the unsacked run at @seq, or @seq itself when it was sacked (then *skip is where the block ends). */
+static uint32_t unsacked(const struct tcb *t, uint32_t seq, uint32_t end, uint32_t *skip)
+{
+	*skip = seq;
+	for (int i = 0; i < t->n_sacked; i++) {
+		if (SEQ_LE(t->sacked[i].s, seq) && SEQ_LT(seq, t->sacked[i].e)) {
+			*skip = t->sacked[i].e;
+			return seq;
+		}
+		if (SEQ_GT(t->sacked[i].s, seq) && SEQ_LT(t->sacked[i].s, end))
+			end = t->sacked[i].s;
+	}
+	return end;
+}
+
+static void take_data(struct host *h, struct tcb *t, const struct seg *g)
+{
+	uint32_t s = g->seq, e = g->seq + g->len, edge = t->rcv_adv;
+	bool fin = g->flags & TF_FIN;
+
+	if (!g->len && !fin)
+		return;
+	if (g->len && SEQ_LE(e, t->rcv_nxt)) {
+		if (t->dsack && t->sack)
+			t->dup = (struct range){ s, e };
+		t->want_ack = true;
+	}
+	if (fin && SEQ_LE(e, edge)) {
+		t->fin_seen = true;
+		t->fin_pos = e;
+	}
+	if (SEQ_LT(s, t->rcv_nxt))
+		s = t->rcv_nxt;
+	if (SEQ_GT(e, edge))
+		e = edge;
+	if (SEQ_LT(s, e)) {
+		bool gap = SEQ_GT(s, t->rcv_nxt);
+
+		for (uint32_t q = s; q != e; q++)
+			t->rcv[q % SIM_RCVBUF] = g->data[q - g->seq];
+		/* No room for one more range: forget it, it was never acknowledged. */
+		if (gap)
+			range_add(t->ooo, &t->n_ooo, 4, s, e);
+		else
+			t->rcv_nxt = e;
+		for (int i = 0; i < t->n_ooo; i++)
+			if (SEQ_LE(t->ooo[i].s, t->rcv_nxt) && SEQ_GT(t->ooo[i].e, t->rcv_nxt))
+				t->rcv_nxt = t->ooo[i].e;
+		if (gap || t->n_ooo)
+			t->want_ack = true;
+		ranges_below(t->ooo, &t->n_ooo, t->rcv_nxt);
+		if (!t->want_ack && (!t->delack || !chance(h->s, 5000))) {
+			if (!t->delack)
+				t->delack_at = h->now + us(h->s, 100, 15000);
+			t->delack = true;
+		} else {
+			t->want_ack = true;
+		}
+	} else if (g->len) {
+		t->want_ack = true;
+	}
+	if (t->fin_seen && !t->fin_rcvd && t->rcv_nxt == t->fin_pos) {
+		t->fin_rcvd = true;
+		t->rcv_nxt++;
+		t->want_ack = true;
+	} else if (fin) {
+		t->want_ack = true;
+	}
+}
+
+static void take_ack(struct host *h, struct tcb *t, const struct seg *g)
+{
+	if (SEQ_GT(g->ack, t->max)) {
+		h->s->st->acks_beyond++;
+		t->want_ack = true;
+		return;
+	}
+	if (SEQ_GT(g->ack, t->una)) {
+		uint32_t fin = t->end;
+
+		t->una = g->ack;
+		if (SEQ_LT(t->nxt, t->una))
+			t->nxt = t->una;
+		if (t->fin_queued && t->una == fin + 1)
+			t->fin_acked = true;
+		ranges_below(t->sacked, &t->n_sacked, t->una);
+		t->dupacks = 0;
+		t->backoff = 0;
+		if (t->una == t->max)
+			t->rto_at = NS_NEVER;
+		else
+			timer_rto(h, t);
+	} else if (g->ack == t->una && t->max != t->una && !g->len && !(g->flags & (TF_SYN | TF_FIN)) &&
+		   g->win << t->snd_ws == t->wnd) {
+		if (++t->dupacks == 3) {
+			h->s->st->fast_rexmit++;
+			t->nxt = t->una;
+		}
+	}
+	for (unsigned int i = 0; i < g->n_sack; i++)
+		if (SEQ_GT(g->sack[i].s, t->una) && SEQ_LE(g->sack[i].e, t->max) && SEQ_LT(g->sack[i].s, g->sack[i].e))
+			range_add(t->sacked, &t->n_sacked, 4, g->sack[i].s, g->sack[i].e);
+	if (SEQ_GE(g->ack, t->una) && (SEQ_LT(t->wl1, g->seq) || (t->wl1 == g->seq && SEQ_LE(t->wl2, g->ack)))) {
+		t->wnd = g->win << t->snd_ws;
+		t->wl1 = g->seq;
+		t->wl2 = g->ack;
+	}
+}
+
+void tcp_input(struct host *h, struct tcb *t, const struct seg *g)
+{
+	uint32_t slen = g->len + (g->flags & TF_SYN ? 1u : 0) + (g->flags & TF_FIN ? 1u : 0);
+	uint32_t wnd;
+
+	if (t->state == T_SYN_SENT) {
+		if (g->flags & TF_ACK && g->ack != t->iss + 1) {
+			tcp_refuse(h, g);
+			return;
+		}
+		if (g->flags & TF_RST) {
+			if (g->flags & TF_ACK) {
+				t->state = T_CLOSED;
+				t->reset = true;
+			}
+			return;
+		}
+		if ((g->flags & (TF_SYN | TF_ACK)) != (TF_SYN | TF_ACK))
+			return;
+		peer_options(t, g);
+		t->una = g->ack;
+		t->state = T_ESTAB;
+		t->backoff = 0;
+		t->rto_at = NS_NEVER;
+		t->want_ack = true;
+		return;
+	}
+	wnd = SEQ_GT(t->rcv_adv, t->rcv_nxt) ? t->rcv_adv - t->rcv_nxt : 0;
+	if (t->state == T_SYN_RCVD && g->flags & TF_SYN && g->seq == t->irs && !(g->flags & TF_ACK)) {
+		send_seg(h, t, t->iss, 0, TF_SYN | TF_ACK);
+		return;
+	}
+	if (t->ts && g->has_ts && !(g->flags & TF_RST) && SEQ_LT(g->tsval, t->ts_recent)) {
+		h->s->st->paws_drops++;
+		TR(h->s, "     PAWS drops it at %s%d: %u < %u", h->node >= 0 ? "guest " : "client ",
+		   h->node >= 0 ? h->node : h->client, g->tsval, t->ts_recent);
+		t->want_ack = true;
+		return;
+	}
+	if (slen ? SEQ_LE(g->seq + slen, t->rcv_nxt) || SEQ_GE(g->seq, t->rcv_nxt + wnd) :
+		   SEQ_LT(g->seq, t->rcv_nxt - (wnd ? 1 : 0)) || SEQ_GT(g->seq, t->rcv_nxt + wnd)) {
+		if (g->flags & TF_RST)
+			return;
+		if (t->sack && t->dsack && g->len && SEQ_LE(g->seq + g->len, t->rcv_nxt))
+			t->dup = (struct range){ g->seq, g->seq + g->len };
+		if (slen)
+			t->want_ack = true;
+		if (g->flags & TF_ACK && !(g->flags & TF_SYN))
+			take_ack(h, t, g);
+		return;
+	}
+	if (g->flags & TF_RST) {
+		if (g->seq == t->rcv_nxt) {
+			t->state = T_CLOSED;
+			t->reset = true;
+		} else {
+			t->want_ack = true;
+		}
+		return;
+	}
+	if (g->flags & TF_SYN) {
+		t->want_ack = true;
+		return;
+	}
+	if (!(g->flags & TF_ACK))
+		return;
+	if (t->ts && g->has_ts && SEQ_LE(g->seq, t->last_ack_sent))
+		t->ts_recent = g->tsval;
+	if (t->state == T_SYN_RCVD) {
+		if (SEQ_LE(g->ack, t->una) || SEQ_GT(g->ack, t->max)) {
+			tcp_refuse(h, g);
+			return;
+		}
+		t->state = T_ESTAB;
+		t->una = t->iss + 1;
+		t->wnd = g->win << t->snd_ws;
+		t->wl1 = g->seq;
+		t->wl2 = g->ack;
+		t->backoff = 0;
+		if (t->una == t->max)
+			t->rto_at = NS_NEVER;
+	}
+	take_ack(h, t, g);
+	take_data(h, t, g);
+	if (t->state == T_ESTAB && t->fin_acked && t->fin_rcvd) {
+		t->state = T_LINGER;
+		t->kill_at = h->now + LINGER_MS * NS_PER_MS;
+	}
+}
+
+void tcp_output(struct host *h, struct tcb *t)
+{
+	struct sim *s = h->s;
+	uint32_t stop, skip, run, len, edge;
+	uint8_t flags;
+	int burst = 0;
+
+	if (t->state == T_LINGER && t->want_ack)
+		send_seg(h, t, t->nxt, 0, TF_ACK);
+	if (t->state != T_ESTAB)
+		return;
+	edge = t->una + t->wnd;
+	while (burst++ < 12) {
+		stop = SEQ_LT(t->end, edge) ? t->end : edge;
+		if (SEQ_LT(t->nxt, stop)) {
+			run = unsacked(t, t->nxt, stop, &skip);
+			if (run == t->nxt) {
+				t->nxt = skip;
+				continue;
+			}
+			len = run - t->nxt;
+			if (len > t->mss)
+				len = t->mss;
+			if (len > 1 && chance(s, 4000))
+				len = 1 + rnd(s, len);
+		} else {
+			len = 0;
+		}
+		flags = TF_ACK;
+		if (t->fin_queued && t->nxt + len == t->end && SEQ_LE(t->nxt + len, edge) && !t->fin_acked &&
+		    !(SEQ_GT(t->nxt, t->end)))
+			flags |= TF_FIN;
+		if (!len && !(flags & TF_FIN))
+			break;
+		if (len && t->nxt + len == t->end)
+			flags |= TF_PSH;
+		if (SEQ_LT(t->nxt, t->max))
+			s->st->retransmissions++;
+		send_seg(h, t, t->nxt, len, flags);
+		t->nxt += len + (flags & TF_FIN ? 1 : 0);
+		if (SEQ_GT(t->nxt, t->max))
+			t->max = t->nxt;
+		if (t->rto_at == NS_NEVER)
+			timer_rto(h, t);
+	}
+	if (t->want_ack)
+		send_seg(h, t, t->nxt, 0, TF_ACK);
+	/* The persist timer: something to send, no window, nothing under way. */
+	if (t->rto_at == NS_NEVER && t->una == t->max && (t->end != t->nxt || (t->fin_queued && !t->fin_acked)))
+		timer_rto(h, t);
+}
+
+void tcp_timers(struct host *h, struct tcb *t)
+{
+	if (t->state == T_LINGER && t->kill_at <= h->now) {
+		t->state = T_CLOSED;
+		return;
+	}
+	if (t->delack_at <= h->now) {
+		t->delack_at = NS_NEVER;
+		t->want_ack = t->delack;
+	}
+	if (t->rto_at > h->now || t->state == T_CLOSED || t->state == T_LINGER)
+		return;
+	if (t->backoff < RTO_SHIFTS)
+		t->backoff++;
+	timer_rto(h, t);
+	h->s->st->retransmissions++;
+	if (t->state == T_SYN_SENT || t->state == T_SYN_RCVD) {
+		send_seg(h, t, t->iss, 0, t->state == T_SYN_SENT ? TF_SYN : TF_SYN | TF_ACK);
+		return;
+	}
+	if (t->una == t->max && SEQ_LT(t->una, t->end)) {
+		/* A window probe: one byte beyond the edge. */
+		send_seg(h, t, t->una, 1, TF_ACK);
+		if (SEQ_LT(t->max, t->una + 1))
+			t->max = t->una + 1;
+		return;
+	}
+	for (int i = 0; i < t->n_sacked; i++)
+		if (t->sacked[i].s == t->una) {
+			h->s->st->reneg++;
+			t->n_sacked = 0;
+		}
+	t->dupacks = 0;
+	t->nxt = t->una;
+	if (t->wnd == 0 && SEQ_LT(t->una, t->end))
+		send_seg(h, t, t->una, 1, TF_ACK);
+	else if (t->wnd == 0 && t->fin_queued)
+		send_seg(h, t, t->una, 0, TF_ACK | TF_FIN);
+}
+
+nstime tcp_deadline(const struct tcb *t)
+{
+	nstime at = t->delack_at;
+
+	if (t->state == T_CLOSED)
+		return NS_NEVER;
+	if (t->state == T_LINGER)
+		return t->kill_at;
+	return t->rto_at < at ? t->rto_at : at;
+}

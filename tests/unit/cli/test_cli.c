@@ -1,0 +1,427 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * The command line as people use it: cli_main() in this process, its output in files, against a control socket that
+ * a child serves for a made-up VM. Also: what the manual pages say exists, and what exists is in them (argv[1]: the
+ * directory of the pages).
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <json-c/json.h>
+#include <signal.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "base/crash.h"
+#include "base/loop.h"
+#include "cli/cli.h"
+#include "monitor/monitor.h"
+#include "monitor/status.h"
+#include "node.h"
+
+static const char *man_dir;
+static char dir[64], out[100000], err[20000];
+static struct run_opts run_got;
+static int run_rc;
+
+int node_run(const struct run_opts *o, struct err *e)
+{
+	run_got = *o;
+	return run_rc < 0 ? err_set(e, run_rc, "the node said no") : run_rc;
+}
+
+/* The made-up VM. A checkpoint is answered later, failover is refused, quit ends the child. */
+static struct loop *vm_loop;
+static struct monitor *vm;
+static struct loop_timer vm_timer;
+static uint64_t vm_token;
+static nstime vm_delay = 20 * NS_PER_S;
+
+static struct json_object *vm_status(void *arg)
+{
+	struct status s = { .now = 100 * NS_PER_S, .name = "web", .role = FT_PRIMARY, .state = FT_PROTECTED,
+			    .state_at = 90 * NS_PER_S, .phase = "idle", .version = "0", .pid = getpid(),
+			    .checkpoint_delay = vm_delay, .warnings = { "beware" } };
+
+	monitor_stats_get(vm, &s.monitor);
+	return status_json(&s);
+}
+
+static void vm_later(struct loop_timer *t)
+{
+	struct ckpt_times c = { .n = 7, .cause = CAUSE_COMMAND, .pause = 3 * NS_PER_MS, .pages = 99 };
+
+	if (vm_token)
+		monitor_reply(vm, vm_token, status_ckpt_json(&c, 4096), NULL);
+	else
+		loop_stop(vm_loop);
+}
+
+static int vm_command(void *arg, const struct monitor_cmd *cmd, struct json_object **result, struct err *e)
+{
+	switch (cmd->type) {
+	case MONITOR_CHECKPOINT:
+		vm_token = cmd->token;
+		monitor_event(vm, "STATE", json_object_new_string("sync"));
+		loop_timer_set(vm_loop, &vm_timer, clock_ns() + 20 * NS_PER_MS);
+		return MONITOR_LATER;
+	case MONITOR_SET:
+		vm_delay = cmd->checkpoint_delay;
+		return 0;
+	case MONITOR_QUIT:
+		vm_token = 0;
+		loop_timer_set(vm_loop, &vm_timer, clock_ns() + 20 * NS_PER_MS);
+		return 0;
+	default:
+		return err_set(e, -EBUSY, "there is no secondary to hand over to");
+	}
+}
+
+static pid_t vm_start(const char *name)
+{
+	static const struct monitor_ops ops = { vm_status, vm_command };
+	int ready[2];
+	struct err e;
+	pid_t pid;
+	char c;
+
+	assert_int_equal(pipe(ready), 0);
+	fflush(NULL);
+	pid = fork();
+	if (pid) {
+		close(ready[1]);
+		assert_int_equal(read(ready[0], &c, 1), 1);
+		close(ready[0]);
+		return pid;
+	}
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	close(ready[0]);
+	vm_loop = loop_new("control", &e);
+	vm_timer = (struct loop_timer){ .fn = vm_later };
+	vm = monitor_new(vm_loop, dir, name, &ops, NULL, &e);
+	if (!vm || write(ready[1], "", 1) != 1)
+		_exit(1);
+	loop_run(vm_loop);
+	monitor_free(vm);
+	loop_free(vm_loop);
+	_exit(0);
+}
+
+static void vm_kill(pid_t pid)
+{
+	kill(pid, SIGKILL);
+	assert_int_equal(waitpid(pid, NULL, 0), pid);
+}
+
+static void slurp(const char *path, char *to, size_t cap)
+{
+	FILE *f = fopen(path, "r");
+	size_t n;
+
+	assert_non_null(f);
+	n = fread(to, 1, cap - 1, f);
+	to[n] = '\0';
+	fclose(f);
+}
+
+/* Run a command line; fills out and err. Return: exit status */
+static int cli(const char *line)
+{
+	char copy[1000], *argv[32], path[100];
+	int argc = 0, saved[2], rc;
+
+	snprintf(copy, sizeof(copy), "lockstep %s", line);
+	for (char *p = strtok(copy, " "); p; p = strtok(NULL, " "))
+		argv[argc++] = p;
+	argv[argc] = NULL;
+	fflush(NULL);
+	for (int i = 0; i < 2; i++) {
+		int fd;
+
+		snprintf(path, sizeof(path), "%s/.%d.%d", dir, i, getpid());
+		fd = open(path, O_CREAT | O_TRUNC | O_WRONLY, 0600);
+		saved[i] = dup(i + 1);
+		dup2(fd, i + 1);
+		close(fd);
+	}
+	rc = cli_main(argc, argv);
+	fflush(NULL);
+	for (int i = 0; i < 2; i++) {
+		dup2(saved[i], i + 1);
+		close(saved[i]);
+	}
+	snprintf(path, sizeof(path), "%s/.0.%d", dir, getpid());
+	slurp(path, out, sizeof(out));
+	snprintf(path, sizeof(path), "%s/.1.%d", dir, getpid());
+	slurp(path, err, sizeof(err));
+	return rc;
+}
+
+static void expect(const char *line, int rc, const char *in_out, const char *in_err)
+{
+	int got = cli(line);
+
+	if (got != rc || !strstr(out, in_out) || !strstr(err, in_err) || (!*in_err && *err) || (!*in_out && *out)) {
+		print_error("lockstep %s\n  gives %d, want %d\nout: %s\nerr: %s\n", line, got, rc, out, err);
+		fail();
+	}
+}
+
+static int setup(void **state)
+{
+	snprintf(dir, sizeof(dir), "/tmp/lockstep-test-XXXXXX");
+	if (!mkdtemp(dir))
+		return -1;
+	return setenv("LOCKSTEP_RUN_DIR", dir, 1);
+}
+
+static int teardown(void **state)
+{
+	char cmd[128];
+
+	snprintf(cmd, sizeof(cmd), "rm -r '%s'", dir);
+	return system(cmd);
+}
+
+static void usage(void **state)
+{
+	expect("", 2, "", "usage: lockstep COMMAND");
+	expect("help", 0, "checkpoint", "");
+	expect("--help", 0, "usage: lockstep COMMAND", "");
+	expect("-h", 0, "usage: lockstep COMMAND", "");
+	expect("help status", 0, "usage: lockstep status [OPTION...] [NAME]", "");
+	expect("help nonsense", 2, "", "there is no command 'nonsense'");
+	expect("help run run", 2, "", "one command at a time");
+	expect("nonsense", 2, "", "there is no command 'nonsense'");
+	expect("--nonsense", 2, "", "unknown option --nonsense");
+	expect("version", 0, "lockstep ", "");
+	expect("--version", 0, "lockstep ", "");
+	expect("version --json", 0, "{\"version\":\"", "");
+	expect("version 7", 2, "", "unexpected argument '7'");
+	expect("version --jason", 2, "",
+		"lockstep version: unknown option --jason\n'lockstep help version' tells more");
+	for (unsigned int i = 0; cli_nth(i); i++) {
+		char line[64], want[64];
+
+		snprintf(line, sizeof(line), "%s --help", cli_nth(i)->name);
+		snprintf(want, sizeof(want), "usage: lockstep %s", strcmp(cli_nth(i)->name,
+			"help") ? cli_nth(i)->name : "COM");
+		expect(line, 0, want, "");
+		snprintf(line, sizeof(line), "%s --wrong", cli_nth(i)->name);
+		expect(line, 2, "", "unknown option --wrong");
+	}
+}
+
+static void nobody_runs(void **state)
+{
+	static const char *const verbs[] = { "status", "checkpoint", "failover", "events", "quit" };
+	char line[64];
+
+	for (size_t i = 0; i < sizeof(verbs) / sizeof(*verbs); i++) {
+		expect(verbs[i], 3, "", "no VM runs here");
+		snprintf(line, sizeof(line), "%s web", verbs[i]);
+		expect(line, 3, "", "web does not run here");
+		snprintf(line, sizeof(line), "%s a/b", verbs[i]);
+		expect(line, 2, "", "cannot be a VM's name");
+		snprintf(line, sizeof(line), "%s web more", verbs[i]);
+		expect(line, 2, "", "unexpected argument 'more'");
+	}
+	expect("set checkpoint-delay=5", 3, "", "no VM runs here");
+	expect("status --run-dir /nonexistent", 3, "", "/nonexistent");
+}
+
+static void status(void **state)
+{
+	pid_t a = vm_start("web"), b;
+	struct json_object *o;
+
+	expect("status web", 0, "web: primary, protected, for 10.0 s\n", "");
+	assert_non_null(strstr(out, "beware"));
+	expect("status", 0, "web: primary", "");
+	expect("status --json web", 0, "\"protected\":true", "");
+	expect("status web --json", 0, "\"protected\":true", "");
+	assert_ptr_equal(strchr(out, '\n'), out + strlen(out) - 1);
+	o = json_tokener_parse(out);
+	assert_true(json_object_is_type(o, json_type_object));
+	json_object_put(o);
+	expect("status -- web", 0, "web: primary", "");
+	expect("status other", 3, "", "other does not run here");
+	assert_non_null(strstr(err, "there: web"));
+	b = vm_start("web2");
+	expect("status", 3, "", "2 VMs run here, say which one: ");
+	expect("status web2", 0, "primary", "");
+	vm_kill(b);
+	/* The dead one's socket is still there and does not count. */
+	expect("status", 0, "web: primary", "");
+	expect("status web2", 3, "", "web2 does not run here");
+	vm_kill(a);
+	expect("status", 3, "", "no VM runs here");
+}
+
+static void verbs(void **state)
+{
+	pid_t a = vm_start("web");
+	int st;
+
+	expect("checkpoint web", 0, "checkpoint 7 (command): pause 3.00 ms, 99 pages, 4.0 KiB", "");
+	expect("checkpoint --json", 0, "{\"n\":7,\"cause\":\"command\",\"pause_ms\":3.000,", "");
+	expect("checkpoint --wait 0", 2, "", "--wait: '0' is not a whole number of seconds from 1 to 3600");
+	expect("checkpoint --wait", 2, "", "option --wait needs a value");
+	expect("failover", 1, "", "lockstep failover: there is no secondary to hand over to");
+	expect("set web checkpoint-delay=2000", 0, "", "");
+	expect("status --json", 0, "\"delay_ms\":2000.000", "");
+	expect("set x-checkpoint-delay=3000", 0, "", "");
+	expect("status --json", 0, "\"delay_ms\":3000.000", "");
+	expect("set web", 2, "", "nothing to set: write SETTING=VALUE");
+	expect("set", 2, "", "nothing to set");
+	expect("set web lag=3", 2, "", "'lag' is no setting");
+	expect("set web checkpoint-delay", 2, "", "'checkpoint-delay' is not of the form SETTING=VALUE");
+	expect("set web checkpoint-delay=", 2, "", "'' is not a whole number");
+	expect("set web =5", 2, "", "'' is no setting");
+	expect("set a/b checkpoint-delay=5", 2, "", "cannot be a VM's name");
+	expect("set web checkpoint-delay=4294967296", 2, "", "from 1 to 4294967295");
+	expect("quit", 0, "", "");
+	assert_int_equal(waitpid(a, &st, 0), a);
+	assert_int_equal(st, 0);
+	expect("status web", 3, "", "does not run");
+}
+
+/* events runs until the VM ends; so somebody else makes something happen and then ends it. */
+static void events(void **state)
+{
+	pid_t a = vm_start("web"), other;
+
+	other = fork();
+	if (!other) {
+		for (int i = 0; i < 1000; i++) {
+			if (!cli("status --json") && strstr(out, "\"watchers\":1"))
+				break;
+			usleep(10000);
+		}
+		cli("checkpoint");
+		cli("quit");
+		_exit(0);
+	}
+	assert_int_equal(cli("events web"), 0);
+	assert_non_null(strstr(out, "{\"event\":\"__LOCKSTEP_STATE\",\"data\":\"sync\",\"timestamp\""));
+	assert_int_equal(waitpid(other, NULL, 0), other);
+	assert_int_equal(waitpid(a, NULL, 0), a);
+}
+
+/* A VM whose lockstep is stopped: a sentence after the deadline, not a hang. */
+static void frozen(void **state)
+{
+	pid_t a = vm_start("web");
+	nstime begun = clock_ns();
+
+	kill(a, SIGSTOP);
+	expect("checkpoint --wait 1", 1, "", "lockstep of web does not answer");
+	assert_in_range(clock_ns() - begun, 900 * NS_PER_MS, 8 * NS_PER_S);
+	kill(a, SIGCONT);
+	expect("status", 0, "web: primary", "");
+	vm_kill(a);
+}
+
+static void run(void **state)
+{
+	const char *name, *text;
+
+	run_rc = 0;
+	expect("run --name web --listen 127.0.0.1:9998 -- qemu -m 5", 0, "", "split brain is possible");
+	assert_null(strstr(err, "not encrypted"));
+	assert_string_equal(run_got.name, "web");
+	assert_string_equal(run_got.run_dir, dir);
+	assert_int_equal(run_got.qemu_argc, 3);
+	expect("run --name web --insecure --listen 0.0.0.0:9998 -- qemu -m 5", 0, "", "not encrypted");
+	run_rc = 1;
+	expect("run --name web --listen 127.0.0.1:9998 -- qemu", 1, "", "split brain");
+	run_rc = -ENOTSUP;
+	expect("run --name web --listen 127.0.0.1:9998 -- qemu", 2, "", "lockstep run: the node said no");
+	run_rc = -EIO;
+	expect("run --name web --listen 127.0.0.1:9998 -- qemu", 1, "", "lockstep run: the node said no");
+	run_rc = 0;
+	expect("run --name web -- qemu", 2, "", "where is the other node");
+	setenv("LOCKSTEP_CRASH_AT", "nonsense", 1);
+	expect("run --name web --listen 127.0.0.1:9998 -- qemu", 2, "", "LOCKSTEP_CRASH_AT");
+	name = crash_point_text(0, &text);
+	if (name) {
+		setenv("LOCKSTEP_CRASH_AT", name, 1);
+		expect("run --name web --listen 127.0.0.1:9998 -- qemu", 0, "", "split brain");
+	}
+	unsetenv("LOCKSTEP_CRASH_AT");
+}
+
+static void doctor(void **state)
+{
+	const char *text, *name = crash_point_text(0, &text);
+
+	expect("doctor --crash-points", 0, name ? name : "without crash points", "");
+	expect("doctor --crash-points --json", 0, "{\"crash_points\":[", "");
+	expect("doctor --crash-points qemu", 2, "", "asks no QEMU");
+	expect("doctor a b", 2, "", "unexpected argument 'b'");
+	expect("doctor /nonexistent/qemu", 1, "MISSING", "/nonexistent/qemu");
+}
+
+/* Each page says what its command can do, no more and no less. */
+static void manual(void **state)
+{
+	static char page[100000];
+	char path[500], want[200];
+
+	if (!man_dir)
+		skip();
+	snprintf(path, sizeof(path), "%s/lockstep.1", man_dir);
+	slurp(path, page, sizeof(page));
+	for (unsigned int i = 0; cli_nth(i); i++) {
+		snprintf(want, sizeof(want), "%s", cli_nth(i)->name);
+		assert_non_null(strstr(page, want));
+	}
+	for (unsigned int i = 0; cli_nth(i); i++) {
+		const struct cli_cmd *c = cli_nth(i);
+
+		if (c == &cmd_help || c == &cmd_version)
+			continue;
+		snprintf(path, sizeof(path), "%s/lockstep-%s.1", man_dir, c->name);
+		slurp(path, page, sizeof(page));
+		for (const struct cli_opt *o = c->opts; o->name; o++) {
+			snprintf(want, sizeof(want), ".It Fl Fl %s%s", o->name, o->arg ? " Ar " : "\n");
+			if (o->help && !strstr(page, want)) {
+				print_error("%s lacks '%s'\n", path, want);
+				fail();
+			}
+		}
+		for (const char *p = page; (p = strstr(p, ".It Fl Fl ")); p++) {
+			const struct cli_opt *o = c->opts;
+			size_t n;
+
+			p += strlen(".It Fl Fl ");
+			n = strcspn(p, " \n");
+			while (o->name && (strlen(o->name) != n || memcmp(o->name, p, n)))
+				o++;
+			if (!o->name && strncmp(p, "help\n", 5)) {
+				print_error("%s has --%.*s, the program has not\n", path, (int)n, p);
+				fail();
+			}
+		}
+	}
+}
+
+int main(int argc, char **argv)
+{
+#define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
+	const struct CMUnitTest tests[] = {
+		T(usage), T(nobody_runs), T(status), T(verbs), T(events), T(frozen), T(run), T(doctor), T(manual),
+	};
+
+	man_dir = argc > 1 ? argv[1] : NULL;
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}

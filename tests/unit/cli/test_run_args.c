@@ -1,0 +1,259 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* The command line of `lockstep run`: what each is taken for, and which sentence each wrong one gets. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+#include <netinet/in.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "cli/run_args.h"
+#include "node.h"
+
+/* cmd_run.c wants it; it is not called here. */
+int node_run(const struct run_opts *o, struct err *e)
+{
+	return err_set(e, -1, "not called");
+}
+
+#define S "--name web --listen 127.0.0.1:9998 "
+#define P "--name web --peer 127.0.0.1:9998 --primary "
+#define Q " -- qemu-system-x86_64 -m 512"
+
+static const struct {
+	const char *line, *say;
+} refused[] = {
+	/* the name */
+	{ "--listen 127.0.0.1:9998" Q, "needs a name" },
+	{ "--name a/b" Q, "--name: 'a/b' cannot be" },
+	{ "--name= --listen 127.0.0.1:1" Q, "must not be empty" },
+	{ "--name .web" Q, "cannot be a VM's name" },
+	{ "--name 1234567890123456789012345678901234567890123456789012345678901234" Q, "has 64 characters" },
+	{ "--name --listen 127.0.0.1:9998" Q, "--listen looks like an option" },
+	{ "--name", "option --name needs a value" },
+	{ "--name --" Q, "option --name needs a value" },
+	/* who is who */
+	{ "--name web" Q, "where is the other node" },
+	{ "--name web --primary" Q, "where is the other node" },
+	{ S "--primary" Q, "--primary needs --peer" },
+	{ "--name web --peer 127.0.0.1:9998" Q, "--peer needs --primary" },
+	{ S "--peer 127.0.0.1:9998" Q, "exclude each other" },
+	{ S "--listen 127.0.0.1:9999" Q, "--listen was given twice" },
+	{ P "--peer 127.0.0.1:9999" Q, "--peer was given twice" },
+	/* addresses */
+	{ "--name web --listen 192.0.2.2:9998" Q, "say --insecure" },
+	{ "--name web --listen 0.0.0.0:9998" Q, "say --insecure" },
+	{ "--name web --listen [2001:db8::1]:9998" Q, "say --insecure" },
+	{ "--name web --listen [::]:9998" Q, "say --insecure" },
+	{ "--name web --listen [::ffff:192.0.2.1]:9998" Q, "say --insecure" },
+	{ "--name web --peer 192.0.2.2:9998 --primary" Q, "--peer 192.0.2.2:9998: the link is not encrypted" },
+	{ "--name web --insecure --peer 0.0.0.0:9998 --primary" Q, "not one to connect to" },
+	{ "--name web --insecure --peer [::]:9998 --primary" Q, "not one to connect to" },
+	{ "--name web --listen 9998" Q, "--listen: \"9998\" is not ADDRESS:PORT" },
+	{ "--name web --insecure --primary --peer :9998" Q, "--peer: \":9998\" does not say which host" },
+	{ "--name web --listen 127.0.0.1:" Q, "is not ADDRESS:PORT" },
+	{ "--name web --listen 127.0.0.1:65536" Q, "no valid port" },
+	{ "--name web --listen 127.0.0.1:99999999999999999999999" Q, "no valid port" },
+	{ "--name web --primary --peer 127.0.0.1:0" Q, "no valid port" },
+	{ "--name web --listen 127.0.0.1:http" Q, "is not ADDRESS:PORT" },
+	{ "--name web --listen 127.0.0.1:80x" Q, "no valid port" },
+	{ "--name web --listen ::1:9998" Q, "is written in brackets" },
+	{ "--name web --listen [::1:9998" Q, "brackets" },
+	{ "--name web --listen [::1]9998" Q, "" },
+	{ "--name web --listen [127.0.0.1]:9998" Q, "cannot find the address" },
+	/* numbers */
+	{ S "--heartbeat 0" Q, "--heartbeat: '0' is not a whole number of milliseconds from 1" },
+	{ S "--heartbeat 5x" Q, "'5x'" },
+	{ S "--heartbeat -5" Q, "'-5'" },
+	{ S "--heartbeat +5" Q, "'+5'" },
+	{ S "--heartbeat=" Q, "''" },
+	{ S "--timeout 1e3" Q, "'1e3'" },
+	{ S "--timeout 4294967296" Q, "from 1 to 4294967295" },
+	{ S "--timeout 18446744073709551617" Q, "from 1 to 4294967295" },
+	{ S "--timeout 149" Q, "it must be at least 150" },
+	{ S "--heartbeat 200" Q, "it must be at least 600" },
+	{ S "--checkpoint-delay 0" Q, "--checkpoint-delay" },
+	{ S "--compare-timeout x" Q, "--compare-timeout" },
+	{ S "--qemu-timeout 99" Q, "from 100 to" },
+	/* directories and log */
+	{ S "--spill-dir /nonexistent" Q, "--spill-dir /nonexistent: No such file" },
+	{ S "--spill-dir /etc/passwd" Q, "is not a directory" },
+	{ S "--run-dir=" Q, "is empty" },
+	{ S "--run-dir /0123456789012345678901234567890123456789012345678901234567890123456789012345678901234567890123456789"
+	  Q, "use a shorter --run-dir" },
+	{ S "--log-level loud" Q, "'loud' is none of" },
+	/* options and QEMU's command */
+	{ S "--frobnicate" Q, "unknown option --frobnicate; options of QEMU come after the --" },
+	{ S "--frobnicate=7" Q, "unknown option --frobnicate;" },
+	{ S "--check 5" Q, "unknown option --check;" },
+	{ S "--insec" Q, "unknown option --insec;" },
+	{ S "--primary=yes" Q, "option --primary takes no value" },
+	{ S "-m 512" Q, "unknown option -m; options of QEMU come after" },
+	{ S "-netdev tap" Q, "unknown option -n" },
+	{ S "qemu-system-x86_64 -m 512",
+		"unexpected word 'qemu-system-x86_64': the QEMU command comes after --, e.g." },
+	{ S "web -- qemu-system-x86_64", "unexpected word 'web'" },
+	{ S "", "the QEMU command is missing: it comes after --, e.g." },
+	{ S "--", "the QEMU command is missing after the --" },
+	{ S "-- -m 512", "must begin with the program, not with '-m'" },
+	{ S "-- -- qemu", "must begin with the program, not with '--'" },
+};
+
+static char copy[1000], *argv_of[64];
+
+/* Words of @line, "run" first. */
+static int split(const char *line)
+{
+	int n = 0;
+
+	snprintf(copy, sizeof(copy), "run %s", line);
+	for (char *p = strtok(copy, " "); p; p = strtok(NULL, " "))
+		argv_of[n++] = p;
+	argv_of[n] = NULL;
+	return n;
+}
+
+static int parse(const char *line, struct run_opts *o, struct err *e)
+{
+	int n = split(line);
+
+	memset(e, 0, sizeof(*e));
+	return run_args_parse(n, argv_of, o, e);
+}
+
+static void sentences(void **state)
+{
+	static struct run_opts o;
+	struct err e;
+
+	for (size_t i = 0; i < sizeof(refused) / sizeof(*refused); i++) {
+		int rc = parse(refused[i].line, &o, &e);
+
+		if (rc >= 0 || !strstr(e.msg, refused[i].say) || strlen(e.msg) > 400) {
+			print_error("run %s\n  gives %d: %s\n  want: %s\n", refused[i].line, rc, e.msg, refused[i].say);
+			fail();
+		}
+	}
+}
+
+static void defaults(void **state)
+{
+	static struct run_opts o;
+	struct err e;
+
+	assert_int_equal(parse(S Q, &o, &e), 0);
+	assert_string_equal(o.name, "web");
+	assert_int_equal(o.role, RUN_SECONDARY);
+	assert_string_equal(o.listen.text, "127.0.0.1:9998");
+	assert_int_equal(o.listen.n, 1);
+	assert_int_equal(o.listen.addr[0].ss.ss_family, AF_INET);
+	assert_int_equal(ntohs(((struct sockaddr_in *)&o.listen.addr[0].ss)->sin_port), 9998);
+	assert_int_equal(o.listen.addr[0].len, sizeof(struct sockaddr_in));
+	assert_true(o.listen.loopback);
+	assert_int_equal(o.peer.n, 0);
+	assert_false(o.insecure);
+	assert_true(o.heartbeat == 50 * NS_PER_MS);
+	assert_true(o.timeout == 500 * NS_PER_MS);
+	assert_true(o.checkpoint_delay == 20 * NS_PER_S);
+	assert_true(o.compare_timeout == 3 * NS_PER_S);
+	assert_true(o.qemu_timeout == 3 * NS_PER_S);
+	assert_string_equal(o.run_dir, "/tmp/lockstep-run");
+	assert_string_equal(o.spill_dir, "/var/tmp");
+	assert_int_equal(o.log_level, LOG_INFO);
+	assert_int_equal(o.qemu_argc, 3);
+	assert_string_equal(o.qemu_argv[0], "qemu-system-x86_64");
+	assert_string_equal(o.qemu_argv[2], "512");
+	assert_null(o.qemu_argv[3]);
+}
+
+static void everything(void **state)
+{
+	static struct run_opts o;
+	struct err e;
+
+	assert_int_equal(parse("--name=w-1 --peer=[2001:db8::2]:7 --primary --insecure --heartbeat 10 --timeout=30 "
+			       "--checkpoint-delay 2000 --compare-timeout 4294967295 --qemu-timeout 100 --run-dir /x "
+			       "--spill-dir /tmp --log-level trace -- /usr/bin/qemu --name other -- --peer", &o, &e),
+				0);
+	assert_string_equal(o.name, "w-1");
+	assert_int_equal(o.role, RUN_PRIMARY);
+	assert_string_equal(o.peer.text, "[2001:db8::2]:7");
+	assert_int_equal(o.peer.addr[0].ss.ss_family, AF_INET6);
+	assert_false(o.peer.loopback);
+	assert_true(o.insecure);
+	assert_true(o.heartbeat == 10 * NS_PER_MS);
+	assert_true(o.timeout == 30 * NS_PER_MS);
+	assert_true(o.checkpoint_delay == 2 * NS_PER_S);
+	assert_true(o.compare_timeout == 4294967295ull * NS_PER_MS);
+	assert_true(o.qemu_timeout == 100 * NS_PER_MS);
+	assert_string_equal(o.run_dir, "/x");
+	assert_string_equal(o.spill_dir, "/tmp");
+	assert_int_equal(o.log_level, LOG_TRACE);
+	/* What is QEMU's is left alone, whatever it looks like. */
+	assert_int_equal(o.qemu_argc, 5);
+	assert_string_equal(o.qemu_argv[1], "--name");
+	assert_string_equal(o.qemu_argv[3], "--");
+}
+
+static void aliases_and_last_wins(void **state)
+{
+	static struct run_opts o;
+	struct err e;
+
+	assert_int_equal(parse(S "--x-checkpoint-delay 7 --compare_timeout 8" Q, &o, &e), 0);
+	assert_true(o.checkpoint_delay == 7 * NS_PER_MS);
+	assert_true(o.compare_timeout == 8 * NS_PER_MS);
+	assert_int_equal(parse(S "--checkpoint-delay 7 --x-checkpoint-delay 9" Q, &o, &e), 0);
+	assert_true(o.checkpoint_delay == 9 * NS_PER_MS);
+	/* The one who was parsed before leaves nothing behind. */
+	assert_int_equal(parse(S Q, &o, &e), 0);
+	assert_true(o.checkpoint_delay == 20 * NS_PER_S);
+}
+
+static void loopback_needs_nothing(void **state)
+{
+	static const char *const hosts[] = { "127.0.0.1", "127.255.0.9", "[::1]", "[::ffff:127.0.0.1]" };
+	static struct run_opts o;
+	char line[200];
+	struct err e;
+
+	for (size_t i = 0; i < sizeof(hosts) / sizeof(*hosts); i++) {
+		snprintf(line, sizeof(line), "--name web --listen %s:1%s", hosts[i], Q);
+		assert_int_equal(parse(line, &o, &e), 0);
+		snprintf(line, sizeof(line), "--name web --peer %s:65535 --primary%s", hosts[i], Q);
+		assert_int_equal(parse(line, &o, &e), 0);
+	}
+	/* Everywhere, in two spellings. */
+	assert_int_equal(parse("--name web --listen :9998" Q, &o, &e), -22);
+	assert_non_null(strstr(e.msg, "say --insecure"));
+	assert_int_equal(parse("--name web --insecure --listen :9998" Q, &o, &e), 0);
+	assert_false(o.listen.loopback);
+	assert_int_equal(parse("--name web --insecure --listen 0.0.0.0:9998" Q, &o, &e), 0);
+	assert_false(o.listen.loopback);
+}
+
+static void help(void **state)
+{
+	static struct run_opts o;
+	struct err e;
+
+	assert_int_equal(parse("--help", &o, &e), RUN_HELP);
+	assert_int_equal(parse("-h", &o, &e), RUN_HELP);
+	assert_int_equal(parse(S "--help" Q, &o, &e), RUN_HELP);
+	assert_int_equal(parse(S "-- --help", &o, &e), -22);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(sentences), cmocka_unit_test(defaults), cmocka_unit_test(everything),
+		cmocka_unit_test(aliases_and_last_wins), cmocka_unit_test(loopback_needs_nothing),
+			cmocka_unit_test(help),
+	};
+
+	setenv("LOCKSTEP_RUN_DIR", "/tmp/lockstep-run", 1);
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}

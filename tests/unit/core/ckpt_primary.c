@@ -1,0 +1,376 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* The serving node's checkpoint: normal life, each order of arrival, each deadline and its exit. */
+#include "ft_drive.h"
+
+enum {
+	ALONE, ROUND, GATE, STOP, COLLECT, CONT, STAGE, LOAD,
+	IDLE, GATE2, STOP2, COLLECT2, CONT2, STAGE2, LOAD2, PLACES
+};
+
+/* Up to a place in the life of a primary; from IDLE on it is protected and checkpoint 2 is the one under way. */
+static void to(struct drive *d, int place)
+{
+	start(d, FT_PRIMARY);
+	SAYS(ev0(d, FE_START, 0), "lease-never net-role:1 cont:0");
+	SAYS(done(d, STEP_CONT, 0), "");
+	STATE(d, FT_ALONE, "idle");
+	if (place == ALONE)
+		return;
+	SAYS(ev0(d, FE_LINK_UP, 7), "net-role:1 round:1");
+	assert_int_equal(d->acts.a[0].value, NET_PRIMARY);
+	STATE(d, FT_SYNC, "precopy");
+	for (uint64_t n = 1; n <= 2; n++) {
+		static const int first[2] = { ROUND, IDLE };
+		int p = first[n - 1];
+
+		if (place == p)
+			return;
+		if (n == 1)
+			SAYS(done_rc(d, STEP_ROUND, 1, 0, 10), "net-close:1");
+		else
+			SAYS(want(d, CAUSE_COMMAND), "net-close:2");
+		if (place == p + 1)
+			return;
+		SAYS(net(d, NA_CUT, n), n == 1 ? "stop:1 EPOCH_END:1" : "stop:2 EPOCH_END:2");
+		if (place == p + 2)
+			return;
+		SAYS(done(d, STEP_STOP, n), n == 1 ? "net-stopped:1 save:1 copy:1" : "net-stopped:2 save:2 copy:2");
+		if (place == p + 3)
+			return;
+		SAYS(done(d, STEP_SAVE, n), "");
+		SAYS(net(d, NA_DRAINED, n), "");
+		SAYS(done_rc(d, STEP_COPY, n, 0, 33), n == 1 ? "cont:1" : "cont:2");
+		if (place == p + 4)
+			return;
+		SAYS(done(d, STEP_CONT, n), n == 1 ? "net-open:1 lease-until send:1" : "net-open:2 send:2");
+		assert_int_equal(ft_epoch(&d->ft), n + 1);
+		if (place == p + 5)
+			return;
+		SAYS(done(d, STEP_SEND, n), "");
+		SAYS(ctl(d, CTL_STAGED, n), n == 1 ? "net-staged:1" : "net-staged:2");
+		if (place == p + 6)
+			return;
+		SAYS(ctl(d, CTL_LOADED, n), n == 1 ? "net-loaded:1 checkpoint-done" : "net-loaded:2 checkpoint-done");
+		STATE(d, FT_PROTECTED, "idle");
+	}
+}
+
+static void life(void **state)
+{
+	struct drive d;
+
+	to(&d, PLACES);
+	assert_int_equal(ft_checkpoints(&d.ft, CAUSE_MAX), 2);
+	assert_int_equal(ft_checkpoints(&d.ft, CAUSE_FIRST), 1);
+	assert_int_equal(ft_checkpoints(&d.ft, CAUSE_COMMAND), 1);
+	assert_int_equal(ft_last(&d.ft)->n, 2);
+	assert_int_equal(ft_last(&d.ft)->pages, 33);
+	SAYS(tick(&d), "net-close:3");
+	assert_int_equal(d.now, 120 * NS_PER_S);
+}
+
+static void times(void **state)
+{
+	struct drive d;
+	const struct ckpt_times *t;
+
+	to(&d, IDLE);
+	want(&d, CAUSE_COMMAND);
+	d.now += 1;
+	net(&d, NA_CUT, 2);
+	d.now += 2;
+	done(&d, STEP_STOP, 2);
+	d.now += 4;
+	net(&d, NA_DRAINED, 2);
+	d.now += 8;
+	done(&d, STEP_SAVE, 2);
+	d.now += 16;
+	done(&d, STEP_COPY, 2);
+	d.now += 32;
+	done(&d, STEP_CONT, 2);
+	d.now += 64;
+	ctl(&d, CTL_STAGED, 2);
+	d.now += 128;
+	ctl(&d, CTL_LOADED, 2);
+	t = ft_last(&d.ft);
+	assert_int_equal(t->gate, 1);
+	assert_int_equal(t->stop, 2);
+	assert_int_equal(t->drain, 4);
+	assert_int_equal(t->save, 12);
+	assert_int_equal(t->copy, 28);
+	assert_int_equal(t->cont, 32);
+	assert_int_equal(t->pause, 62);
+	assert_int_equal(t->staged, 64);
+	assert_int_equal(t->loaded, 128);
+}
+
+static void rounds(void **state)
+{
+	struct drive d;
+
+	to(&d, ROUND);
+	SAYS(done_rc(&d, STEP_ROUND, 1, 0, 100000), "round:1");
+	SAYS(done_rc(&d, STEP_ROUND, 1, 0, 50000), "round:1");
+	/* It does not shrink any more. */
+	SAYS(done_rc(&d, STEP_ROUND, 1, 0, 49000), "net-close:1");
+	to(&d, ROUND);
+	for (uint64_t left = 1u << 30, k = 1; k < d.ft.cfg.max_rounds; k++, left /= 2)
+		SAYS(done_rc(&d, STEP_ROUND, 1, 0, left), "round:1");
+	SAYS(done_rc(&d, STEP_ROUND, 1, 0, 3000), "net-close:1");
+}
+
+/* Save, copy and drain end in any order; cont comes after the last. */
+static void collect_orders(void **state)
+{
+	static const int orders[6][3] = { {0, 1, 2}, {0, 2, 1}, {1, 0, 2}, {1, 2, 0}, {2, 0, 1}, {2, 1, 0} };
+
+	for (int o = 0; o < 6; o++) {
+		struct drive d;
+
+		to(&d, COLLECT2);
+		for (int i = 0; i < 3; i++) {
+			const char *w = orders[o][i] == 0 ? done(&d, STEP_SAVE, 2) :
+					orders[o][i] == 1 ? done(&d, STEP_COPY, 2) : net(&d, NA_DRAINED, 2);
+
+			SAYS(w, i < 2 ? "" : "cont:2");
+		}
+	}
+}
+
+/* STAGED and LOADED may come before the sending has reported its end; the next checkpoint waits for it. */
+static void staged_before_sent(void **state)
+{
+	struct drive d;
+
+	to(&d, STAGE2);
+	SAYS(ctl(&d, CTL_STAGED, 2), "net-staged:2");
+	SAYS(net_want(&d, CAUSE_MISMATCH), "");
+	SAYS(ctl(&d, CTL_LOADED, 2), "net-loaded:2 checkpoint-done");
+	STATE(&d, FT_PROTECTED, "idle");
+	SAYS(done(&d, STEP_SEND, 2), "net-close:3");
+	/* And if it never does, protection ends. */
+	to(&d, STAGE2);
+	ctl(&d, CTL_STAGED, 2);
+	ctl(&d, CTL_LOADED, 2);
+	SAYS(tick(&d), "ALONE:3");
+}
+
+static void wishes(void **state)
+{
+	struct drive d;
+
+	/* One that holds output goes at once, also those that came meanwhile; the first urgent one is named. */
+	to(&d, LOAD2);
+	SAYS(want(&d, CAUSE_MEMORY), "");
+	SAYS(net_want(&d, CAUSE_OTHER), "");
+	SAYS(net_want(&d, CAUSE_MISMATCH), "");
+	SAYS(ctl(&d, CTL_LOADED, 2), "net-loaded:2 checkpoint-done net-close:3");
+	assert_int_equal(d.ft.p.cause, CAUSE_OTHER);
+	/* Others wait for min_interval. */
+	to(&d, LOAD2);
+	SAYS(net_want(&d, CAUSE_INLOG), "");
+	SAYS(ctl(&d, CTL_LOADED, 2), "net-loaded:2 checkpoint-done");
+	assert_int_equal(ft_deadline(&d.ft), d.now + d.ft.cfg.min_interval);
+	SAYS(tick(&d), "net-close:3");
+	/* What came before the drain is answered by this one. */
+	for (int p = GATE2; p <= COLLECT2; p++) {
+		to(&d, p);
+		SAYS(net_want(&d, CAUSE_MISMATCH), "");
+		assert_int_equal(d.ft.p.wish, CAUSE_NONE);
+	}
+	to(&d, COLLECT2);
+	net(&d, NA_DRAINED, 2);
+	net_want(&d, CAUSE_MISMATCH);
+	assert_int_equal(d.ft.p.wish, CAUSE_MISMATCH);
+	/* What the secondary wants before STAGED n too. */
+	to(&d, STAGE2);
+	ctl_v(&d, CTL_WANT, 2, CAUSE_RESET);
+	assert_int_equal(d.ft.p.wish, CAUSE_NONE);
+	ctl(&d, CTL_STAGED, 2);
+	ctl_v(&d, CTL_WANT, 3, CAUSE_RESET);
+	assert_int_equal(d.ft.p.wish, CAUSE_RESET);
+	/* From the peer: any number. */
+	to(&d, IDLE);
+	SAYS(ctl_v(&d, CTL_WANT, 3, CAUSE_MAX), "");
+	SAYS(ctl_v(&d, CTL_WANT, 3, UINT64_MAX), "");
+	SAYS(ctl_v(&d, CTL_WANT, 3, 0), "");
+	SAYS(ctl_v(&d, CTL_WANT, 3, CAUSE_RESET), "net-close:2");
+	/* The guest's reset. */
+	to(&d, IDLE);
+	SAYS(ev0(&d, FE_GUEST_RESET, 0), "net-close:2");
+	assert_int_equal(d.ft.p.cause, CAUSE_RESET);
+}
+
+static void delay(void **state)
+{
+	struct drive d;
+
+	to(&d, IDLE);
+	assert_int_equal(ft_deadline(&d.ft), d.now + 20 * NS_PER_S);
+	ev0(&d, FE_SET_DELAY, NS_PER_S);
+	assert_int_equal(ft_deadline(&d.ft), d.now + NS_PER_S);
+	ev0(&d, FE_SET_DELAY, 0);
+	assert_int_equal(ft_deadline(&d.ft), d.now + d.ft.cfg.min_interval);
+	ev0(&d, FE_SET_DELAY, NS_NEVER);
+	assert_true(ft_deadline(&d.ft) == NS_NEVER);
+}
+
+/* Protected, and the own QEMU hangs: kill it, then tell the secondary. Before that, go on alone. */
+static void own_qemu_hangs(void **state)
+{
+	for (int p = GATE2; p <= CONT2; p++) {
+		struct drive d;
+
+		to(&d, p);
+		SAYS(tick(&d), "lease-none kill-qemu PROMOTE:2 drop-link end:3");
+		STATE(&d, FT_ENDED, "idle");
+	}
+	for (int p = IDLE; p < PLACES; p++) {
+		struct drive d;
+
+		to(&d, p);
+		assert_non_null(strstr(ev0(&d, FE_QEMU_HUNG, 0), "lease-none kill-qemu PROMOTE:"));
+		to(&d, p);
+		assert_non_null(strstr(ev0(&d, FE_QEMU_DIED, 0), "lease-none kill-qemu PROMOTE:"));
+	}
+	for (int p = GATE; p <= CONT; p++) {
+		struct drive d;
+
+		to(&d, p);
+		tick(&d);
+		assert_non_null(strstr(d.said, "ALONE:1"));
+		assert_null(strstr(d.said, "kill-qemu"));
+		assert_int_equal(d.ft.state, FT_SYNC);
+		SAYS(ev0(&d, FE_LINK_DOWN, 1), "drop-link net-alone:0");
+		assert_int_equal(d.ft.state, FT_ALONE);
+	}
+}
+
+/* A step that says ETIMEDOUT is as good as one that is overdue; any other error ends protection, the VM goes on. */
+static void steps_fail(void **state)
+{
+	struct drive d;
+
+	to(&d, COLLECT2);
+	SAYS(done_rc(&d, STEP_SAVE, 2, -ETIMEDOUT, 0), "lease-none kill-qemu PROMOTE:2 drop-link end:3");
+	to(&d, COLLECT2);
+	SAYS(done_rc(&d, STEP_SAVE, 2, -EIO, 0), "ALONE:2");
+	SAYS(net(&d, NA_DRAINED, 2), "");
+	SAYS(done(&d, STEP_COPY, 2), "cont:2");
+	STATE(&d, FT_PROTECTED, "parting");
+	SAYS(done(&d, STEP_CONT, 2), "net-open:2");
+	assert_int_equal(ft_epoch(&d.ft), 3);
+	/* What is held stays held until the peer has answered, or the lease has passed. */
+	assert_int_equal(ft_deadline(&d.ft), d.now + d.ft.cfg.lease);
+	SAYS(tick(&d), "drop-link lease-never net-alone:0");
+	STATE(&d, FT_ALONE, "idle");
+	assert_int_equal(ft_reason(&d.ft), FT_WHY_STEP_FAILED);
+	assert_int_equal(ft_failed_step(&d.ft), STEP_SAVE);
+	assert_true(ft_deadline(&d.ft) == NS_NEVER);
+	/* A refused cont is the guest's life. */
+	to(&d, CONT2);
+	SAYS(done_rc(&d, STEP_CONT, 2, -EPERM, 0), "net-open:2 send:2");
+	to(&d, STAGE2);
+	SAYS(done_rc(&d, STEP_SEND, 2, -EPIPE, 0), "ALONE:3");
+	to(&d, ROUND);
+	SAYS(done_rc(&d, STEP_ROUND, 1, -EPIPE, 0), "ALONE:1");
+	to(&d, STOP2);
+	SAYS(done_rc(&d, STEP_STOP, 2, -EIO, 0), "ALONE:2 cont:2");
+	SAYS(done(&d, STEP_CONT, 2), "net-open:2");
+}
+
+/* The secondary does nothing: protection ends. Bytes that move put it off. */
+static void secondary_hangs(void **state)
+{
+	static const int places[] = { ROUND, STAGE, LOAD, STAGE2, LOAD2 };
+
+	for (size_t i = 0; i < sizeof(places) / sizeof(places[0]); i++) {
+		struct drive d;
+		nstime t;
+
+		to(&d, places[i]);
+		t = ft_deadline(&d.ft);
+		d.now += NS_PER_S;
+		SAYS(ev0(&d, FE_PROGRESS, 0), "");
+		assert_int_equal(ft_deadline(&d.ft), t + NS_PER_S);
+		tick(&d);
+		assert_non_null(strstr(d.said, "ALONE:"));
+		SAYS(ctl(&d, CTL_STAGED, 2), "");
+		SAYS(ctl(&d, CTL_LOADED, 2), "");
+		SAYS(tick(&d), places[i] == ROUND ? "drop-link net-alone:0" : "drop-link lease-never net-alone:0");
+		STATE(&d, FT_ALONE, "idle");
+	}
+}
+
+/* The peer goes, in every place: held output leaves, the gate opens, the VM runs, an epoch that was closed is over. */
+static void peer_lost(void **state)
+{
+	for (int how = 0; how < 5; how++)
+		for (int p = ROUND; p < PLACES; p++) {
+			struct drive d;
+			char all[2048] = "";
+			uint64_t epoch;
+
+			to(&d, p);
+			epoch = ft_epoch(&d.ft);
+			if (how == 0)
+				ev0(&d, FE_LINK_DOWN, 1);
+			else if (how == 1)
+				ev0(&d, FE_LINK_DOWN, 0);
+			else if (how == 2)
+				ev0(&d, FE_SILENT, 0);
+			else if (how == 3)
+				ctl(&d, CTL_GONE, 0);
+			else
+				ctl(&d, CTL_FAILED, 0);
+			strcat(all, d.said);
+			assert_non_null(strstr(all, "drop-link"));
+			assert_non_null(strstr(all, "net-alone:0"));
+			assert_int_equal(d.ft.state, FT_ALONE);
+			assert_true((strstr(all, "ALONE:") != NULL) == (how == 1 || how == 2 || how == 3 || how == 4));
+			for (int k = 0; k < 10 && d.ft.p.phase == PRI_UNWIND; k++) {
+				for (int s = 0; s < STEP_MAX; s++)
+					if (ft_epoch(&d.ft) == epoch && d.ft.busy[s].on) {
+						done(&d, s, d.ft.busy[s].n);
+						strcat(all, d.said);
+					}
+			}
+			STATE(&d, FT_ALONE, "idle");
+			if (p == GATE || p == GATE2 || p == STOP || p == STOP2 || p == COLLECT || p == COLLECT2 ||
+			    p == CONT || p == CONT2) {
+				assert_non_null(strstr(all, "net-open:"));
+				assert_int_equal(ft_epoch(&d.ft), epoch + 1);
+			} else {
+				assert_null(strstr(all, "net-open:"));
+				assert_int_equal(ft_epoch(&d.ft), epoch);
+			}
+			assert_non_null(strstr(all, p >= STAGE ? "lease-never" : "net-alone"));
+		}
+}
+
+/* The whole again with a new peer, but not while something of the old one is still busy. */
+static void new_peer(void **state)
+{
+	struct drive d;
+
+	to(&d, STAGE2);
+	d.ft.busy[STEP_SEND] = (struct ft_busy){ .on = true, .n = 2, .deadline = NS_NEVER };
+	ev0(&d, FE_LINK_DOWN, 1);
+	SAYS(ev0(&d, FE_LINK_UP, 7), "");
+	STATE(&d, FT_ALONE, "idle");
+	SAYS(done_rc(&d, STEP_SEND, 2, -EPIPE, 0), "net-role:3 round:3");
+	STATE(&d, FT_SYNC, "precopy");
+	SAYS(done_rc(&d, STEP_ROUND, 3, 0, 0), "net-close:3");
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(life), cmocka_unit_test(times), cmocka_unit_test(rounds),
+		cmocka_unit_test(collect_orders), cmocka_unit_test(staged_before_sent), cmocka_unit_test(wishes),
+		cmocka_unit_test(delay), cmocka_unit_test(own_qemu_hangs), cmocka_unit_test(steps_fail),
+		cmocka_unit_test(secondary_hangs), cmocka_unit_test(peer_lost), cmocka_unit_test(new_peer),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
