@@ -216,23 +216,18 @@ static void on_beat(void *arg, const struct hb_event *hb)
 		break;
 	case HB_SILENT:
 		n->silent++;
-		log_warn("nothing is heard from the peer since_ms=%.0f", (double)(clock_ns() - hb->since) / 1e6);
 		ev.type = FE_SILENT;
 		node_event(n, &ev);
 		break;
-	case HB_HEARD:
-		log_note("the peer is heard again");
-		break;
 	case HB_STUCK:
-		log_warn("the peer's %s makes no progress age_ms=%.0f", beat_source_name(hb->which), (double)hb->age / 1e6);
 		/* Beats of a process whose work stands still prove nothing. The bulk loop has deadlines of its own. */
 		if (hb->which != BEAT_BULK) {
 			ev.type = FE_SILENT;
 			node_event(n, &ev);
 		}
 		break;
+	case HB_HEARD:
 	case HB_MOVING:
-		log_note("the peer's %s moves again", beat_source_name(hb->which));
 		break;
 	}
 }
@@ -264,7 +259,6 @@ static void on_paired(void *arg, struct pair_link *l)
 	char text[ADDR_TEXT];
 
 	snprintf(n->peer_text, sizeof(n->peer_text), "%s", addr_text(&l->remote, text));
-	log_note("paired with %s", n->peer_text);
 	memcpy(a.vm_id, l->vm_id, sizeof(a.vm_id));
 	n->linked = true;
 	n->linked_at = clock_ns();
@@ -293,12 +287,6 @@ static int on_check(void *arg, const struct hello *peer, struct err *e)
 		return err_set(e, -EINVAL, "both nodes are %s: start one with --primary --peer and one with --listen",
 			       n->o->role == RUN_PRIMARY ? "primary" : "secondary");
 	return shape_compare(n->shape, peer->shape, peer->shape_len, e);
-}
-
-static void on_refused(void *arg, bool by_peer, const char *sentence)
-{
-	(void)arg;
-	log_warn("not paired: %s%s", by_peer ? "the peer says: " : "", sentence);
 }
 
 void node_send_ctl(struct node *n, const struct ctl_msg *m)
@@ -355,7 +343,7 @@ int node_link_start(struct node *n, struct err *e)
 		.loop = n->control, .listen = n->o->role == RUN_SECONDARY, .n_addrs = at->n,
 		.role = n->o->role == RUN_PRIMARY ? FT_PRIMARY : FT_SECONDARY, .generation = n->generation,
 		.shape = n->shape, .shape_len = strlen(n->shape), .check = on_check, .paired = on_paired,
-		.refused = on_refused, .arg = n,
+		.arg = n,
 	};
 	struct loop *loops[WIRE_CHANNELS] = { n->control, n->frames, n->bulk };
 

@@ -214,11 +214,19 @@ void node_tell_state(struct node *n, const struct ft_act *a)
 		n->failed_over_at = now;
 		n->failover_reason = a->reason;
 	}
+	/* The control machine announces a reason of its own sometimes, and the end once more when it is final. */
+	if (s == was)
+		return;
 	log_note("state %s -> %s reason=%s epoch=%llu generation=%u after_ms=%.1f", ft_state_name(was), ft_state_name(s),
 		 ft_reason_name(a->reason), (unsigned long long)ft_epoch(n->ft), ft_generation(n->ft),
 		 ms(now - n->state_at));
 	n->state_at = now;
-	if (s == FT_ALONE && was == FT_PROMOTING)
+	if (s == FT_ALONE && was == FT_STANDBY) {
+		n->failed_over_at = n->lost_at ? n->lost_at : now;
+		n->failover_reason = a->reason;
+		n->failover_took = now - n->failed_over_at;
+	}
+	if (s == FT_ALONE && (was == FT_PROMOTING || was == FT_STANDBY))
 		log_note("failover complete: this node serves now reason=%s took_ms=%.1f", ft_reason_name(a->reason),
 			 ms(n->failover_took));
 	if (s == FT_ALONE && (was == FT_PROTECTED || was == FT_SYNC))

@@ -249,6 +249,10 @@ void compare_flow(struct net *net, struct flow *f)
 		net->st.released_compared++;
 		f->held_since = net->now;
 	}
+	/* The PVM opens or talks where the SVM has refused: nothing that could still come will match. */
+	if (!f->diverged && f->rem.rst && f->held_rst == FRAME_NONE && f->loc.held.n &&
+	    net->fp.meta[f->loc.held.head].epoch == net->epoch && f->rem.rst_seq != f->loc.nxt && !f->rem.held.n)
+		f->diverged = true;
 	if (!f->diverged)
 		compare_rst(net, f);
 	if (f->diverged) {

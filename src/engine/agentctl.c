@@ -20,8 +20,11 @@
 #include "agent/agent_proto.h"
 #include "base/cursor.h"
 
-enum { REPLY_MAX = sizeof(struct agent_msg) + sizeof(struct agent_hello) + AGENT_MAX_RANGES * sizeof(struct agent_range),
-       REPLY_FDS = 4 };
+enum {
+	REPLY_MAX = sizeof(struct agent_msg) + sizeof(struct agent_hello) +
+		    AGENT_MAX_RANGES * sizeof(struct agent_range),
+	REPLY_FDS = 4,
+};
 _Static_assert((int)MEM_MAX_RANGES == (int)AGENT_MAX_RANGES, "a map holds what the agent can say");
 
 struct reply {
@@ -275,8 +278,8 @@ int agentctl_hello(struct agentctl *a, const struct ram *ram, uint32_t pid, nsti
 	if (r.body.bad || r.n_fds < 1)
 		rc = err_set(e, -EPROTO, "the agent in QEMU sent an unusable greeting");
 	else if (pid != 0 && h.pid != pid)
-		rc = err_set(e, -EINVAL, "the agent is in process %u, not in QEMU (%u): is it started by a wrapper?", h.pid,
-			     pid);
+		rc = err_set(e, -EINVAL, "the agent is in process %u, not in QEMU (%u): is it started by a wrapper?",
+			     h.pid, pid);
 	else
 		rc = read_map(&r.body, h.n_ranges, ram, &a->map, e);
 	if (rc == 0) {

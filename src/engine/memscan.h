@@ -37,10 +37,11 @@ struct mem_map {
 int memscan_written(int pagemap, const struct mem_map *map, bool rearm, struct pageset *set);
 
 /*
- * memscan_private() / memscan_private_old() - add the pages of a private mapping that are QEMU's own copies, in memory or swapped out
+ * memscan_private() - add the pages of a private mapping that are QEMU's own copies, in memory or swapped out
+ * memscan_private_old() - the same in the way of kernels before 6.7, which the first takes by itself
  *
  * Only exact while QEMU stands still, and where nothing is registered for tracking: a page that is write-protected and
- * not in memory counts as private too, because its place is taken by a mark that the kernel takes for swap. The second is the way of kernels before 6.7, which the first takes by itself.
+ * not in memory counts as private too, because its place is taken by a mark that the kernel takes for swap.
  * Return: 0, or -errno
  */
 int memscan_private(int pagemap, const struct mem_map *map, struct pageset *set);

@@ -33,8 +33,8 @@ struct ram *ram_new(uint64_t size, struct err *e)
 	}
 	left = hostmem_available();
 	if (size > left || left - size < RAM_HEADROOM) {
-		err_set(e, -ENOMEM, "cannot reserve %llu MiB of guest memory: %llu MiB are available, of which %llu are left alone",
-			(unsigned long long)(size >> 20), (unsigned long long)(left >> 20),
+		err_set(e, -ENOMEM, "cannot reserve %llu MiB of guest memory: %llu MiB are available, %llu of them "
+			"to be left alone", (unsigned long long)(size >> 20), (unsigned long long)(left >> 20),
 			(unsigned long long)(RAM_HEADROOM >> 20));
 		return NULL;
 	}

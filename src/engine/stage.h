@@ -32,7 +32,7 @@ struct stage_stats {
 /*
  * stage_new() - reserve everything that staging can ever need
  * @n_pages:    of the guest
- * @pool_bytes: memory to hold pages in; 0: the default (an eighth of the guest's memory, STAGE_POOL_MAX_DEFAULT at most)
+ * @pool_bytes: memory to hold pages in; 0: an eighth of the guest's memory, STAGE_POOL_MAX_DEFAULT at most
  * @dir:        where the spill file is made, nameless; it takes the guest's size on that disk
  *
  * Return: an empty area; NULL with @e filled

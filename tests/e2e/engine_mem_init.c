@@ -2,8 +2,8 @@
 /*
  * The guest of engine_mem: process 1 of a Linux that does nothing but write memory, in ways that differ on purpose
  * between two copies of it (it takes random numbers), and check what it has written. Its modules lie in /lib/modules,
- * where guest/build puts them. It says how it is in frames of ethertype 0x88b5, one each 10 ms, and takes one-letter orders
- * in such frames: P power off, C crash, R reboot.
+ * where guest/build puts them. It says how it is in frames of ethertype 0x88b5, one each 10 ms, and takes orders of
+ * one letter in such frames: P power off, C crash, R reboot.
  */
 #include <arpa/inet.h>
 #include <dirent.h>
@@ -157,7 +157,8 @@ static void work(uint64_t mb, uint64_t per_ms)
 	clock_gettime(CLOCK_MONOTONIC, &last);
 	for (;;) {
 		clock_gettime(CLOCK_MONOTONIC, &now);
-		credit += (uint64_t)((now.tv_sec - last.tv_sec) * 1000000 + (now.tv_nsec - last.tv_nsec) / 1000) * per_ms;
+		credit += per_ms *
+			  (uint64_t)((now.tv_sec - last.tv_sec) * 1000000 + (now.tv_nsec - last.tv_nsec) / 1000);
 		last = now;
 		if (credit > 200000)
 			credit = 200000;

@@ -245,8 +245,8 @@ void vm_reset(struct vm *vm)
 static void spawn(struct vm *vm, const struct vm_opts *o, bool private)
 {
 	const char *name = vm->name;
-	char env[AGENTCTL_ENV][AGENTCTL_ENV_LEN], object[256], blockdev[256], machine[256], mb[32], net[128], qmp[64],
-		dev[128], path[64];
+	char env[AGENTCTL_ENV][AGENTCTL_ENV_LEN], object[256], blockdev[256], machine[256], mb[32], net[128];
+	char qmp[64], dev[128], path[64];
 	int net_sv[2], qmp_sv[2];
 	const char *argv[64];
 	size_t n = 0;
@@ -255,10 +255,11 @@ static void spawn(struct vm *vm, const struct vm_opts *o, bool private)
 	vm->agent = agentctl_new(&e);
 	if (!vm->agent)
 		die("%s: %s", name, e.msg);
-	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, net_sv) == -1 || socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, qmp_sv) == -1)
+	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, net_sv) == -1 ||
+	    socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, qmp_sv) == -1)
 		die("socketpair");
-	snprintf(object, sizeof(object), "memory-backend-file,id=lockstep-ram,mem-path=/proc/self/fd/%d,size=%uM,share=%s",
-		 NUM_RAM, o->mb, private ? "off" : "on");
+	snprintf(object, sizeof(object), "memory-backend-file,id=lockstep-ram,mem-path=/proc/self/fd/%d,size=%uM,"
+		 "share=%s", NUM_RAM, o->mb, private ? "off" : "on");
 	devstate_args(vm->ds, blockdev, sizeof(blockdev));
 	agentctl_env(o->agent, NUM_AGENT, NUM_RAM, env);
 	snprintf(machine, sizeof(machine), "%s,suppress-vmdesc=on,memory-backend=lockstep-ram", o->machine);
@@ -267,12 +268,15 @@ static void spawn(struct vm *vm, const struct vm_opts *o, bool private)
 	snprintf(dev, sizeof(dev), "%s,netdev=n0,mac=52:54:00:12:34:56", o->nic);
 	snprintf(qmp, sizeof(qmp), "socket,id=qmp,fd=%d", NUM_QMP);
 	argv[n++] = o->qemu;
-#define ARGS(...) do { const char *a_[] = { __VA_ARGS__ }; for (size_t i_ = 0; i_ < sizeof(a_) / sizeof(a_[0]); i_++) \
-	argv[n++] = a_[i_]; } while (0)
-	ARGS("-nodefaults", "-vga", "std", "-display", "none", "-accel", "tcg", "-machine", machine, "-m", mb, "-object", object,
-	     "-blockdev", blockdev, "-global", "migration.send-configuration=off", "-rtc", "clock=vm", "-S", "-no-shutdown",
-	     "-chardev", qmp, "-mon", "chardev=qmp,mode=control", "-netdev", net, "-device", dev, "-kernel", o->kernel,
-	     "-initrd", o->initrd, "-append", o->append);
+#define ARGS(...) do { \
+		const char *a_[] = { __VA_ARGS__ }; \
+		for (size_t i_ = 0; i_ < sizeof(a_) / sizeof(a_[0]); i_++) \
+			argv[n++] = a_[i_]; \
+	} while (0)
+	ARGS("-nodefaults", "-vga", "std", "-display", "none", "-accel", "tcg", "-machine", machine, "-m", mb,
+	     "-object", object, "-blockdev", blockdev, "-global", "migration.send-configuration=off",
+	     "-rtc", "clock=vm", "-S", "-no-shutdown", "-chardev", qmp, "-mon", "chardev=qmp,mode=control",
+	     "-netdev", net, "-device", dev, "-kernel", o->kernel, "-initrd", o->initrd, "-append", o->append);
 	if (o->sandbox)
 		ARGS("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny");
 	if (getenv("CONSOLE"))
@@ -363,8 +367,8 @@ static void cpio_entry(FILE *f, const char *name, unsigned int mode, const void 
 {
 	static unsigned int ino = 1;
 
-	fprintf(f, "070701%08x%08x%08x%08x%08x%08x%08zx%08x%08x%08x%08x%08zx%08x", ino++, mode, 0, 0, 1, 0, len, 0, 0, 0, 0,
-		strlen(name) + 1, 0);
+	fprintf(f, "070701%08x%08x%08x%08x%08x%08x%08zx%08x%08x%08x%08x%08zx%08x", ino++, mode, 0, 0, 1, 0, len, 0, 0,
+		0, 0, strlen(name) + 1, 0);
 	fwrite(name, strlen(name) + 1, 1, f);
 	while (ftell(f) % 4 != 0)
 		fputc(0, f);

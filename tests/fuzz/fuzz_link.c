@@ -21,11 +21,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *p, size_t n)
 	struct wire_head h;
 	const uint8_t *frame;
 	uint8_t *payload;
-	size_t len;
+	size_t len, plen;
 
 	if (n < 1 + WIRE_HDR_LEN || wire_head_decode(p + 1, p[0] % WIRE_CHANNELS, &h, &e))
 		return 0;
-	len = n - 1 - WIRE_HDR_LEN < h.len ? n - 1 - WIRE_HDR_LEN : h.len;
+	len = plen = n - 1 - WIRE_HDR_LEN < h.len ? n - 1 - WIRE_HDR_LEN : h.len;
 	payload = malloc(len ? len : 1);
 	if (!payload)
 		return 0;
@@ -34,9 +34,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *p, size_t n)
 	codec_refuse_get(payload, len, text);
 	codec_ctl_get(&h, payload, len, &m.ctl, &e);
 	codec_credit_get(payload, len, &m.u[0], &m.u[1], &e);
-	if (!codec_net_get(&h, payload, len, &m.net, &frame, &len, &e) && frame && frame[len - 1] > 255)
+	if (!codec_net_get(&h, payload, len, &m.net, &frame, &len, &e) && frame && frame + len > payload + plen)
 		abort();
-	len = n - 1 - WIRE_HDR_LEN < h.len ? n - 1 - WIRE_HDR_LEN : h.len;
+	len = plen = n - 1 - WIRE_HDR_LEN < h.len ? n - 1 - WIRE_HDR_LEN : h.len;
 	if (!codec_pages_get(&h, payload, len, &m.pages, &e) && m.pages.data &&
 	    m.pages.data + (size_t)m.pages.count * WIRE_PAGE > payload + len)
 		abort();

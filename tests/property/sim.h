@@ -23,6 +23,7 @@
  *   sim_guest.c   the guest: connections, applications, memory pages that check themselves
  *   sim_client.c  the clients: scripts of requests and what the answers must be
  *   sim_node.c    the shell of a node: carries out what ft and net say, with delays, failures and deaths
+ *   sim_step.c    the steps of a checkpoint
  *   sim_check.c   the promises: what every frame that is let out must satisfy, and what the end must look like
  *   sim_run.c     schedules out of seeds, and their run
  *   prop_core.c   workers, planted faults, command line
@@ -243,7 +244,7 @@ struct node {
 	bool alive, ended, linked, want_quiet, draining;
 	int end_status;
 	uint64_t drain_n;
-	nstime frozen_until, lease;
+	nstime frozen_until, lease, link_at;
 	/* QEMU */
 	bool q_alive, q_running;
 	nstime q_stuck_until, q_resumed;
@@ -345,20 +346,21 @@ struct ev {
 
 /* Counted over all schedules of a worker; only sums, so that workers can be added up. */
 #define SIM_STATS(X) \
-	X(schedules) X(events) X(frames_out) X(frames_in) X(transactions) X(checkpoints) X(ck_mismatch) X(ck_timeout) \
-	X(ck_other) X(ck_delay) X(ck_rest) X(failures) X(failovers) X(survived_alone) X(lost_unprotected) X(rejoins) \
-	X(second_failovers) X(fo_idle) X(fo_before_staged) X(fo_staged) X(fo_loaded) X(translated_at_failover) \
-	X(replayed) X(splits) X(mismatches) X(acks_lowered) X(acks_made) X(acks_swallowed) X(gate_expired) \
-	X(rel_compared) X(rel_staged) X(passed) X(retransmissions) X(fast_rexmit) X(lost_ext) X(dup_ext) X(purged) \
-	X(vanished) X(guest_opened) X(udp_answers) X(random_last) X(uploads) X(silent_drops) X(step_fails) X(freezes) \
-	X(acks_beyond) X(paws_drops) X(live_checked) X(det_checked) X(p1_checked) X(switch_checked) X(reneg) \
-	X(ev_timeouts) X(ended_s) X(ended_p)
+	X(schedules) X(events) X(frames_out) X(frames_in) X(transactions) X(uploads) X(random_last) X(udp_answers) \
+	X(guest_opened) X(retransmissions) X(fast_rexmit) X(paws_drops) X(acks_beyond) X(reneg) X(lost_ext) X(dup_ext) \
+	X(checkpoints) X(ck_mismatch) X(ck_timeout) X(ck_other) X(ck_held) X(ck_inlog) X(ck_delay) X(gate_expired) \
+	X(rel_compared) X(rel_staged) X(passed) X(splits) X(mismatches) X(acks_lowered) X(acks_made) X(acks_swallowed) \
+	X(replayed) X(purged) X(vanished) X(silent_drops) X(p1_checked) X(switch_checked) X(det_checked) \
+	X(fail_kill) X(fail_power) X(fail_qemu_dies) X(fail_qemu_hangs) X(fail_qemu_pauses) X(fail_freeze) X(fail_step) \
+	X(fail_command) X(survived_alone) X(lost_unprotected) X(translated_at_failover) X(failovers) \
+	X(fo_p_idle) X(fo_p_gate) X(fo_p_stop) X(fo_p_collect) X(fo_p_cont) X(fo_p_staged) X(fo_p_loaded) X(fo_p_other) \
+	X(fo_s_idle) X(fo_s_gate) X(fo_s_stop) X(fo_s_collect) X(fo_s_apply) X(fo_s_load) X(fo_s_mend) X(fo_s_cont) \
+	X(fo_s_other)
 
 struct stats {
 #define X(name) uint64_t name;
 	SIM_STATS(X)
 #undef X
-	uint64_t phase_fo[2][32];	/* deaths by ft phase of the primary and the secondary */
 };
 
 struct sim {
@@ -390,7 +392,7 @@ struct sim {
 	uint32_t datagrams, datagrams_sent, udp_asked, udp_got;
 	struct failure fail;
 	enum ft_state fail_state[NODES];
-	bool fail_staged;
+	char fail_phase[NODES][16];
 	struct node node[NODES];
 	struct chan chan[NODES][CHANNELS];	/* by sender */
 	struct client cl[SIM_CLIENTS];
@@ -451,8 +453,15 @@ void node_kick_guest(struct sim *s, int id, nstime at);
 void node_die(struct sim *s, int id, bool eof);
 void node_fail_now(struct sim *s);
 void node_finish(struct sim *s);
+void node_ft(struct sim *s, struct node *nd, const struct ft_ev *fe);
+bool fail_hit(struct sim *s, struct node *nd, enum fail_when when, uint32_t what, bool before);
+const char *who(const struct node *nd);
 static inline nstime node_now(struct sim *s, int id) { return s->now + s->node[id].clock_off; }
 static inline bool node_up(const struct sim *s, int id) { return s->node[id].alive && !s->node[id].ended; }
+
+/* ---- sim_step.c ---- */
+void step_begin(struct sim *s, struct node *nd, enum ft_step step, uint64_t n);
+void step_event(struct sim *s, struct node *nd, uint16_t slot, uint32_t gen);
 
 /* ---- sim_client.c ---- */
 void client_event(struct sim *s, int i);

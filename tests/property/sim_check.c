@@ -290,19 +290,20 @@ void check_emission(struct sim *s, int node, const struct pkt *p)
 /* A schedule that has come to its end. */
 void check_end(struct sim *s)
 {
-	uint64_t n = 0, bad = 0;
+	uint64_t bad = 0;
 	struct net_stats ns;
 
 	for (int i = 0; i < NODES; i++) {
 		struct node *nd = &s->node[i];
 
-		n += ft_checkpoints(nd->ft, CAUSE_MAX);
 		bad += ft_checkpoints(nd->ft, CAUSE_MISMATCH) + ft_checkpoints(nd->ft, CAUSE_TIMEOUT) +
 		       ft_checkpoints(nd->ft, CAUSE_OTHER) + ft_checkpoints(nd->ft, CAUSE_HELD);
 		s->st->checkpoints += ft_checkpoints(nd->ft, CAUSE_MAX);
 		s->st->ck_mismatch += ft_checkpoints(nd->ft, CAUSE_MISMATCH);
 		s->st->ck_timeout += ft_checkpoints(nd->ft, CAUSE_TIMEOUT);
 		s->st->ck_other += ft_checkpoints(nd->ft, CAUSE_OTHER);
+		s->st->ck_held += ft_checkpoints(nd->ft, CAUSE_HELD);
+		s->st->ck_inlog += ft_checkpoints(nd->ft, CAUSE_INLOG);
 		s->st->ck_delay += ft_checkpoints(nd->ft, CAUSE_DELAY);
 		net_stats_get(nd->net, &ns);
 		s->st->replayed += ns.replayed;
@@ -318,7 +319,7 @@ void check_end(struct sim *s)
 	}
 	if (s->failed)
 		return;
-	if (s->deterministic) {
+	if (s->deterministic && !s->fail.done) {
 		s->st->det_checked++;
 		if (bad)
 			sim_fail(s, "liveness", "nothing in this schedule diverges, and yet %lu checkpoints (mismatch %lu, timeout %lu, "

@@ -159,7 +159,7 @@ static void client_work(struct sim *s, int i)
 	}
 	if (t->state == T_ESTAB && t->fin_acked && t->fin_rcvd) {
 		t->state = T_LINGER;
-		t->kill_at = s->now + 3 * NS_PER_S;
+		t->kill_at = s->now + 60 * NS_PER_S;
 	}
 	if (t->state == T_LINGER || (t->state == T_CLOSED && c->opened)) {
 		if (c->answered < c->n_req && !c->done)

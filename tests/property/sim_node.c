@@ -20,9 +20,7 @@ enum { BEAT_MS = 100, SILENT_MS = 500, ACTS = 32, BATCH = 4, MAX_SPINS = 200 };
 
 #define ALL_PAGES ((1u << SIM_PAGES) - 1)
 
-static void node_ft(struct sim *s, struct node *nd, const struct ft_ev *fe);
-
-static const char *who(const struct node *nd)
+const char *who(const struct node *nd)
 {
 	return nd->id == NODE_P ? "P" : "S";
 }
@@ -54,7 +52,7 @@ static void arm_guest(struct sim *s, struct node *nd)
 
 /* ---- failures ---- */
 
-static bool fail_hit(struct sim *s, struct node *nd, enum fail_when when, uint32_t what, bool before)
+bool fail_hit(struct sim *s, struct node *nd, enum fail_when when, uint32_t what, bool before)
 {
 	struct failure *f = &s->fail;
 
@@ -102,12 +100,13 @@ void node_fail_now(struct sim *s)
 		return;
 	f->done = true;
 	f->done_at = s->now;
-	s->st->failures++;
+	(&s->st->fail_kill)[f->kind - FAIL_KILL]++;
 	TR(s, "==== node %s %s (P %s/%s, S %s/%s)", who(nd), name[f->kind], ft_state_name(ft_state(s->node[0].ft)),
 	   ft_phase(s->node[0].ft), ft_state_name(ft_state(s->node[1].ft)), ft_phase(s->node[1].ft));
 	s->fail_state[0] = ft_state(s->node[0].ft);
 	s->fail_state[1] = ft_state(s->node[1].ft);
-	s->fail_staged = s->node[NODE_S].said_staged > s->node[NODE_S].loaded_n;
+	for (int i = 0; i < NODES; i++)
+		strncpy(s->fail_phase[i], ft_phase(s->node[i].ft), sizeof(s->fail_phase[i]) - 1);
 	switch (f->kind) {
 	case FAIL_KILL:
 	case FAIL_POWER:
@@ -126,7 +125,6 @@ void node_fail_now(struct sim *s)
 		node_kick_guest(s, nd->id, nd->q_stuck_until);
 		break;
 	case FAIL_FREEZE:
-		s->st->freezes++;
 		nd->frozen_until = s->now + f->span;
 		break;
 	case FAIL_COMMAND:
@@ -352,305 +350,6 @@ void node_guest_out(struct sim *s, int id, struct pkt *p)
 	arm_out(s, nd);
 }
 
-/* ---- steps ---- */
-
-static nstime step_time(struct sim *s, enum ft_step step)
-{
-	static const uint32_t most[STEP_MAX] = {
-		[STEP_STOP] = 20, [STEP_CONT] = 20, [STEP_SAVE] = 40, [STEP_ROUND] = 60, [STEP_COPY] = 40, [STEP_SEND] = 10,
-		[STEP_RESERVE] = 5, [STEP_APPLY] = 40, [STEP_LOAD] = 200, [STEP_MEND] = 10, [STEP_RESTART] = 1500,
-		[STEP_FORGET] = 5 };
-
-	return us(s, 1, most[step] * s->step_us);
-}
-
-static bool of_qemu(enum ft_step step)
-{
-	return step == STEP_STOP || step == STEP_CONT || step == STEP_SAVE || step == STEP_LOAD || step == STEP_MEND ||
-	       step == STEP_APPLY;
-}
-
-/* QMP commands are answered in their order. */
-static bool of_qmp(enum ft_step step)
-{
-	return step == STEP_STOP || step == STEP_CONT || step == STEP_SAVE || step == STEP_LOAD;
-}
-
-static void step_begin(struct sim *s, struct node *nd, enum ft_step step, uint64_t n)
-{
-	struct step_run *r = NULL;
-	int i;
-
-	if (fail_hit(s, nd, WHEN_STEP, step, true)) {
-		if (s->fail.kind != FAIL_STEP) {
-			node_fail_now(s);
-			if (!node_up(s, nd->id))
-				return;
-		}
-	}
-	for (i = 0; i < 8; i++)
-		if (!nd->run[i].active) {
-			r = &nd->run[i];
-			break;
-		}
-	if (!r)
-		sim_fail(s, "liveness", "node %s: nine steps at once", who(nd));
-	r->active = true;
-	r->phase = 0;
-	r->step = step;
-	r->n = n;
-	r->rc = 0;
-	r->value = 0;
-	r->gen++;
-	r->order = s->seq;
-	if (s->fail.kind == FAIL_STEP && !s->fail.done && s->fail.node == nd->id && s->fail.what == step &&
-	    s->fail.count == 0) {
-		node_fail_now(s);
-		s->st->step_fails++;
-		r->rc = -EIO;
-		TR(s, "==== node %s: step %s %lu is going to fail", who(nd), ft_step_name(step), (unsigned long)n);
-	}
-	sim_at(s, s->now + step_time(s, step), EV_STEP, nd->id, (uint16_t)i, r->gen, NULL);
-}
-
-static void load_core(struct sim *s, struct node *nd)
-{
-	struct guest *g = &nd->g;
-
-	g->core = nd->dev;
-	g->valid = true;
-	g->touched = 0;
-	/* What the load itself writes into memory. */
-	for (uint32_t k = rnd(s, 3); k; k--) {
-		unsigned int i = rnd(s, SIM_PAGES);
-
-		g->priv[i] = sim_rand(s);
-		g->privmap |= 1u << i;
-		g->touched |= 1u << i;
-	}
-}
-
-static void lose_queues(struct sim *s, struct node *nd)
-{
-	s->st->vanished += nd->sock.n + nd->limbo.n;
-	pktq_clear(s, &nd->sock);
-	pktq_clear(s, &nd->limbo);
-	if (nd->want_quiet)
-		sim_at(s, s->now, EV_SOCK, nd->id, 1, 0, NULL);
-}
-
-/* What a step does. Return: true when it takes more than this, and comes again */
-static bool step_effect(struct sim *s, struct node *nd, struct step_run *r)
-{
-	struct guest *g = &nd->g;
-	struct cmsg *m;
-	uint32_t half;
-	int i;
-
-	switch (r->step) {
-	case STEP_STOP:
-		if (nd->q_running) {
-			nd->g.core.vmclock = node_vmclock(s, nd->id);
-			nd->q_running = false;
-		}
-		break;
-	case STEP_CONT:
-		if (nd->q_running)
-			break;
-		if (!g->valid)
-			sim_fail(s, "P3", "node %s: cont of a VM without a state", who(nd));
-		if (guest_sum(g) != g->core.sum)
-			sim_fail(s, "P3", "node %s: cont, and the memory is not that of the device state", who(nd));
-		nd->q_running = true;
-		nd->q_resumed = s->now;
-		/* What QEMU read while it was stopped is partly still in its queue. */
-		while (nd->limbo.n) {
-			struct pkt *p = pktq_pop(&nd->limbo);
-
-			if (chance(s, 5000))
-				guest_input(s, nd->id, p);
-			else
-				s->st->purged++;
-			pkt_free(s, p);
-		}
-		node_kick_guest(s, nd->id, s->now + us(s, 1, 500));
-		break;
-	case STEP_SAVE:
-		if (nd->q_running)
-			sim_fail(s, "P3", "node %s: device state saved while the VM runs", who(nd));
-		nd->saved = g->core;
-		nd->saved_n = r->n;
-		break;
-	case STEP_ROUND:
-	case STEP_COPY:
-		if (r->step == STEP_COPY && nd->q_running)
-			sim_fail(s, "P3", "node %s: the last pages are copied while the VM runs", who(nd));
-		if (r->step == STEP_COPY) {
-			nd->bufmap = 0;
-			r->value = (uint32_t)__builtin_popcount(g->dirty);
-		}
-		for (i = 0; i < SIM_PAGES; i++) {
-			if (!(g->dirty & 1u << i))
-				continue;
-			nd->buf[i] = guest_page(g, (unsigned int)i);
-			if (r->step == STEP_COPY) {
-				nd->bufmap |= 1u << i;
-			} else if ((m = chan_send(s, nd->id, CH_BULK))) {
-				m->bulk = BULK_PAGE;
-				m->n = r->n;
-				m->page = (uint32_t)i;
-				m->val = nd->buf[i];
-			}
-		}
-		g->dirty = 0;
-		break;
-	case STEP_SEND:
-		for (i = 0, half = 0; i < SIM_PAGES && half < 6; i++) {
-			if (!(nd->bufmap & 1u << i))
-				continue;
-			nd->bufmap &= ~(1u << i);
-			half++;
-			m = chan_send(s, nd->id, CH_BULK);
-			if (m) {
-				m->bulk = BULK_PAGE;
-				m->n = r->n;
-				m->page = (uint32_t)i;
-				m->val = nd->buf[i];
-			}
-		}
-		if (half)
-			return true;
-		if (nd->saved_n != r->n)
-			sim_fail(s, "P3", "node %s: device state %lu is sent with checkpoint %lu", who(nd),
-				 (unsigned long)nd->saved_n, (unsigned long)r->n);
-		m = chan_send(s, nd->id, CH_BULK);
-		if (m) {
-			m->bulk = BULK_DEV;
-			m->n = r->n;
-			m->dev = &s->dev_pool[s->dev_next++ % SIM_DEVS];
-			*m->dev = nd->saved;
-			m = chan_send(s, nd->id, CH_BULK);
-			m->bulk = BULK_MARK;
-			m->n = r->n;
-		}
-		break;
-	case STEP_APPLY:
-		if (nd->q_running)
-			sim_fail(s, "P3", "node %s: pages are put into the image while the VM runs", who(nd));
-		if (r->phase == 0) {
-			if (nd->said_staged < r->n && !s->ft_faults)
-				sim_fail(s, "P3", "node %s: pages of %lu are put into the image before it is staged", who(nd),
-					 (unsigned long)r->n);
-			if (nd->said_staged >= r->n && nd->mark_n != r->n)
-				sim_fail(s, "P3", "node %s: %lu is applied with a part of its pages", who(nd), (unsigned long)r->n);
-			g->image_n = 0;
-			g->privmap = 0;
-			g->valid = false;
-		}
-		for (i = (int)r->phase; i < SIM_PAGES; i += 2)
-			if (nd->staged_n[i] == r->n)
-				g->image[i] = nd->staged[i];
-		if (r->phase++ == 0)
-			return true;
-		g->image_n = r->n;
-		break;
-	case STEP_LOAD:
-		if (nd->q_running)
-			sim_fail(s, "P3", "node %s: load while the VM runs", who(nd));
-		if (g->image_n != r->n || nd->dev_n != r->n)
-			sim_fail(s, "P3", "node %s: load of %lu over image %lu, with device state %lu", who(nd), (unsigned long)r->n,
-				 (unsigned long)g->image_n, (unsigned long)nd->dev_n);
-		load_core(s, nd);
-		lose_queues(s, nd);
-		break;
-	case STEP_MEND:
-		g->privmap &= ~g->touched;
-		g->touched = 0;
-		for (i = 0; i < SIM_PAGES; i++)
-			if (nd->staged_n[i] == r->n)
-				nd->staged_n[i] = 0;
-		if (guest_sum(g) != g->core.sum)
-			sim_fail(s, "P3", "node %s: after the load of %lu the memory is not that of the device state", who(nd),
-				 (unsigned long)r->n);
-		nd->loaded_n = r->n;
-		break;
-	case STEP_RESTART:
-		for (i = 0; i < 8; i++)
-			if (&nd->run[i] != r && of_qemu(nd->run[i].step))
-				nd->run[i].active = false;
-		nd->q_alive = true;
-		nd->q_running = false;
-		nd->q_stuck_until = 0;
-		g->valid = false;
-		g->privmap = 0;
-		lose_queues(s, nd);
-		pktq_clear(s, &nd->outq);
-		break;
-	case STEP_FORGET:
-		for (i = 0; i < SIM_PAGES; i++)
-			if (nd->staged_n[i] == r->n)
-				nd->staged_n[i] = 0;
-		if (nd->dev_n == r->n)
-			nd->dev_n = 0;
-		if (nd->mark_n == r->n)
-			nd->mark_n = 0;
-		break;
-	default:
-		break;
-	}
-	return false;
-}
-
-static void step_event(struct sim *s, struct node *nd, uint16_t slot, uint32_t gen)
-{
-	struct step_run *r = &nd->run[slot];
-	struct ft_ev fe = { .type = FE_PROGRESS };
-
-	if (!r->active || r->gen != gen)
-		return;
-	if (of_qemu(r->step) && nd->q_alive && nd->q_stuck_until > s->now) {
-		if (nd->q_stuck_until != NS_NEVER)
-			sim_at(s, nd->q_stuck_until + us(s, 0, 500), EV_STEP, nd->id, slot, gen, NULL);
-		return;
-	}
-	if (r->phase == 0 && of_qmp(r->step))
-		for (int i = 0; i < 8; i++)
-			if (nd->run[i].active && of_qmp(nd->run[i].step) && nd->run[i].order < r->order) {
-				sim_at(s, s->now + us(s, 10, 100), EV_STEP, nd->id, slot, gen, NULL);
-				return;
-			}
-	if (r->phase < 100) {
-		if (of_qemu(r->step) && !nd->q_alive)
-			r->rc = -ECONNRESET;
-		if (!r->rc && step_effect(s, nd, r)) {
-			if (r->step == STEP_SEND) {
-				node_ft(s, nd, &fe);
-				if (!node_up(s, nd->id))
-					return;
-			}
-			sim_at(s, s->now + step_time(s, r->step), EV_STEP, nd->id, slot, gen, NULL);
-			return;
-		}
-		if (r->rc && r->step == STEP_LOAD)
-			nd->g.valid = false;
-		r->phase = 100;
-		if (chance(s, 6000)) {
-			sim_at(s, s->now + us(s, 1, 300), EV_STEP, nd->id, slot, gen, NULL);
-			return;
-		}
-	}
-	if (r->step == STEP_ROUND)
-		r->value = (uint32_t)__builtin_popcount(nd->g.dirty);
-	r->active = false;
-	if (fail_hit(s, nd, WHEN_STEP, r->step, false)) {
-		node_fail_now(s);
-		if (!node_up(s, nd->id))
-			return;
-	}
-	fe = (struct ft_ev){ .type = FE_DONE, .step = r->step, .n = r->n, .rc = r->rc, .value = r->value };
-	node_ft(s, nd, &fe);
-}
-
 /* ---- the control machine ---- */
 
 static void arm_ft(struct sim *s, struct node *nd)
@@ -757,7 +456,7 @@ static void ft_act(struct sim *s, struct node *nd, const struct ft_act *a)
 		node_fail_now(s);
 }
 
-static void node_ft(struct sim *s, struct node *nd, const struct ft_ev *fe)
+void node_ft(struct sim *s, struct node *nd, const struct ft_ev *fe)
 {
 	struct ft_acts acts;
 
@@ -792,7 +491,7 @@ static void chan_event(struct sim *s, int from, int kind)
 	if (m->at > s->now)
 		return;		/* of a connection that was cut, and then closed */
 	if (node_up(s, nd->id) && !nd->ever_linked) {
-		sim_at(s, s->now + 200 * NS_PER_US, EV_CHAN, from, (uint16_t)kind, 0, NULL);
+		sim_at(s, nd->link_at, EV_CHAN, from, (uint16_t)kind, 0, NULL);
 		return;
 	}
 	if (!node_up(s, nd->id) || !nd->linked) {
@@ -880,6 +579,17 @@ static void sock_event(struct sim *s, struct node *nd, bool report)
 		net_run(s, nd, &ne, 1);
 }
 
+static bool unread(const struct sim *s, const struct node *nd)
+{
+	for (int k = 0; k < CHANNELS; k++) {
+		const struct chan *c = &s->chan[1 - nd->id][k];
+
+		if (c->head != c->tail && c->q[c->head % SIM_CHANQ].at <= s->now)
+			return true;
+	}
+	return false;
+}
+
 static void beat_event(struct sim *s, struct node *nd, uint16_t what)
 {
 	struct ft_ev fe = { .type = FE_BEAT };
@@ -888,7 +598,11 @@ static void beat_event(struct sim *s, struct node *nd, uint16_t what)
 
 	switch (what) {
 	case 0:	/* its own tick */
-		if (nd->linked && s->now > nd->heard + SILENT_MS * NS_PER_MS && !nd->silent_told) {
+		/*
+		 * Silence is reported only when nothing that the peer has sent waits to be read: a node that was itself
+		 * frozen would else take its own absence for the peer's.
+		 */
+		if (nd->linked && !unread(s, nd) && s->now > nd->heard + SILENT_MS * NS_PER_MS && !nd->silent_told) {
 			nd->silent_told = true;
 			fe.type = FE_SILENT;
 			node_ft(s, nd, &fe);
@@ -1093,7 +807,9 @@ void node_finish(struct sim *s)
 			continue;
 		net_step(nd->net, node_now(s, i), &ne, 1, acts, ACTS);
 		net_stats_get(nd->net, &ns);
-		if (ns.frames_free + ns.held + ns.held_svm + ns.logged < nd->ncfg.n_frames)
+		/* The SVM's SYN-ACK, of a flow that the dead primary never announced, stays with its flow. */
+		if (ns.frames_free + ns.held + ns.held_svm + ns.logged + (i == NODE_S ? SIM_CLIENTS : 0) <
+		    nd->ncfg.n_frames)
 			sim_fail(s, "P7", "node %s: %u frames free, %u held, %u of the SVM, %u logged, of %u", who(nd),
 				 ns.frames_free, ns.held, ns.held_svm, ns.logged, nd->ncfg.n_frames);
 	}

@@ -235,7 +235,8 @@ static void draw_nodes(struct sim *s)
 		fc.faults = s->ft_faults;
 		ft_init(nd->ft, &fc, 1);
 		sim_at(s, us(s, 0, 3000), EV_START, i, 0, 0, NULL);
-		sim_at(s, us(s, 3000, 5000) + (chance(s, 2000) ? us(s, 0, 60000) : 0), EV_LINK, i, 0, 0, NULL);
+		nd->link_at = us(s, 3000, 5000) + (chance(s, 2000) ? us(s, 0, 60000) : 0);
+		sim_at(s, nd->link_at, EV_LINK, i, 0, 0, NULL);
 		sim_at(s, us(s, 5000, 100000), EV_BEAT, i, 0, 0, NULL);
 	}
 	if (chance(s, 300)) {
@@ -343,18 +344,30 @@ static void stuck(struct sim *s)
 
 static void count_end(struct sim *s)
 {
+#define P(name) { NODE_P, #name, offsetof(struct stats, fo_p_##name) }
+#define S(name) { NODE_S, #name, offsetof(struct stats, fo_s_##name) }
+	static const struct {
+		int node;
+		const char *name;
+		size_t at;
+	} phases[] = { P(idle), P(gate), P(stop), P(collect), P(cont), P(staged), P(loaded), S(idle), S(gate), S(stop),
+		       S(collect), S(apply), S(load), S(mend), S(cont) };
+#undef P
+#undef S
+	unsigned int seen = 0;
 	bool pu = node_up(s, NODE_P), qu = node_up(s, NODE_S);
 
 	if (!s->fail.done)
 		return;
 	if (!pu && qu && ft_state(s->node[NODE_S].ft) == FT_ALONE) {
 		s->st->failovers++;
-		if (s->fail_staged)
-			s->st->fo_staged++;
-		else if (strcmp(ft_phase(s->node[0].ft), "idle"))
-			s->st->fo_before_staged++;
-		else
-			s->st->fo_idle++;
+		for (unsigned int k = 0; k < sizeof(phases) / sizeof(phases[0]); k++)
+			if (!strcmp(s->fail_phase[phases[k].node], phases[k].name)) {
+				++*(uint64_t *)((char *)s->st + phases[k].at);
+				seen |= 1u << phases[k].node;
+			}
+		s->st->fo_p_other += !(seen & 1u);
+		s->st->fo_s_other += !(seen & 2u);
 		for (int i = 0; i < SIM_GCONNS; i++) {
 			struct tcb *t = &s->node[NODE_S].g.core.c[i].t;
 

@@ -12,7 +12,7 @@
 
 #include "sim.h"
 
-enum { RTO_US = 40000, RTO_SHIFTS = 5, LINGER_MS = 3000, ETH = 14, IP4 = 20 };
+enum { RTO_US = 40000, RTO_SHIFTS = 5, LINGER_MS = 60000, ETH = 14, IP4 = 20 };
 
 static uint32_t put16(uint8_t *p, uint32_t v) { p[0] = (uint8_t)(v >> 8); p[1] = (uint8_t)v; return 2; }
 static uint32_t put32(uint8_t *p, uint32_t v) { put16(p, v >> 16); put16(p + 2, v); return 4; }

@@ -33,6 +33,7 @@ struct order {
 
 static int child(const char *how)
 {
+	const int rw = PROT_READ | PROT_WRITE, fixed = MAP_PRIVATE | MAP_FIXED;
 	uint8_t *m = MAP_FAILED, *half, *other;
 	struct order o;
 	uint64_t word;
@@ -42,21 +43,21 @@ static int child(const char *how)
 	if (pipe(fds) == -1)
 		return 1;
 	if (strcmp(how, "shared") == 0 || strcmp(how, "private") == 0 || strcmp(how, "twice") == 0) {
-		m = mmap(NULL, PAGES * RAM_PAGE, PROT_READ | PROT_WRITE, how[0] == 'p' ? MAP_PRIVATE : MAP_SHARED, NUM_RAM, 0);
+		m = mmap(NULL, PAGES * RAM_PAGE, rw, how[0] == 'p' ? MAP_PRIVATE : MAP_SHARED, NUM_RAM, 0);
 		if (how[0] == 't')
 			mmap(NULL, PAGES * RAM_PAGE, PROT_READ, MAP_SHARED, NUM_RAM, 0);
 	} else if (strcmp(how, "pieces") == 0) {
 		/* Three mappings, the later half first, so that one area of addresses has them in another order. */
 		m = mmap(NULL, PAGES * RAM_PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 		half = m + PAGES / 2 * RAM_PAGE;
-		mmap(m, PAGES / 2 * RAM_PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED, NUM_RAM, PAGES / 2 * RAM_PAGE);
+		mmap(m, PAGES / 2 * RAM_PAGE, rw, fixed, NUM_RAM, PAGES / 2 * RAM_PAGE);
 		other = half + 100 * RAM_PAGE;
-		mmap(half, 100 * RAM_PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED, NUM_RAM, 0);
-		mmap(other, (PAGES / 2 - 100) * RAM_PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED, NUM_RAM, 100 * RAM_PAGE);
+		mmap(half, 100 * RAM_PAGE, rw, fixed, NUM_RAM, 0);
+		mmap(other, (PAGES / 2 - 100) * RAM_PAGE, rw, fixed, NUM_RAM, 100 * RAM_PAGE);
 		/* Two neighbours of one permission are one for the kernel; keep them apart. */
-		mprotect(other, RAM_PAGE, PROT_READ | PROT_WRITE | PROT_EXEC);
+		mprotect(other, RAM_PAGE, rw | PROT_EXEC);
 	} else if (strcmp(how, "half") == 0) {
-		m = mmap(NULL, PAGES / 2 * RAM_PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, NUM_RAM, 0);
+		m = mmap(NULL, PAGES / 2 * RAM_PAGE, rw, MAP_SHARED, NUM_RAM, 0);
 	}
 	if (write(NUM_OUT, "!", 1) != 1)
 		return 1;
@@ -387,7 +388,8 @@ static void garbage(void **state)
 	struct err e;
 
 	kid_start(&k, "private", true);
-	q.m = (struct agent_msg){ .magic = AGENT_MAGIC, .version = AGENT_VERSION, .type = AGENT_DROP, .len = sizeof(q.run) };
+	q.m = (struct agent_msg){ .magic = AGENT_MAGIC, .version = AGENT_VERSION, .type = AGENT_DROP,
+				  .len = sizeof(q.run) };
 	q.run[0] = (struct agent_run){ .first = 0, .count = 1 };
 	assert_int_equal(raw(&k, &q, sizeof(q)), -ERANGE);		/* before HELLO nothing is known */
 	assert_int_equal(agentctl_hello(k.agent, k.ram, 0, soon(), &e), 0);
