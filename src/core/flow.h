@@ -78,7 +78,7 @@ struct flow {
 	nstime held_since;	/* last progress of held output */
 
 	/* Secondary: what RELEASED has told, and the log's entries of this flow. */
-	bool rel_known, rel_ts;
+	bool rel_known, rel_ts, rel_out;
 	uint32_t rel_nxt, rel_ack, rel_tsval;
 	nstime rel_at;		/* when rel_tsval was current */
 	bool shift_due;		/* after promotion: the next timestamp sent decides the shift */

@@ -122,6 +122,7 @@ enum ft_ev_type {
 	FE_LINK_UP,	/* a peer that may be paired is connected; value: its generation */
 	FE_LINK_DOWN,	/* value: 1 = closed by the peer's kernel on all connections, 0 = an error or a garbled message */
 	FE_SILENT,	/* no heartbeat for the timeout, and the link is still open */
+	FE_STUCK,	/* the peer's heart beats, and says that its work stands still */
 	FE_BEAT,	/* value: send time of our last heartbeat that was answered (the primary's lease moves by it), or 0: a
 			 * heartbeat of the peer was answered. The secondary counts its wait from the time of the event, so
 			 * it must get one, no earlier than the answer was sent, for each that it answers */
@@ -221,7 +222,7 @@ nstime ft_deadline(const struct ft *ft);
 
 enum ft_state ft_state(const struct ft *ft);
 enum ft_reason ft_reason(const struct ft *ft);		/* of the last change of state */
-const char *ft_phase(const struct ft *ft);		/* "idle", "gate", "stop", "collect", "cont", "staged", ... for status and the blackbox */
+const char *ft_phase(const struct ft *ft);		/* "idle", "gate", "stop", "collect", ...: for status and the blackbox */
 uint64_t ft_epoch(const struct ft *ft);			/* the epoch that the local VM is in */
 uint32_t ft_generation(const struct ft *ft);
 uint64_t ft_checkpoints(const struct ft *ft, enum ckpt_cause cause);	/* completed, by cause; CAUSE_MAX: all */

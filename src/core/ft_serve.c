@@ -107,6 +107,12 @@ void ft_pair_silent(struct ft *ft, struct ft_ctx *c)
 	peer_gone(ft, c, FT_WHY_SILENT);
 }
 
+void ft_pair_stuck(struct ft *ft, struct ft_ctx *c)
+{
+	/* It lives, and may read its mail yet. */
+	ft_part(ft, c, FT_WHY_SILENT, STEP_MAX);
+}
+
 void ft_pair_beat(struct ft *ft, struct ft_ctx *c)
 {
 	if (c->ev->value <= ft->beat_sent)

@@ -20,7 +20,7 @@ void ft_joining_lost(struct ft *ft, struct ft_ctx *c)
 {
 	if (!ft->link)
 		return;
-	ft_end(ft, c, c->ev->type == FE_SILENT ? FT_WHY_SILENT : FT_WHY_LINK_CLOSED, STEP_MAX, FT_EXIT_FAILED, CTL_GONE);
+	ft_end(ft, c, c->ev->type == FE_LINK_DOWN ? FT_WHY_LINK_CLOSED : FT_WHY_SILENT, STEP_MAX, FT_EXIT_FAILED, CTL_GONE);
 }
 
 void ft_standby_beat(struct ft *ft, struct ft_ctx *c)
@@ -126,6 +126,12 @@ void ft_standby_link_down(struct ft *ft, struct ft_ctx *c)
 void ft_standby_silent(struct ft *ft, struct ft_ctx *c)
 {
 	promote_later(ft, c, FT_WHY_SILENT, ft->beat_seen ? ft->beat_seen : c->now);
+}
+
+void ft_standby_stuck(struct ft *ft, struct ft_ctx *c)
+{
+	/* As long as we answer its heartbeats its lease goes on. */
+	ft_claim(ft, c, FT_WHY_SILENT);
 }
 
 void ft_standby_ctl(struct ft *ft, struct ft_ctx *c)

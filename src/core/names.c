@@ -58,6 +58,7 @@ const char *ft_ev_name(enum ft_ev_type t)
 {
 	static const char *const names[FE_TYPE_MAX] = {
 		[FE_START] = "start", [FE_LINK_UP] = "link-up", [FE_LINK_DOWN] = "link-down", [FE_SILENT] = "silent",
+		[FE_STUCK] = "stuck",
 		[FE_BEAT] = "beat", [FE_QEMU_DIED] = "qemu-died", [FE_QEMU_HUNG] = "qemu-hung",
 		[FE_GUEST_OFF] = "guest-off", [FE_GUEST_RESET] = "guest-reset", [FE_GUEST_PANIC] = "guest-panic",
 		[FE_CTL] = "ctl", [FE_NET] = "net", [FE_BULK_BARRIER] = "bulk-barrier", [FE_PROGRESS] = "progress",

@@ -472,6 +472,7 @@ static void promote(struct net *net)
 	flow_for_each(&net->flows, f) {
 		uint32_t h = f->stash;
 
+		release_kept(net, f);
 		if (h == FRAME_NONE)
 			continue;
 		/* No client has seen an answer to this SYN yet: the SVM's own numbers become the client's. */

@@ -176,7 +176,8 @@ struct net_stats {
 	uint64_t gate_expired;
 	uint64_t drop_pool, drop_room, drop_held, drop_old_epoch, drop_bad, drop_silent;
 	uint64_t flows_evicted, flows_full;
-	uint64_t replayed;
+	uint64_t replayed;		/* input given to the guest once more */
+	uint64_t resent;		/* output of the SVM let out at promotion */
 	uint32_t held, held_svm, logged, flows, frames_free;	/* (now) */
 };
 

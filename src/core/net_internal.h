@@ -120,6 +120,7 @@ void inlog_tell(struct net *net);
 /* rewrite.c: the translation table */
 uint32_t rewrite_in(struct net *net, uint32_t frame);
 void rewrite_out(struct net *net, struct flow *f, struct packet *p);
+void rewrite_shift(struct net *net, struct flow *f, struct packet *p);
 bool rewrite_svm_syn(struct net *net, struct flow *f, struct packet *p);
 void rewrite_flow(struct net *net, const struct net_msg *m);
 void rewrite_table(struct net *net, const struct net_msg *m);
@@ -144,6 +145,7 @@ void release_barrier(struct net *net, uint64_t n);
 void release_staged(struct net *net, uint64_t n);
 void release_all(struct net *net);
 void release_finish(struct net *net);
+void release_kept(struct net *net, struct flow *f);
 void release_told(struct net *net, const struct net_msg *m);
 
 #endif

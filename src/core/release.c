@@ -24,6 +24,8 @@
 
 #include <string.h>
 
+#define KEEP_FLOW 64	/* segments of a flow that the secondary keeps for promotion */
+
 void release_emit(struct net *net, uint8_t nic, uint32_t frame)
 {
 	struct net_act *a = net_act_new(net, NA_TAP);
@@ -336,6 +338,49 @@ void release_pvm(struct net *net, uint32_t frame, uint8_t nic)
 	compare_flow(net, f);
 }
 
+/*
+ * The secondary keeps what the SVM has sent and the client may not have been given (its rem.held list, which is
+ * otherwise the primary's): at promotion it leaves at once, so that no client waits for a retransmission timer. A copy,
+ * since what overlaps is trimmed on entry. Beyond the limit nothing is kept: the guest's own TCP sends it again.
+ */
+static void keep_for_promotion(struct net *net, struct flow *f, const struct packet *p)
+{
+	struct packet copy;
+	uint32_t h;
+
+	if (!packet_span(p) || p->flags & (TCP_RST | TCP_SYN) || f->rem.held.n >= KEEP_FLOW ||
+	    net->n_held_rem >= net->cfg.max_held)
+		return;
+	if (f->rel_out && seq_leq(p->seq + packet_span(p), f->rel_nxt))
+		return;
+	h = frame_alloc(&net->fp, true);
+	if (h == FRAME_NONE)
+		return;
+	memcpy(net_data(net, h), p->data, p->frame_len);
+	net->fp.meta[h].nic = f->key.nic;
+	net->fp.meta[h].len = p->frame_len;
+	packet_parse(net_data(net, h), p->frame_len, &copy);
+	hold_segment(net, f, &f->rem, h, &copy);
+}
+
+void release_kept(struct net *net, struct flow *f)
+{
+	uint32_t h;
+
+	while ((h = frame_list_pop(&net->fp, &f->rem.held)) != FRAME_NONE) {
+		struct packet p;
+
+		net->n_held_rem--;
+		packet_parse(net_data(net, h), net->fp.meta[h].len, &p);
+		rewrite_shift(net, f, &p);
+		net->fp.meta[h].epoch = net->epoch;
+		f->out_nxt = f->out_known ? seq_max(f->out_nxt, net->fp.meta[h].end) : net->fp.meta[h].end;
+		f->out_known = true;
+		net->st.resent++;
+		release_segment(net, f, h, &p);
+	}
+}
+
 /* One frame of the SVM: on the secondary on its way to the primary, on the primary (after release_told) to compare. */
 void release_svm(struct net *net, uint32_t frame, uint8_t nic, uint64_t epoch)
 {
@@ -375,6 +420,7 @@ void release_svm(struct net *net, uint32_t frame, uint8_t nic, uint64_t epoch)
 		a->msg.epoch = epoch;
 		a->frame = frame;
 		net->st.peer_out++;
+		keep_for_promotion(net, f, &p);
 		frame_free(&net->fp, frame);
 		return;
 	}
@@ -594,6 +640,11 @@ void release_told(struct net *net, const struct net_msg *m)
 	if (!f || (f->isn_known && f->isn != m->isn))
 		return;
 	f->rel_nxt = m->seq32;
+	f->rel_out = true;
+	while (f->rem.held.head != FRAME_NONE && seq_leq(net->fp.meta[f->rem.held.head].end, f->rel_nxt)) {
+		frame_free(&net->fp, frame_list_pop(&net->fp, &f->rem.held));
+		net->n_held_rem--;
+	}
 	if (m->room) {
 		f->rel_ack = f->rel_known ? seq_max(f->rel_ack, m->ack32) : m->ack32;
 		f->rel_known = true;

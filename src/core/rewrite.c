@@ -71,11 +71,29 @@ static void new_incarnation(struct net *net, struct flow *f)
 	flow_side_reset(&f->loc);
 	flow_side_reset(&f->rem);
 	f->seq_off = f->ts_off = 0;
-	f->shift_due = f->rel_ts = f->rel_known = false;
+	f->shift_due = f->rel_ts = f->rel_known = f->rel_out = false;
 	f->out_known = f->out_ack_known = f->out_ts_known = f->owed = false;
 	f->flow_sent = f->flow_ok = f->bar_set = f->diverged = false;
 	f->ws_known = f->no_ws = false;
 	f->isn_known = false;
+}
+
+/*
+ * rewrite_shift() - a segment that carries client numbers leaves after a promotion: its timestamp must not be behind
+ * what the client may have seen. The first one decides the flow's shift.
+ */
+void rewrite_shift(struct net *net, struct flow *f, struct packet *p)
+{
+	uint32_t seen;
+
+	if (!p->has_ts || !f->shift_due || p->flags & TCP_RST)
+		return;
+	f->shift_due = false;
+	seen = f->rel_tsval + (uint32_t)((net->now - f->rel_at) / NS_PER_MS) + TS_MARGIN;
+	if (f->rel_ts && seq_lt(p->tsval, seen) && !FAULT(net, NET_FAULT_TS_BACK)) {
+		f->ts_off += seen - p->tsval;
+		packet_set_ts(p, seen, p->tsecr);
+	}
 }
 
 void rewrite_out(struct net *net, struct flow *f, struct packet *p)
@@ -96,15 +114,8 @@ void rewrite_out(struct net *net, struct flow *f, struct packet *p)
 	packet_set_seq(p, p->seq + f->seq_off);
 	if (!p->has_ts)
 		return;
-	if (f->shift_due && !(p->flags & TCP_RST)) {
-		uint32_t seen = f->rel_tsval + (uint32_t)((net->now - f->rel_at) / NS_PER_MS) + TS_MARGIN;
-		uint32_t mine = p->tsval + f->ts_off;
-
-		f->shift_due = false;
-		if (f->rel_ts && seq_lt(mine, seen) && !FAULT(net, NET_FAULT_TS_BACK))
-			f->ts_off += seen - mine;
-	}
 	packet_set_ts(p, p->tsval + f->ts_off, p->tsecr);
+	rewrite_shift(net, f, p);
 }
 
 bool rewrite_svm_syn(struct net *net, struct flow *f, struct packet *p)
@@ -117,6 +128,7 @@ bool rewrite_svm_syn(struct net *net, struct flow *f, struct packet *p)
 	f->seq_off = f->isn - p->seq;
 	f->ts_off = f->pending_ts && p->has_ts ? f->isn_tsval - p->tsval : 0;
 	flow_side_reset(&f->loc);
+	hold_clear(net, f, &f->rem);
 	return true;
 }
 
@@ -128,7 +140,7 @@ static void flow_now(struct net *net, struct flow *f, uint32_t isn, bool has_ts,
 	f->isn_tsval = tsval;
 	f->pending = true;
 	f->pending_ts = has_ts;
-	f->rel_known = false;
+	f->rel_known = f->rel_out = false;
 	f->rel_ts = has_ts;
 	f->rel_tsval = tsval;
 	f->rel_at = net->now;
@@ -206,6 +218,8 @@ void rewrite_commit(struct net *net)
 			f->stash = FRAME_NONE;
 		}
 		flow_side_reset(&f->loc);
+		/* What the old SVM had sent is not what the new one has. */
+		hold_clear(net, f, &f->rem);
 		if (f->has_next) {
 			f->has_next = false;
 			flow_now(net, f, f->next_isn, f->next_ts, f->next_tsval);

@@ -34,8 +34,8 @@
 #include "base/crash.h"
 #include "base/log.h"
 #include "engine/dirty.h"
-#include "engine/memscan.h"
 #include "engine/pagebuf.h"
+#include "engine/svmmem.h"
 
 #define BUF_PAGES	16384		/* 64 MB of copied content */
 #define PIECE_PAGES	64		/* pages in one message */
@@ -72,7 +72,7 @@ struct memwork {
 
 	/* standing by */
 	struct stage *stage;
-	struct pageset priv;
+	struct svmmem *svm;
 	bool filling;			/* before the first marker */
 	int stage_rc;
 	uint8_t *in_state;
@@ -259,27 +259,26 @@ static void on_send(struct memwork *w)
 	w->epoch_bytes = w->epoch_pages = 0;
 }
 
-/* Throw away the SVM's private pages. Return: 0 and how many, or -errno with @e */
-static int drop_private(struct memwork *w, uint64_t *n, struct err *e)
+/* Give the SVM's private pages back. Return: 0 and how many, or -errno with @e */
+static int revert(struct memwork *w, uint64_t *n, struct err *e)
 {
+	struct svmmem_stats st;
 	int rc;
 
 	*n = 0;
-	if (!w->agent)
+	if (!w->svm)
 		return err_set(e, -ENOTCONN, "QEMU is not there");
-	pageset_clear(&w->priv);
-	rc = memscan_private(w->agent->pagemap, &w->agent->map, &w->priv);
-	if (rc)
-		return err_set(e, rc, "the SVM's own pages cannot be found out: %s", strerror(-rc));
-	*n = w->priv.count;
-	return w->priv.count ? agentctl_drop(w->agent, &w->priv, clock_ns() + DROP_NS, e) : 0;
+	rc = svmmem_revert(w->svm, clock_ns() + DROP_NS, e);
+	svmmem_stats(w->svm, &st);
+	*n = st.last_pages;
+	return rc;
 }
 
 static void do_apply(struct memwork *w)
 {
 	struct err e = { 0 };
 	uint64_t n = 0;
-	int rc = drop_private(w, &n, &e);
+	int rc = revert(w, &n, &e);
 
 	if (!rc) {
 		rc = stage_apply(w->stage, w->ram);
@@ -342,7 +341,7 @@ static void do_mend(struct memwork *w)
 {
 	struct err e = { 0 };
 	uint64_t n = 0;
-	int rc = drop_private(w, &n, &e);
+	int rc = revert(w, &n, &e);
 
 	stage_clear(w->stage);
 	w->in_state_len = w->in_pages = 0;
@@ -472,9 +471,17 @@ static void on_qemu_up(void *arg, const void *data, size_t len)
 	memcpy(&m, data, len < sizeof(m) ? len : sizeof(m));
 	dirty_free(w->dirty);
 	w->dirty = NULL;
+	svmmem_free(w->svm);
+	w->svm = NULL;
 	w->agent = m.agent;
-	if (!m.agent || !m.share)
+	if (!m.agent)
 		return;
+	if (!m.share) {
+		w->svm = svmmem_new(m.agent, w->ram, clock_ns() + DROP_NS, &e);
+		if (!w->svm)
+			log_error("the SVM's own pages cannot be followed: %s", e.msg);
+		return;
+	}
 	w->dirty = dirty_new(m.soft ? DIRTY_SOFT : DIRTY_WP_ASYNC, &m.agent->map, m.agent->pagemap,
 			     m.soft ? m.agent->clear_refs : -1, &e);
 	if (!w->dirty || dirty_arm(w->dirty) < 0)
@@ -571,8 +578,8 @@ struct memwork *memwork_new(struct loop *loop, struct ram *ram, struct devstate 
 	w->full_due = true;
 	w->filling = true;
 	w->memcheck = check && !strcmp(check, "1");
-	if (pageset_init(&w->pending, ram->n_pages) < 0 || pageset_init(&w->priv, ram->n_pages) < 0) {
-		err_set(e, -ENOMEM, "no memory for the sets of pages");
+	if (pageset_init(&w->pending, ram->n_pages) < 0) {
+		err_set(e, -ENOMEM, "no memory for the set of pages");
 		goto fail;
 	}
 	w->buf = pagebuf_new(standby ? 1 : cap, e);
@@ -599,10 +606,10 @@ void memwork_free(struct memwork *w)
 	if (!w)
 		return;
 	dirty_free(w->dirty);
+	svmmem_free(w->svm);
 	pagebuf_free(w->buf);
 	stage_free(w->stage);
 	pageset_fini(&w->pending);
-	pageset_fini(&w->priv);
 	free(w->in_state);
 	pthread_mutex_destroy(&w->lock);
 	free(w);

@@ -7,8 +7,9 @@
  * to register it for tracking when it is shared. That is "ready".
  *
  * Jobs are QMP commands: stop, cont, xen-save-devices-state, and snapshot-load, which is a job in QEMU too: it is
- * over when its status is "concluded", and then its error is asked for. A VM that the guest has switched off cannot
- * be continued without a reset; a load brings another state anyway, so system_reset comes before a load then.
+ * over when its status is "concluded", and then its error is asked for. An SVM that its guest has switched off cannot
+ * be continued after a load without a reset in between, and the reset writes memory: so it belongs to the stop, before
+ * memory is made right.
  *
  * A living process can hang. Whenever nothing is under way a query-status is sent each PING_NS; an answer that is
  * overdue by the timeout is a hang, reported once. (The heartbeat says nothing about QEMU.)
@@ -69,6 +70,11 @@ static const char *get_str(struct json_object *o, const char *key)
 	return v && json_object_is_type(v, json_type_string) ? json_object_get_string(v) : "";
 }
 
+static nstime deadline(struct vm *vm)
+{
+	return clock_ns() + 4 * vm->spec.qemu_timeout;
+}
+
 static void job_done(struct vm *vm, enum vm_job job, int rc, const char *why)
 {
 	uint64_t n = vm->job[job].n;
@@ -79,10 +85,44 @@ static void job_done(struct vm *vm, enum vm_job job, int rc, const char *why)
 	vm->ops.done(vm->ops.arg, job, n, rc, rc ? why : NULL);
 }
 
-static void on_stop(void *arg, int code, struct json_object *ret, const char *desc)
+static void revive(struct vm *vm);
+
+static void on_revived(void *arg, int code, struct json_object *ret, const char *desc)
+{
+	struct vm *vm = arg;
+
+	vm->off = !code && !strcmp(get_str(ret, "status"), "shutdown");
+	/* QEMU resets in its own time; ft's deadline for the stop bounds the asking. */
+	if (vm->off && vm->job[VM_STOP].on)
+		revive(vm);
+	else
+		job_done(vm, VM_STOP, code, desc);
+}
+
+static void revive(struct vm *vm)
+{
+	if (qmp_cmd(vm->qmp, "query-status", NULL, deadline(vm), on_revived, vm))
+		job_done(vm, VM_STOP, -EPIPE, "QEMU's monitor takes no commands");
+}
+
+static void on_reset(void *arg, int code, struct json_object *ret, const char *desc)
 {
 	(void)ret;
-	job_done(arg, VM_STOP, code, desc);
+	if (code)
+		job_done(arg, VM_STOP, code, desc);
+	else
+		revive(arg);
+}
+
+static void on_stop(void *arg, int code, struct json_object *ret, const char *desc)
+{
+	struct vm *vm = arg;
+
+	(void)ret;
+	if (code || !vm->off || vm->share)
+		job_done(vm, VM_STOP, code, desc);
+	else if (qmp_cmd(vm->qmp, "system_reset", NULL, deadline(vm), on_reset, vm))
+		job_done(vm, VM_STOP, -EPIPE, "QEMU's monitor takes no commands");
 }
 
 static void on_cont(void *arg, int code, struct json_object *ret, const char *desc)
@@ -95,11 +135,6 @@ static void on_save(void *arg, int code, struct json_object *ret, const char *de
 {
 	(void)ret;
 	job_done(arg, VM_SAVE, code, desc);
-}
-
-static nstime deadline(struct vm *vm)
-{
-	return clock_ns() + 4 * vm->spec.qemu_timeout;
 }
 
 static void on_jobs(void *arg, int code, struct json_object *ret, const char *desc)
@@ -142,21 +177,6 @@ static void on_load(void *arg, int code, struct json_object *ret, const char *de
 		job_done(arg, VM_LOAD, code, desc);
 }
 
-static void on_reset(void *arg, int code, struct json_object *ret, const char *desc)
-{
-	struct vm *vm = arg;
-	int rc = code;
-
-	(void)ret;
-	if (!rc) {
-		vm->off = false;
-		rc = qmp_cmd_json(vm->qmp, devstate_load_cmd(vm->spec.ds), deadline(vm), on_load, vm);
-		desc = "QEMU's monitor takes no commands";
-	}
-	if (rc)
-		job_done(vm, VM_LOAD, rc, desc);
-}
-
 void vm_job(struct vm *vm, enum vm_job job, uint64_t n)
 {
 	int rc = -EPIPE;
@@ -176,10 +196,7 @@ void vm_job(struct vm *vm, enum vm_job job, uint64_t n)
 			rc = qmp_cmd_json(vm->qmp, devstate_save_cmd(vm->spec.ds), deadline(vm), on_save, vm);
 			break;
 		case VM_LOAD:
-			if (vm->off)
-				rc = qmp_cmd(vm->qmp, "system_reset", NULL, deadline(vm), on_reset, vm);
-			else
-				rc = qmp_cmd_json(vm->qmp, devstate_load_cmd(vm->spec.ds), deadline(vm), on_load, vm);
+			rc = qmp_cmd_json(vm->qmp, devstate_load_cmd(vm->spec.ds), deadline(vm), on_load, vm);
 			break;
 		}
 	}

@@ -491,7 +491,7 @@ static void chan_event(struct sim *s, int from, int kind)
 	if (m->at > s->now)
 		return;		/* of a connection that was cut, and then closed */
 	if (node_up(s, nd->id) && !nd->ever_linked) {
-		sim_at(s, nd->link_at, EV_CHAN, from, (uint16_t)kind, 0, NULL);
+		sim_at(s, nd->link_at > s->now ? nd->link_at : s->now + NS_PER_MS, EV_CHAN, from, (uint16_t)kind, 0, NULL);
 		return;
 	}
 	if (!node_up(s, nd->id) || !nd->linked) {

@@ -148,7 +148,11 @@ static void staged_before_sent(void **state)
 	SAYS(ctl(&d, CTL_LOADED, 2), "net-loaded:2 checkpoint-done");
 	STATE(&d, FT_PROTECTED, "idle");
 	SAYS(done(&d, STEP_SEND, 2), "net-close:3");
-	/* And if it never does, protection ends. */
+	/* Even before cont was answered, if it must be. */
+	to(&d, CONT2);
+	SAYS(ctl(&d, CTL_STAGED, 2), "");
+	SAYS(done(&d, STEP_CONT, 2), "net-open:2 send:2 net-staged:2");
+	/* And if the sending never ends, protection does. */
 	to(&d, STAGE2);
 	ctl(&d, CTL_STAGED, 2);
 	ctl(&d, CTL_LOADED, 2);
@@ -267,6 +271,10 @@ static void steps_fail(void **state)
 	assert_int_equal(ft_reason(&d.ft), FT_WHY_STEP_FAILED);
 	assert_int_equal(ft_failed_step(&d.ft), STEP_SAVE);
 	assert_true(ft_deadline(&d.ft) == NS_NEVER);
+	/* Both that are out are waited for. */
+	to(&d, COLLECT2);
+	SAYS(done_rc(&d, STEP_COPY, 2, -EIO, 0), "ALONE:2");
+	SAYS(done(&d, STEP_SAVE, 2), "cont:2");
 	/* A refused cont is the guest's life. */
 	to(&d, CONT2);
 	SAYS(done_rc(&d, STEP_CONT, 2, -EPERM, 0), "net-open:2 send:2");
@@ -348,6 +356,69 @@ static void peer_lost(void **state)
 		}
 }
 
+/* A peer that lives and does nothing is told first; what is held waits for its answer. */
+static void peer_stuck(void **state)
+{
+	struct drive d;
+
+	to(&d, IDLE);
+	SAYS(ev0(&d, FE_STUCK, 0), "ALONE:2");
+	STATE(&d, FT_PROTECTED, "parting");
+	SAYS(tick(&d), "drop-link lease-never net-alone:0");
+	to(&d, IDLE);
+	ev0(&d, FE_STUCK, 0);
+	SAYS(ctl(&d, CTL_CLAIM, 2), "");
+	SAYS(give(&d, (struct ft_ev){ .type = FE_CTL, .ctl = { .type = CTL_TOOK_OVER, .generation = 8 } }),
+	     "lease-none kill-qemu drop-link end:3");
+	to(&d, IDLE);
+	SAYS(ctl(&d, CTL_CLAIM, 2), "lease-none kill-qemu drop-link end:3");
+}
+
+/* The commands, the guest's end. */
+static void endings(void **state)
+{
+	struct drive d;
+
+	to(&d, IDLE);
+	SAYS(ev0(&d, FE_FAILOVER, 0), "net-close:2");
+	SAYS(ev0(&d, FE_FAILOVER, 0), "");
+	net(&d, NA_CUT, 2);
+	done(&d, STEP_STOP, 2);
+	done(&d, STEP_SAVE, 2);
+	done(&d, STEP_COPY, 2);
+	net(&d, NA_DRAINED, 2);
+	done(&d, STEP_CONT, 2);
+	ctl(&d, CTL_STAGED, 2);
+	SAYS(ctl(&d, CTL_LOADED, 2), "net-loaded:2 checkpoint-done lease-none kill-qemu PROMOTE:3 drop-link end:0");
+	/* SIGTERM is the same; a second one does not wait. */
+	to(&d, IDLE);
+	SAYS(ev0(&d, FE_QUIT, 0), "net-close:2");
+	SAYS(ev0(&d, FE_QUIT, 0), "lease-none kill-qemu PROMOTE:2 drop-link end:0");
+	/* Without a secondary the VM ends. */
+	to(&d, IDLE);
+	ev0(&d, FE_QUIT, 0);
+	SAYS(ev0(&d, FE_LINK_DOWN, 1), "drop-link lease-none kill-qemu end:0");
+	to(&d, ALONE);
+	SAYS(ev0(&d, FE_FAILOVER, 0), "");
+	SAYS(ev0(&d, FE_QUIT, 0), "lease-none kill-qemu end:0");
+	to(&d, STAGE);
+	SAYS(ev0(&d, FE_QUIT, 0), "lease-none kill-qemu QUIT:2 drop-link end:0");
+	/* The guest powers off: the peer ends, what is held leaves, then we end. */
+	to(&d, IDLE);
+	SAYS(ev0(&d, FE_GUEST_OFF, 0), "GUEST_OFF:2");
+	SAYS(ev0(&d, FE_LINK_DOWN, 1), "drop-link lease-never net-alone:0");
+	SAYS(tick(&d), "lease-none kill-qemu end:0");
+	assert_int_equal(ft_reason(&d.ft), FT_WHY_GUEST_OFF);
+	to(&d, COLLECT2);
+	SAYS(ev0(&d, FE_GUEST_OFF, 0), "GUEST_OFF:2");
+	SAYS(tick(&d), "drop-link lease-never net-alone:0");
+	SAYS(tick(&d), "lease-none kill-qemu end:0");
+	/* A VM that cannot be started. */
+	start(&d, FT_PRIMARY);
+	ev0(&d, FE_START, 0);
+	SAYS(done_rc(&d, STEP_CONT, 0, -EPERM, 0), "lease-none kill-qemu end:1");
+}
+
 /* The whole again with a new peer, but not while something of the old one is still busy. */
 static void new_peer(void **state)
 {
@@ -370,6 +441,7 @@ int main(void)
 		cmocka_unit_test(collect_orders), cmocka_unit_test(staged_before_sent), cmocka_unit_test(wishes),
 		cmocka_unit_test(delay), cmocka_unit_test(own_qemu_hangs), cmocka_unit_test(steps_fail),
 		cmocka_unit_test(secondary_hangs), cmocka_unit_test(peer_lost), cmocka_unit_test(new_peer),
+		cmocka_unit_test(peer_stuck), cmocka_unit_test(endings),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -222,6 +222,8 @@ static void lease(void **state)
 	SAYS(ev0(&d, FE_LINK_DOWN, 0), "");
 	STATE(&d, FT_STANDBY, "lease");
 	assert_int_equal(ft_deadline(&d.ft), seen + d.ft.cfg.lease + d.ft.cfg.drift);
+	/* Without its connections a peer that beats is of no use. */
+	SAYS(ev0(&d, FE_BEAT, 0), "");
 	SAYS(tick(&d), "drop-link lease-never net-promote:2 forget:2");
 	/* Silence that ends again. */
 	to(&d, IDLE);
@@ -240,6 +242,11 @@ static void lease(void **state)
 	ev0(&d, FE_BEAT, 0);
 	SAYS(tick(&d), "TOOK_OVER:2 drop-link lease-never net-promote:2 forget:2");
 	assert_int_equal(d.acts.a[0].ctl.generation, 10);
+	/* The same for a primary whose heart beats and whose work stands. */
+	to(&d, IDLE);
+	ev0(&d, FE_BEAT, 0);
+	SAYS(ev0(&d, FE_STUCK, 0), "mute CLAIM:2");
+	SAYS(tick(&d), "TOOK_OVER:2 drop-link lease-never net-promote:2 forget:2");
 	/* The primary went on alone before it read the claim. */
 	to(&d, IDLE);
 	ev0(&d, FE_FAILOVER, 0);
@@ -375,10 +382,10 @@ static void svm_alone(void **state)
 	bulk(&d, 2);
 	done(&d, STEP_RESERVE, 2);
 	done(&d, STEP_APPLY, 2);
-	ev0(&d, FE_LINK_DOWN, 1);
 	done(&d, STEP_LOAD, 2);
-	SAYS(done(&d, STEP_MEND, 2), "net-loaded:2 net-promote:2 cont:2");
-	SAYS(done(&d, STEP_CONT, 2), "net-open:2");
+	SAYS(done(&d, STEP_MEND, 2), "net-loaded:2 cont:2");
+	SAYS(done(&d, STEP_CONT, 2), "net-open:2 LOADED:2");
+	SAYS(ev0(&d, FE_LINK_DOWN, 1), "drop-link lease-never net-promote:3 forget:3");
 	STATE(&d, FT_ALONE, "idle");
 }
 

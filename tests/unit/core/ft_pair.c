@@ -17,13 +17,13 @@
 
 enum fault {
 	KILL, KILL_QEMU, HANG_QEMU, FREEZE_SHORT, FREEZE_LONG, LINK_ERROR, FAILOVER, QUIT, QUIT_TWICE, GUEST_OFF,
-	GUEST_RESET, PANIC, FAIL_STEP, TIMEOUT_STEP, FAIL_LOAD_ONCE, FAIL_LOAD_TWICE, STALL, GONE, FAULTS
+	GUEST_RESET, PANIC, FAIL_STEP, TIMEOUT_STEP, FAIL_LOAD_ONCE, FAIL_LOAD_TWICE, STALL, STUCK, FAULTS
 };
 
 static const char *const fault_name[FAULTS] = {
 	"kill", "kill-qemu", "hang-qemu", "freeze-short", "freeze-long", "link-error", "failover", "quit", "quit-twice",
 	"guest-off", "guest-reset", "panic", "fail-step", "timeout-step", "fail-load-once", "fail-load-twice", "stall",
-	"gone",
+	"stuck",
 };
 
 static void ev(struct sim *s, int node, enum ft_ev_type t)
@@ -88,7 +88,9 @@ static void inject(struct sim *s, enum fault f, int node)
 	case STALL:
 		s->stall = true;
 		break;
-	case GONE:
+	case STUCK:
+		ev(s, node, FE_STUCK);
+		break;
 	default:
 		break;
 	}
