@@ -75,7 +75,8 @@ struct node {
 	bool linked;
 	uint64_t era;			/* counts peers; reports of a former one are ignored */
 	unsigned int n_closed, n_kernel;
-	struct loop_timer closing;
+	bool down_told;
+	struct loop_timer closing, silence;
 	struct heartbeat *beat;
 	uint64_t beat_id;
 	struct loop_timer blackbox;

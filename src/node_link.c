@@ -34,10 +34,13 @@ static void link_down(struct node *n, bool proven)
 	struct ft_ev ev = { .type = FE_LINK_DOWN, .value = proven };
 
 	loop_timer_del(n->control, &n->closing);
+	if (n->down_told)
+		return;
+	n->down_told = true;
 	n->lost_at = clock_ns();
 	log_warn("the link to the peer is down %s", proven ? "(closed by its kernel: it is dead)" :
 		 "(not all connections were closed by the peer's kernel)");
-	node_link_drop(n);
+	/* What is left of the link stays until ft says DROP_LINK: it may have last words for a peer that lives. */
 	node_event(n, &ev);
 }
 
@@ -201,6 +204,15 @@ static void on_detach(void *arg, const void *data, size_t len)
 	nc->conn = NULL;
 }
 
+static void on_silence(struct loop_timer *t)
+{
+	struct ft_ev ev = { .type = FE_SILENT };
+	struct node *n = t->arg;
+
+	if (n->beat)
+		node_event(n, &ev);
+}
+
 static void on_beat(void *arg, const struct hb_event *hb)
 {
 	struct node *n = arg;
@@ -211,18 +223,19 @@ static void on_beat(void *arg, const struct hb_event *hb)
 	switch (hb->type) {
 	case HB_BEAT:
 		n->beat_at = clock_ns();
-		n->rtt = hb->rtt;
+		if (hb->sent)
+			n->rtt = hb->rtt;
 		node_event(n, &ev);
 		break;
 	case HB_SILENT:
 		n->silent++;
-		ev.type = FE_SILENT;
-		node_event(n, &ev);
+		/* As a timer, which comes after everything that can be read: after a freeze that may be the peer's last words. */
+		loop_timer_set(n->control, &n->silence, loop_now(n->control));
 		break;
 	case HB_STUCK:
 		/* Beats of a process whose work stands still prove nothing. The bulk loop has deadlines of its own. */
 		if (hb->which != BEAT_BULK) {
-			ev.type = FE_SILENT;
+			ev.type = FE_STUCK;
 			node_event(n, &ev);
 		}
 		break;
@@ -264,6 +277,7 @@ static void on_paired(void *arg, struct pair_link *l)
 	n->linked_at = clock_ns();
 	n->beat_at = 0;
 	n->n_closed = n->n_kernel = 0;
+	n->down_told = false;
 	a.s = l->s[WIRE_CONTROL];
 	make_conn(&n->conns[WIRE_CONTROL], &a);
 	start_beat(n, l);
@@ -315,6 +329,7 @@ void node_send_ctl(struct node *n, const struct ctl_msg *m)
 
 void node_link_mute(struct node *n)
 {
+	loop_timer_del(n->control, &n->silence);
 	heartbeat_stop(n->beat);
 	n->beat = NULL;
 }
@@ -353,6 +368,7 @@ int node_link_start(struct node *n, struct err *e)
 		n->conns[c].channel = (enum wire_channel)c;
 	}
 	n->closing = (struct loop_timer){ .fn = on_closing, .arg = n };
+	n->silence = (struct loop_timer){ .fn = on_silence, .arg = n };
 	memcpy(cfg.addrs, at->addr, sizeof(cfg.addrs));
 	snprintf(cfg.name, sizeof(cfg.name), "%s", n->o->name);
 	n->pair = pair_new(&cfg, e);

@@ -306,6 +306,11 @@ static void hb_take(struct heartbeat *hb, const uint8_t *p, size_t len, const st
 		hb->stuck = stuck ? hb->stuck | 1u << i : hb->stuck & ~(1u << i);
 	}
 	hb_echo(hb, &b, now);
+	/* Who answers must know that it does: the secondary counts the wait of P5 from here. */
+	if (!hb->beat_new) {
+		hb->beat = (struct hb_event){ .type = HB_BEAT };
+		hb->beat_new = true;
+	}
 }
 
 static void hb_readable(struct loop_fd *w, uint32_t events)

@@ -22,7 +22,8 @@ struct heartbeat;
 #define HB_DEF_STUCK	(5 * NS_PER_S)
 
 enum hb_event_type {
-	HB_BEAT,	/* a beat of ours was answered: sent, rtt. Only the newest counts */
+	HB_BEAT,	/* a beat of ours was answered: sent, rtt. Only the newest counts. sent 0: a beat of the peer came that
+			 * answered none of ours, and will be answered by our next one */
 	HB_SILENT,	/* nothing heard: since (when the last one came, or when we began) */
 	HB_HEARD,	/* after HB_SILENT: the peer is heard again */
 	HB_STUCK,	/* the peer's which makes no progress: age; said once until HB_MOVING */

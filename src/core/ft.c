@@ -31,8 +31,9 @@
  * - A peer whose heart beats while its work stands (STUCK) is told before it is judged: ALONE by a primary, which parts
  *   from it, CLAIM by a secondary.
  *
- * The order rule: an event that was waiting (a message, an answer) is given before a timer's (FE_SILENT, FE_TICK). A
- * node that was frozen thus learns from its messages first that it has lost.
+ * The order rule: an event that was waiting (a message, an answer) is given before a timer's (FE_SILENT, FE_STUCK,
+ * FE_TICK), also when the timer's was queued before a freeze and the message came in it. A node that was frozen thus
+ * learns from its messages first that it has lost.
  *
  * Control loop only. No I/O, no clock, no memory: time comes in, actions go out.
  */

@@ -19,7 +19,7 @@
 
 #include "sim.h"
 
-enum { MAX_JOBS = 16, MAX_FOUND = 100 };
+enum { MAX_JOBS = 16, MAX_FOUND = 4000 };
 
 struct found {
 	uint64_t seed;

@@ -304,8 +304,6 @@ struct wire {
 	bool isn_known, fin, rst, ack_known, ts_known, edge_known;
 	uint32_t isn, end, fin_at, max_ack, edge, ts_recent;
 	uint8_t ws;
-	struct range sack[8];
-	unsigned int n_sack;
 	uint16_t gport;
 	uint32_t contig;		/* bytes without a gap */
 	uint8_t known[SIM_STREAM / 8];

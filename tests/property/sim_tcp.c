@@ -627,7 +627,7 @@ void tcp_input(struct host *h, struct tcb *t, const struct seg *g)
 			t->dup = (struct range){ g->seq, g->seq + g->len };
 		if (slen)
 			t->want_ack = true;
-		if (g->flags & TF_ACK && !(g->flags & TF_SYN))
+		if (g->flags & TF_ACK && !(g->flags & TF_SYN) && t->state >= T_ESTAB)
 			take_ack(h, t, g);
 		return;
 	}
@@ -749,7 +749,8 @@ void tcp_timers(struct host *h, struct tcb *t)
 			t->max = t->una + 1;
 		return;
 	}
-	for (int i = 0; i < t->n_sacked; i++)
+	/* A guest forgets when its peer takes back what it said, as Linux does; a client takes the VM at its word. */
+	for (int i = 0; h->node >= 0 && i < t->n_sacked; i++)
 		if (t->sacked[i].s == t->una) {
 			h->s->st->reneg++;
 			t->n_sacked = 0;

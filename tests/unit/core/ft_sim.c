@@ -389,6 +389,12 @@ static void beat(struct sim *s, struct sim_event e)
 	}
 }
 
+/* When an event comes; a timer's, which a freeze has kept, not before the mail that is there at the thaw. */
+static nstime comes(const struct sim *s, const struct sim_event *e)
+{
+	return e->timer && e->at < s->now ? s->now : e->at;
+}
+
 static int next_event(const struct sim *s)
 {
 	int best = -1;
@@ -399,7 +405,7 @@ static int next_event(const struct sim *s)
 		/* A frozen node sees nothing until it thaws; its mail waits. */
 		if (s->n[a->node].frozen && a->kind != SIM_THAW)
 			continue;
-		if (!b || a->at < b->at || (a->at == b->at && (a->timer < b->timer ||
+		if (!b || comes(s, a) < comes(s, b) || (comes(s, a) == comes(s, b) && (a->timer < b->timer ||
 		    (a->timer == b->timer && a->seq < b->seq))))
 			best = (int)i;
 	}

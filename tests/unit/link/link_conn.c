@@ -533,7 +533,7 @@ static void free_inside(void **state)
 			give_credit(fd[1], WIRE_FRAMES, 1ull << 40, 1ull << 40);
 			do
 				on_loop(&lp, do_stats, &x);
-			while (x.st.queued < 4 << 20);
+			while (x.st.queued < 3 << 20);
 			x.free_in_writable = true;
 			while (!on_loop(&lp, is_gone, &x))
 				recv(fd[1], b, sizeof(b), MSG_DONTWAIT);
