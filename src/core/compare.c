@@ -14,6 +14,10 @@
  * A different symbol makes the flow "diverged": a checkpoint is asked for and nothing of it is compared until then.
  * A reset is an event at a position and waits until all held bytes before it are out.
  *
+ * A flow whose last answers have all differed will differ again: waiting for the SVM, which is slow just after a load,
+ * would only add its time. So from GUESS_FROM differences in a row on the checkpoint is asked for as soon as the PVM
+ * has answered; every GUESS_CHECK-th time the answers are compared all the same, and one that is equal ends it.
+ *
  * Not done: looking whether the *client* would see a difference (a PSH more, another window): it does not count.
  * Pure; belongs to one struct net.
  */
@@ -22,6 +26,9 @@
 #include <string.h>
 
 #define GUEST_SYN_WAIT (100 * NS_PER_MS)	/* the SVM may have chosen another port for a connection of its own */
+
+#define GUESS_FROM	3
+#define GUESS_CHECK	8
 
 enum symbol { SYM_SYN, SYM_DATA, SYM_FIN };
 
@@ -225,12 +232,24 @@ static void compare_rst(struct net *net, struct flow *f)
 	release_segment(net, f, h, &p);
 }
 
+void compare_guess(struct net *net, struct flow *f)
+{
+	if (f->diverged || f->streak < GUESS_FROM || !f->loc.held.n || ++f->guesses % GUESS_CHECK == 0)
+		return;
+	f->diverged = true;
+	net->st.guessed++;
+	net_want(net, CAUSE_MISMATCH);
+}
+
 void compare_flow(struct net *net, struct flow *f)
 {
+	bool before = f->diverged;
+
 	while (!f->diverged && f->loc.held.head != FRAME_NONE) {
 		struct frame_meta *m = &net->fp.meta[f->loc.held.head];
 		struct packet a;
 		uint32_t pos;
+		bool whole;
 
 		if (!f->out_known || seq_lt(f->out_nxt, m->seq))
 			break;
@@ -244,10 +263,13 @@ void compare_flow(struct net *net, struct flow *f)
 			break;
 		if (pos != m->end && FAULT(net, NET_FAULT_WHOLE_SEGMENT))
 			break;
+		whole = pos == m->end;
 		if (!let_out_prefix(net, f, pos))
 			break;
 		net->st.released_compared++;
 		f->held_since = net->now;
+		if (whole)
+			f->streak = 0;
 	}
 	/* The PVM opens or talks where the SVM has refused: nothing that could still come will match. */
 	if (!f->diverged && f->rem.rst && f->held_rst == FRAME_NONE && f->loc.held.n &&
@@ -255,6 +277,8 @@ void compare_flow(struct net *net, struct flow *f)
 		f->diverged = true;
 	if (!f->diverged)
 		compare_rst(net, f);
+	if (f->diverged && !before && f->streak < UINT8_MAX)
+		f->streak++;
 	if (f->diverged) {
 		if (!(net->wanted & 1u << CAUSE_MISMATCH))
 			net->st.mismatches++;

@@ -74,6 +74,7 @@ struct flow {
 	uint32_t bar_nxt, bar_ack, bar_edge;
 
 	uint32_t held_rst;	/* frame of a reset of the PVM that waits, or FRAME_NONE */
+	uint8_t streak, guesses; /* answers in a row that differed; checkpoints asked for without waiting for the SVM's */
 	bool diverged;		/* the copies differ; nothing is compared until the next checkpoint */
 	nstime held_since;	/* last progress of held output */
 

@@ -172,7 +172,7 @@ struct net_stats {
 	uint64_t released_compared, released_staged;	/* frames */
 	uint64_t passed;				/* left at once: ARP, pure ACK, retransmission */
 	uint64_t acks_made, acks_swallowed, acks_lowered, splits;
-	uint64_t mismatches;
+	uint64_t mismatches, guessed;			/* epochs with a difference; differences foreseen */
 	uint64_t gate_expired;
 	uint64_t drop_pool, drop_room, drop_held, drop_old_epoch, drop_bad, drop_silent;
 	uint64_t flows_evicted, flows_full;

@@ -132,6 +132,7 @@ void rewrite_forget(struct net *net);
 void hold_segment(struct net *net, struct flow *f, struct flow_side *s, uint32_t frame, struct packet *p);
 void hold_watch(struct net *net, struct flow *f);
 void hold_clear(struct net *net, struct flow *f, struct flow_side *s);
+void compare_guess(struct net *net, struct flow *f);
 void compare_flow(struct net *net, struct flow *f);
 void compare_scan(struct net *net);
 

@@ -336,6 +336,7 @@ void release_pvm(struct net *net, uint32_t frame, uint8_t nic)
 	}
 	hold_segment(net, f, &f->loc, frame, &p);
 	compare_flow(net, f);
+	compare_guess(net, f);
 }
 
 /*

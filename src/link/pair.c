@@ -53,7 +53,8 @@ struct pair {
 	nstime backoff;
 	int next_addr;
 	char last_reason[256];		/* of the last failed attempt that was logged */
-	nstime logged_evict;
+	char last_stranger[256];		/* why the last one was refused or dropped, and when that was logged */
+	nstime logged_stranger, logged_evict;
 
 	struct greet *half[PAIR_MAX_HALF_OPEN];	/* all half-open ones, those of the set among them */
 	struct greet *set[WIRE_CHANNELS];
@@ -157,14 +158,33 @@ static void attempt_failed(struct pair *p, const char *peer, const char *why, bo
 	try_later(p, refused);
 }
 
+/* A stranger's nonsense at the door, over and over, must not fill the log. */
+static void log_stranger(struct pair *p, const char *what, const struct greet *g, const char *why)
+{
+	nstime now = clock_ns();
+
+	if (strcmp(p->last_stranger, why) || now - p->logged_stranger > 60 * NS_PER_S) {
+		log_warn("link: %s %s: %s", what, greet_peer(g), why);
+		p->logged_stranger = now;
+	} else {
+		log_debug("link: %s %s: %s", what, greet_peer(g), why);
+	}
+	snprintf(p->last_stranger, sizeof(p->last_stranger), "%s", why);
+}
+
 static void pair_refuse(struct pair *p, struct greet *g, uint8_t channel, const char *sentence)
 {
+	bool member = in_set(p, g);
+
 	p->st.refused++;
-	log_warn("link: refused %s: %s", greet_peer(g), sentence);
+	log_stranger(p, "refused", g, sentence);
 	for (int i = 0; i < WIRE_CHANNELS; i++)
 		if (p->set[i] == g)
 			p->set[i] = NULL;	/* lingers among the half-open */
 	greet_linger(g, p->vm_id, channel, sentence);
+	/* A set without one of its connections is none; who connects ends its attempt itself. */
+	if (member && p->cfg.listen)
+		drop_set(p);
 }
 
 static void tell_refused(struct pair *p, bool by_peer, const char *sentence)
@@ -451,7 +471,7 @@ static void pair_ended(struct greet *g, const struct err *e)
 	if (!in_set(p, g)) {
 		if (e->code) {
 			p->st.failed++;
-			log_warn("link: dropped %s: %s", greet_peer(g), e->msg);
+			log_stranger(p, "dropped", g, e->msg);
 			if (e->code == -EPROTO || e->code == -ETIMEDOUT) {
 				greet_linger(g, p->vm_id, WIRE_CONTROL, e->msg);
 				return;

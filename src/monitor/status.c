@@ -141,7 +141,7 @@ static struct json_object *net_json(const struct net_stats *n)
 	F(held), F(held_svm), F(logged), F(flows), F(frames_free);
 	F(tap_in), F(tap_out), F(guest_in), F(guest_out), F(peer_in), F(peer_out), F(bytes_in), F(bytes_out);
 	F(released_compared), F(released_staged), F(passed), F(mismatches);
-	F(acks_made), F(acks_swallowed), F(acks_lowered), F(splits), F(gate_expired), F(replayed), F(resent);
+	F(acks_made), F(acks_swallowed), F(acks_lowered), F(splits), F(gate_expired), F(replayed), F(resent), F(guessed);
 	F(drop_pool), F(drop_room), F(drop_held), F(drop_old_epoch), F(drop_bad), F(drop_silent);
 	F(flows_evicted), F(flows_full);
 #undef F

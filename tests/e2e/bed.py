@@ -46,8 +46,8 @@ REDIS_PORT, SERVICE_PORT, HTTP_PORT = 6379, 7000, 80
 VM_NAME = "web"
 
 # What makes a small guest boot fast and keeps it quiet; the rest is the guest's own business.
-APPEND = ("console=ttyS0 loglevel=3 tsc=reliable nowatchdog rcupdate.rcu_cpu_stall_suppress=1 mitigations=off lockstep.ip=%s/25 lockstep.gw=%s"
-          % (GUEST_IP, CLIENT_IP))
+APPEND = ("console=ttyS0 loglevel=3 tsc=reliable nowatchdog rcupdate.rcu_cpu_stall_suppress=1 mitigations=off "
+          "lockstep.ip=%s/25 lockstep.gw=%s" % (GUEST_IP, CLIENT_IP))
 
 CLONE_NEWNET = 0x40000000
 _libc = ctypes.CDLL(None, use_errno=True)

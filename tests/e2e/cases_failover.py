@@ -7,7 +7,7 @@ from bed import until
 from harness import case, must, note, moment, same, say, seed_from
 from load import Ask, Count, Download, Echo, Idle, Incr, Load, LoadError, Mixed, Random, Upload, ms
 
-# base/crash.h; how many of each are in a checkpoint does not matter: the third time and later is counted from protection
+# The windows of base/crash.h.
 PRIMARY_POINTS = ("before_epoch_end", "epoch_end", "saved", "bulk_half", "bulk_sent", "staged_received", "released",
                   "loaded_received")
 SECONDARY_POINTS = ("s_epoch_end", "s_before_staged", "staged", "applied", "s_loaded", "loaded")
@@ -116,7 +116,8 @@ for _point in PRIMARY_POINTS + SECONDARY_POINTS:
 def new_connections_survive(bed):
     """Connections younger than the last checkpoint: the secondary's guest has numbered them by itself (P6)."""
     bed.start_pair()
-    with Load(bed, [Count(interval=0.05) for _ in range(10)] + [Incr("n%d" % i, interval=0.05) for i in range(10)]) as load:
+    young = [Count(interval=0.05) for _ in range(10)] + [Incr("n%d" % i, interval=0.05) for i in range(10)]
+    with Load(bed, young) as load:
         before = bed.a.checkpoints()
         load.wait_answers(5, 20)
         younger = bed.a.checkpoints() == before

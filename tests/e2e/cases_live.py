@@ -151,7 +151,8 @@ def stopped(bed, node_name, which):
         must(len(serving) == 1, "who serves: %s", serving)
         note("%d answers before its end, gap %s, settled %.1f s after the stop; a: %s, b: %s", during, ms(load.gap()),
              time.monotonic() - stop, bed.a.state(), bed.b.state())
-        must(during > 0, "nobody had gone on %.1f s after %s of node %s began to stand still", NOTICED, which, node_name)
+        must(during > 0, "nobody had gone on %.1f s after %s of node %s began to stand still", NOTICED, which,
+             node_name)
         must(other.proc.ended() is False, "node %s ended, it is the other one that stood still", other.name)
         load.finish()
 
@@ -170,7 +171,7 @@ for _node in "ab":
 
 @case()
 def heartbeat_stops_but_link_stays(bed):
-    """The cable between the nodes goes silent without closing: each goes on by itself within the timeout, and says so."""
+    """The link goes silent without closing: each node goes on by itself within the timeout, and says so."""
     bed.start_pair(options=["--timeout", "500"])
     bed.cut_link()
     begun = time.monotonic()

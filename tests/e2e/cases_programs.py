@@ -39,7 +39,7 @@ def pause(*words, seconds):
          "members: %s", sorted(r))
     for key in ("p50", "p99", "max"):
         must(r["pause_ms"][key] > 0, "pause: %s", r["pause_ms"])
-    note("pause p50 %.2f p99 %.2f max %.2f ms, pages %d, secondary %.0f MB, %d checkpoints of %d MB with %d MB/s dirtied",
+    note("pause p50 %.2f p99 %.2f max %.2f ms, pages %d, secondary %.0f MB, %d checkpoints of %d MB, %d MB/s dirtied",
          r["pause_ms"]["p50"], r["pause_ms"]["p99"], r["pause_ms"]["max"], r["pages"]["p50"], r["secondary_mb"],
          r["checkpoints"], r["guest_mb"], r["dirty_mbps"])
     return r

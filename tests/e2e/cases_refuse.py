@@ -271,7 +271,8 @@ def hostile_control_socket(bed):
     path = os.path.join(bed.a.run_dir, VM_NAME + ".sock")
     with Load(bed, [Incr("a")]) as load:
         for data in (b"{}\n", b"[]\n", b"\n", b"{\"execute\": 1}\n", b"{\"execute\": \"system_reset\"}\n",
-                     b"{\"execute\":\"__lockstep_set\",\"arguments\":{\"checkpoint-delay\":-1}}\n", b"x" * 100000 + b"\n",
+                     b"{\"execute\":\"__lockstep_set\",\"arguments\":{\"checkpoint-delay\":-1}}\n",
+                     b"x" * 100000 + b"\n",
                      b"[" * 5000 + b"\n", rng.randbytes(4000)):
             with socket.socket(socket.AF_UNIX) as s:
                 s.settimeout(5)

@@ -13,7 +13,7 @@ from load import (Ask, Count, Download, Incr, Load, Mixed, Random, SharedIncr, U
 
 
 def identical(bed, seconds, connections, most):
-    """Own keys: what the copies answer is the same, so next to no checkpoint is needed. Reports a shared counter too."""
+    """Own keys: both copies answer the same, so next to no checkpoint is needed. Reports a shared counter too."""
     bed.start_pair()
     def span(conns):
         with Load(bed, conns) as load:
@@ -152,8 +152,8 @@ def neighbours(bed):
     with s:
         s.settimeout(5)
         mine = s.getsockname()[4]
-        ask = (b"\xff" * 6 + mine + b"\x08\x06\x00\x01\x08\x00\x06\x04\x00\x01" + mine + socket.inet_aton("192.0.2.100") +
-               b"\0" * 6 + socket.inet_aton(GUEST_IP))
+        ask = (b"\xff" * 6 + mine + b"\x08\x06\x00\x01\x08\x00\x06\x04\x00\x01" + mine +
+               socket.inet_aton("192.0.2.100") + b"\0" * 6 + socket.inet_aton(GUEST_IP))
         s.send(ask)
         answers = []
         deadline = time.monotonic() + 1.5

@@ -58,7 +58,7 @@ def bar(percent, width=30):
 
 
 def come_up(bed, machine, begun):
-    """Until the guest has booted and the pair is protected, which go side by side; shows how the secondary is filled."""
+    """Until the guest has booted and the pair is protected, side by side; shows how the secondary is filled."""
     shown = Progress("synchronising")
     booted = [False]
     synced = [0.0]
@@ -86,7 +86,7 @@ def come_up(bed, machine, begun):
         elif not synced[0]:
             shown.show("waiting (%s)" % s.get("state", "starting"))
         return booted[0] and synced[0]
-    until(good, 90, lambda: "a booted guest that is protected (a: %s, b: %s)" % (bed.a.state(), bed.b.state()), every=0.05)
+    until(good, 90, lambda: "a booted and protected guest (a: %s, b: %s)" % (bed.a.state(), bed.b.state()), every=0.05)
     shown.done()
 
 

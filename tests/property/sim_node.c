@@ -207,8 +207,8 @@ static void send_net_msg(struct sim *s, struct node *nd, const struct net_act *a
 
 	if (!nd->linked)
 		return;
-	TR(s, "%s  msg> %s epoch %lu seq %lu %s", who(nd), name[a->msg.type], (unsigned long)a->msg.epoch,
-	   (unsigned long)a->msg.seq, "");
+	TR(s, "%s  msg> %s epoch %lu seq %lu room %u", who(nd), name[a->msg.type], (unsigned long)a->msg.epoch,
+	   (unsigned long)a->msg.seq, a->msg.room);
 	m = chan_send(s, nd->id, CH_FRAMES);
 	if (!m)
 		return;
@@ -661,7 +661,7 @@ void node_event(struct sim *s, const struct ev *e)
 	struct loopmsg *l;
 
 	if (nd->frozen_until > s->now && shell_event(e->type) && node_up(s, nd->id)) {
-		sim_at(s, nd->frozen_until + (e->type == EV_CHAN ? 0 : us(s, 0, 300)), e->type, e->node, e->a, e->b, e->p);
+		sim_at(s, nd->frozen_until + (e->type == EV_CHAN || e->type == EV_ROOM ? 0 : us(s, 0, 300)), e->type, e->node, e->a, e->b, e->p);
 		return;
 	}
 	if (!node_up(s, nd->id) && e->type != EV_CHAN) {
