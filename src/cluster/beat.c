@@ -11,7 +11,8 @@
 struct beat_wire {
 	uint8_t magic[4];
 	uint8_t version;
-	uint8_t zero[3];
+	uint8_t listener;	/* so that a beat that is sent back to its sender is not taken for the peer's */
+	uint8_t zero[2];
 	uint8_t session[BEAT_ID_LEN];
 	uint8_t vm_id[BEAT_ID_LEN];
 	uint8_t generation[4];
@@ -39,7 +40,8 @@ void beat_encode(uint8_t out[BEAT_LEN], const struct beat *b)
 
 	wcursor_u32(&w, BEAT_MAGIC);
 	wcursor_u8(&w, BEAT_VERSION);
-	wcursor_be(&w, 0, 3);
+	wcursor_u8(&w, b->listener);
+	wcursor_u16(&w, 0);
 	wcursor_bytes(&w, b->session, BEAT_ID_LEN);
 	wcursor_bytes(&w, b->vm_id, BEAT_ID_LEN);
 	wcursor_u32(&w, b->generation);
@@ -59,7 +61,8 @@ int beat_decode(const uint8_t *p, size_t len, struct beat *b, struct err *e)
 	struct cursor c = cursor_of(p, len);
 	uint32_t magic = cursor_u32(&c);
 	uint8_t version = cursor_u8(&c);
-	uint64_t zero = cursor_be(&c, 3);
+	uint8_t listener = cursor_u8(&c);
+	uint64_t zero = cursor_u16(&c);
 
 	cursor_copy(&c, b->session, BEAT_ID_LEN);
 	cursor_copy(&c, b->vm_id, BEAT_ID_LEN);
@@ -75,7 +78,8 @@ int beat_decode(const uint8_t *p, size_t len, struct beat *b, struct err *e)
 	zero |= cursor_u64(&c);
 	if (c.bad || c.left || magic != BEAT_MAGIC)
 		return err_set(e, -EPROTO, "a datagram of %zu bytes is no heartbeat", len);
-	if (version != BEAT_VERSION || zero || !b->seq)
+	b->listener = listener;
+	if (version != BEAT_VERSION || zero || listener > 1 || !b->seq)
 		return err_set(e, -EPROTO, "a heartbeat has version %u and number %llu", version,
 			       (unsigned long long)b->seq);
 	return 0;

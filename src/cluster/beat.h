@@ -2,6 +2,7 @@
 #ifndef CLUSTER_BEAT_H
 #define CLUSTER_BEAT_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -24,6 +25,7 @@ const char *beat_source_name(unsigned int s);
 struct beat {
 	uint8_t session[BEAT_ID_LEN];	/* of the three connections */
 	uint8_t vm_id[BEAT_ID_LEN];
+	bool listener;			/* the sender is the one that has accepted the connections */
 	uint32_t generation;
 	uint64_t seq;			/* from 1 */
 	nstime sent;			/* the sender's own clock */

@@ -127,6 +127,11 @@ static void hb_post(struct heartbeat *hb, const struct hb_event *ev)
 /* Tell the control loop what has changed, as far as it takes something. */
 static void hb_report(struct heartbeat *hb, nstime now)
 {
+	/* Before the silence that followed it: the wait of P5 is counted from the last beat. */
+	if (hb->beat_new && hb_may_post(hb)) {
+		hb_post(hb, &hb->beat);
+		hb->beat_new = false;
+	}
 	if (hb->silent != hb->told_silent && hb_may_post(hb)) {
 		struct hb_event ev = { .type = hb->silent ? HB_SILENT : HB_HEARD, .since = hb->quiet_from };
 
@@ -142,10 +147,6 @@ static void hb_report(struct heartbeat *hb, nstime now)
 		ev.type = hb->stuck & bit ? HB_STUCK : HB_MOVING;
 		hb_post(hb, &ev);
 		hb->told_stuck ^= bit;
-	}
-	if (hb->beat_new && hb_may_post(hb)) {
-		hb_post(hb, &hb->beat);
-		hb->beat_new = false;
 	}
 }
 
@@ -205,6 +206,7 @@ static void hb_ages(struct heartbeat *hb, nstime now, uint32_t *age)
 static void hb_send(struct heartbeat *hb, nstime now)
 {
 	struct beat b = {
+		.listener = hb->cfg.listener,
 		.generation = atomic_load(&hb->generation),
 		.seq = hb->seq + 1,
 		.sent = now,
@@ -268,7 +270,7 @@ static void hb_take(struct heartbeat *hb, const uint8_t *p, size_t len, const st
 	bool stranger;
 
 	stranger = beat_decode(p, len, &b, NULL) || memcmp(b.session, hb->cfg.session, BEAT_ID_LEN) ||
-		   memcmp(b.vm_id, hb->cfg.vm_id, BEAT_ID_LEN);
+		   memcmp(b.vm_id, hb->cfg.vm_id, BEAT_ID_LEN) || b.listener == hb->cfg.listener;
 	pthread_mutex_lock(&hb->lock);
 	if (stranger) {
 		hb->st.strangers++;
@@ -311,6 +313,7 @@ static void hb_take(struct heartbeat *hb, const uint8_t *p, size_t len, const st
 		hb->beat = (struct hb_event){ .type = HB_BEAT };
 		hb->beat_new = true;
 	}
+	hb->beat.heard = now;
 }
 
 static void hb_readable(struct loop_fd *w, uint32_t events)

@@ -37,6 +37,7 @@ struct hb_event {
 	enum beat_source which;
 	nstime sent;			/* own clock: when the answered beat was sent */
 	nstime rtt;
+	nstime heard;			/* own clock: with BEAT, when the peer's newest beat came */
 	nstime since;			/* own clock */
 	nstime age;
 };

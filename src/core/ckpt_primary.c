@@ -36,6 +36,8 @@
 
 #include <errno.h>
 
+#define CONT_AGAIN (50 * NS_PER_MS)	/* between two attempts to have the VM run again */
+
 void pri_init(struct ft *ft)
 {
 	ft->p = (struct ckpt_primary){ .deadline = NS_NEVER, .last = ft->p.last };
@@ -363,12 +365,25 @@ static void unwind_done(struct ft *ft, struct ft_ctx *c)
 
 	if (c->ev->step != STEP_CONT) {
 		unwind_on(ft, c);
-	} else if (c->ev->rc == -ETIMEDOUT) {
-		p->deadline = ft_after(c->now, ft->cfg.stop_deadline);
+	} else if (c->ev->rc) {
+		p->deadline = ft_after(c->now, c->ev->rc == -ETIMEDOUT ? ft->cfg.stop_deadline : CONT_AGAIN);
 	} else {
 		p->phase = PRI_OFF;
 		open_gate(ft, c);
 	}
+}
+
+/* A VM that does not run must not look as if it did: cont is asked again, for as long as its deadline allows. */
+static void cont_done(struct ft *ft, struct ft_ctx *c)
+{
+	struct ckpt_primary *p = &ft->p;
+
+	if (!c->ev->rc)
+		send_rest(ft, c);
+	else if (c->ev->rc == -ETIMEDOUT || c->now - p->cont_sent >= ft->cfg.stop_deadline)
+		pri_hung(ft, c, FT_WHY_STEP_FAILED, STEP_CONT);
+	else
+		p->deadline = ft_after(c->now, CONT_AGAIN);
 }
 
 void pri_done(struct ft *ft, struct ft_ctx *c)
@@ -384,8 +399,8 @@ void pri_done(struct ft *ft, struct ft_ctx *c)
 			unwind_done(ft, c);
 		} else if (p->phase == PRI_ROUND && ev->step == STEP_ROUND) {
 			round_done(ft, c);
-		} else if (p->phase == PRI_CONT && ev->step == STEP_CONT && ev->rc != -ETIMEDOUT) {
-			send_rest(ft, c);
+		} else if (p->phase == PRI_CONT && ev->step == STEP_CONT) {
+			cont_done(ft, c);
 		} else if (p->phase >= PRI_STOP && p->phase <= PRI_STAGE && ev->rc) {
 			failed(ft, c);
 		} else if (p->phase == PRI_STOP && ev->step == STEP_STOP) {
@@ -448,6 +463,8 @@ void pri_tick(struct ft *ft, struct ft_ctx *c)
 		p->deadline = NS_NEVER;
 		if (p->phase == PRI_UNWIND)
 			unwind_on(ft, c);
+		else if (p->phase == PRI_CONT)
+			ft_do(ft, c, STEP_CONT, p->n, ft->cfg.stop_deadline);
 		else if (p->phase == PRI_STAGE || p->phase == PRI_LOAD)
 			ft_part(ft, c, FT_WHY_STEP_FAILED, p->phase == PRI_STAGE ? STEP_SEND : STEP_LOAD);
 		else if (p->phase == PRI_GATE || p->phase == PRI_COLLECT)

@@ -273,11 +273,10 @@ static void cont_done(struct ft *ft, struct ft_ctx *c)
 
 	if (s->phase != SEC_CONT && s->phase != SEC_UNWIND)
 		return;
-	/* A refusal is the guest's life, see ckpt_primary.c. */
-	if (c->ev->rc != -ETIMEDOUT)
+	if (!c->ev->rc)
 		running(ft, c);
 	else if (ft->state == FT_PROMOTING)
-		s->deadline = ft_after(c->now, ft->cfg.stop_deadline);
+		s->deadline = ft_after(c->now, c->ev->rc == -ETIMEDOUT ? ft->cfg.stop_deadline : 50 * NS_PER_MS);
 	else
 		fail(ft, c, FT_WHY_STEP_FAILED, STEP_CONT);
 }

@@ -55,6 +55,10 @@ struct flow {
 	/* Primary: FLOW was sent and confirmed for this isn. */
 	bool flow_sent, flow_ok;
 
+	bool said_ts;		/* the highest timestamp that the local guest has sent, and when */
+	uint32_t said_tsval;
+	nstime said_at;
+	bool ts_on;		/* the guest's segments carry timestamps */
 	bool ws_known;
 	bool no_ws;		/* the client's SYN had no window scale, so none is in force */
 	uint8_t ws;

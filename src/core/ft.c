@@ -37,6 +37,8 @@
  *
  * Control loop only. No I/O, no clock, no memory: time comes in, actions go out.
  */
+#include <errno.h>
+
 #include "core/ft_handlers.h"
 
 #include <string.h>
@@ -196,8 +198,13 @@ const char *ft_cell(enum ft_state s, enum ft_ev_type e)
 void ft_step(struct ft *ft, nstime now, const struct ft_ev *ev, struct ft_acts *acts)
 {
 	struct ft_ctx c = { .now = now, .ev = ev, .acts = acts };
+	struct ft_ev died = { .type = FE_QEMU_DIED };
 
 	acts->n = 0;
+	/* The monitor's end comes before the process's: a step that failed by it has not failed, its QEMU is dead. */
+	if (ev->type == FE_DONE && ev->rc == -ECONNRESET &&
+	    (ev->step == STEP_STOP || ev->step == STEP_CONT || ev->step == STEP_SAVE || ev->step == STEP_LOAD))
+		c.ev = ev = &died;
 	/* What a connection that was closed has left behind counts nothing. */
 	if (ev->type == FE_CTL && !ft->link)
 		return;

@@ -32,6 +32,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define FIRST_GATE 100	/* times gate_wait that the first cut may wait; the VM runs meanwhile */
+
 void net_cfg_default(struct net_cfg *cfg, uint32_t n_nics, uint32_t mtu)
 {
 	memset(cfg, 0, sizeof(*cfg));
@@ -376,6 +378,9 @@ static void gate_close(struct net *net, uint64_t n)
 	net->closing = true;
 	net->close_n = n;
 	net->gate_deadline = net->now + net->cfg.gate_wait;
+	/* What the PVM was given before the secondary listened must be in the first state: nobody has it in a log. */
+	if (net->role == NET_PRIMARY && !net->quiet_seq)
+		net->gate_deadline = net->now + FIRST_GATE * net->cfg.gate_wait;
 	if (net->quiet_seq == net->given_seq)
 		answer_cut(net);
 	else
@@ -416,7 +421,9 @@ static void set_role(struct net *net, enum net_role role, uint64_t epoch)
 	net->holding = net->loaded = false;
 	net->staged = epoch - 1;
 	net->wanted = 0;
-	net->in_seq = net->given_seq = net->quiet_seq = net->logged = 0;
+	/* Number 1 stands for everything that was given before the role began: QEMU may not have read it yet. */
+	net->in_seq = net->given_seq = role == NET_PRIMARY;
+	net->quiet_seq = net->logged = 0;
 	/* Until the secondary has said what its log takes. */
 	net->peer_room = 64;
 	net->room = true;

@@ -117,7 +117,7 @@ void release_segment(struct net *net, struct flow *f, uint32_t frame, struct pac
 {
 	uint32_t ack, edge;
 
-	if (p->flags & TCP_ACK && !(p->flags & (TCP_RST | TCP_SYN)) && net->role == NET_PRIMARY && net->holding) {
+	if (p->flags & TCP_ACK && !(p->flags & (TCP_RST | TCP_SYN))) {
 		if (!allowed(net, f, &ack, &edge)) {
 			/* Nothing is known of the SVM: repeat what the client has heard, or say nothing. */
 			if (!f->out_ack_known) {
@@ -182,6 +182,14 @@ static struct flow *take_in(struct net *net, uint32_t frame, uint8_t nic, struct
 	learn_headers(f, p);
 	learn_scale(f, p);
 	flow_side_update(&f->loc, p, scale(f));
+	/* In a SYN the option is only an offer. */
+	if (!(p->flags & (TCP_SYN | TCP_RST)))
+		f->ts_on = p->has_ts;
+	if (p->has_ts && !(p->flags & TCP_RST) && (!f->said_ts || seq_lt(f->said_tsval, p->tsval))) {
+		f->said_ts = true;
+		f->said_tsval = p->tsval;
+		f->said_at = net->now;
+	}
 	return f;
 }
 
@@ -411,6 +419,11 @@ void release_svm(struct net *net, uint32_t frame, uint8_t nic, uint64_t epoch)
 			f->stash = frame;
 			return;
 		}
+		if (f->stash != FRAME_NONE && !(p.flags & (TCP_SYN | TCP_RST))) {
+			/* The connection has moved on from the SYN that waited to be translated. */
+			frame_free(&net->fp, f->stash);
+			f->stash = FRAME_NONE;
+		}
 		rewrite_out(net, f, &p);
 		learn_headers(f, &p);
 		learn_scale(f, &p);
@@ -463,6 +476,9 @@ void release_barrier(struct net *net, uint64_t n)
 		if (f->rem.ack_known && f->loc.ack_known) {
 			f->rem.ack = seq_min(f->rem.ack, f->loc.ack);
 			f->rem.edge = seq_min(f->rem.edge, f->loc.edge);
+		} else {
+			/* State n has acknowledged nothing here, whatever the old SVM has. */
+			f->rem.ack_known = false;
 		}
 		f->rem.n_sack = 0;
 		f->rem.rst = false;
@@ -584,7 +600,7 @@ static void originate(struct net *net, struct flow *f)
 			return;
 		m = &net->fp.meta[h];
 		m->len = packet_make_ack(net_data(net, h), f->eth, f->ip, f->key.guest_port, f->key.other_port,
-					 f->out_nxt, ack, window(f, ack, edge), f->out_ts_known, f->out_tsval,
+					 f->out_nxt, ack, window(f, ack, edge), f->ts_on && f->out_ts_known, f->out_tsval,
 					 f->loc.tsecr);
 		m->nic = f->key.nic;
 		m->epoch = net->epoch;
@@ -616,8 +632,10 @@ static void tell_released(struct net *net)
 		a->msg.seq32 = f->out_nxt;
 		a->msg.ack32 = f->out_ack;
 		a->msg.room = f->out_ack_known;
-		a->msg.has_ts = f->out_ts_known;
-		a->msg.tsval = f->out_tsval;
+		/* The highest of the PVM's, held segments included: with its age it bounds what may still leave. */
+		a->msg.has_ts = f->said_ts;
+		a->msg.tsval = f->said_tsval;
+		a->msg.age_ms = (uint32_t)((net->now - f->said_at) / NS_PER_MS);
 	}
 }
 

@@ -75,7 +75,7 @@ static void new_incarnation(struct net *net, struct flow *f)
 	f->out_known = f->out_ack_known = f->out_ts_known = f->owed = false;
 	f->flow_sent = f->flow_ok = f->bar_set = f->diverged = false;
 	f->ws_known = f->no_ws = false;
-	f->isn_known = false;
+	f->isn_known = f->said_ts = f->ts_on = false;
 }
 
 /*

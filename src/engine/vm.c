@@ -125,10 +125,31 @@ static void on_stop(void *arg, int code, struct json_object *ret, const char *de
 		job_done(vm, VM_STOP, -EPIPE, "QEMU's monitor takes no commands");
 }
 
+/* A refused cont: where the guest itself has ended its run, that is its life and not a failure of ours. */
+static void on_refused(void *arg, int code, struct json_object *ret, const char *desc)
+{
+	static const char *const own[] = { "running", "shutdown", "guest-panicked", "internal-error", "watchdog" };
+	const char *s = get_str(ret, "status");
+
+	for (size_t i = 0; !code && i < sizeof(own) / sizeof(*own); i++)
+		if (!strcmp(s, own[i])) {
+			job_done(arg, VM_CONT, 0, NULL);
+			return;
+		}
+	job_done(arg, VM_CONT, code ? code : -EIO, code ? desc : "QEMU refuses to run the VM");
+}
+
 static void on_cont(void *arg, int code, struct json_object *ret, const char *desc)
 {
+	struct vm *vm = arg;
+
 	(void)ret;
-	job_done(arg, VM_CONT, code, desc);
+	if (code == -EREMOTEIO) {
+		log_warn("QEMU refuses to run the VM: %s", desc);
+		if (!qmp_cmd(vm->qmp, "query-status", NULL, deadline(vm), on_refused, vm))
+			return;
+	}
+	job_done(vm, VM_CONT, code, desc);
 }
 
 static void on_save(void *arg, int code, struct json_object *ret, const char *desc)

@@ -55,6 +55,7 @@ struct pair {
 	char last_reason[256];		/* of the last failed attempt that was logged */
 	char last_stranger[256];		/* why the last one was refused or dropped, and when that was logged */
 	nstime logged_stranger, logged_evict;
+	char last_told[512];			/* the sentence that refused() has heard last */
 
 	struct greet *half[PAIR_MAX_HALF_OPEN];	/* all half-open ones, those of the set among them */
 	struct greet *set[WIRE_CHANNELS];
@@ -189,7 +190,10 @@ static void pair_refuse(struct pair *p, struct greet *g, uint8_t channel, const 
 
 static void tell_refused(struct pair *p, bool by_peer, const char *sentence)
 {
-	if (p->cfg.refused)
+	bool news = strcmp(p->last_told, sentence);
+
+	snprintf(p->last_told, sizeof(p->last_told), "%s", sentence);
+	if (news && p->cfg.refused)
 		p->cfg.refused(p->cfg.arg, by_peer, sentence);
 }
 
@@ -247,7 +251,7 @@ static void pair_complete(struct pair *p)
 		attempt_failed(p, greet_peer(p->set[0]), "the peer closed the connection during the handshake", false);
 		return;
 	}
-	log_info("link: paired with %s (%s, generation %u)", greet_peer(p->set[0]),
+	log_debug("link: paired with %s (%s, generation %u)", greet_peer(p->set[0]),
 		 p->link.peer.role == FT_PRIMARY ? "primary" : "secondary", p->link.peer.generation);
 	for (int i = 0; i < WIRE_CHANNELS; i++) {
 		struct greet *g = p->set[i];
@@ -261,7 +265,7 @@ static void pair_complete(struct pair *p)
 	p->state = PAIR_PAIRED;
 	p->st.paired++;
 	p->backoff = p->cfg.backoff_min;
-	p->last_reason[0] = 0;
+	p->last_reason[0] = p->last_told[0] = 0;
 	link = p->link;
 	memcpy(link.vm_id, p->vm_id, LINK_ID_LEN);
 	link.listener = p->cfg.listen;

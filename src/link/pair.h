@@ -55,8 +55,8 @@ struct pair_cfg {
 	int (*check)(void *arg, const struct hello *peer, struct err *e);
 	void (*paired)(void *arg, struct pair_link *link);
 	/*
-	 * A handshake was refused: by us (@by_peer false) or by the peer. May be NULL. Who connects tries again, at the
-	 * longest interval; the owner may call pair_free() later, not from here.
+	 * A handshake was refused: by us (@by_peer false) or by the peer. Called once per change of the sentence. May be
+	 * NULL. Who connects tries again, at the longest interval; the owner may call pair_free() later, not from here.
 	 */
 	void (*refused)(void *arg, bool by_peer, const char *sentence);
 	void *arg;

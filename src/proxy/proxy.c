@@ -108,6 +108,7 @@ static void carry_out(struct proxy *px, const struct net_act *a)
 		break;
 	case NA_WATCH:
 		px->watching = a->arg;
+		px->given = px->given || px->watching;
 		if (px->watching)
 			loop_timer_set(px->loop, &px->watch, clock_ns() + WATCH_NS);
 		else

@@ -126,7 +126,8 @@ void tcp_refuse(struct host *h, const struct seg *g);
 bool frame_parse_tcp(const struct pkt *p, struct seg *g, const char **bad);
 uint8_t frame_proto(const struct pkt *p);	/* 0: ARP, 6, 17, 1; 255: something else */
 bool frame_broadcast(const struct pkt *p);
-struct pkt *frame_udp(struct sim *s, uint8_t src, uint8_t dst, uint16_t sport, uint16_t dport, const void *d, uint16_t n);
+struct pkt *frame_udp(struct sim *s, uint8_t src, uint8_t dst, uint16_t sport, uint16_t dport, const void *d,
+		      uint16_t n);
 struct pkt *frame_icmp_echo(struct sim *s, uint8_t src, uint8_t dst, bool reply, const void *d, uint16_t n);
 struct pkt *frame_arp(struct sim *s, uint8_t src, uint8_t dst, bool reply);
 const char *frame_text(const struct pkt *p);

@@ -661,7 +661,9 @@ void node_event(struct sim *s, const struct ev *e)
 	struct loopmsg *l;
 
 	if (nd->frozen_until > s->now && shell_event(e->type) && node_up(s, nd->id)) {
-		sim_at(s, nd->frozen_until + (e->type == EV_CHAN || e->type == EV_ROOM ? 0 : us(s, 0, 300)), e->type, e->node, e->a, e->b, e->p);
+		nstime late = e->type == EV_CHAN || e->type == EV_ROOM ? 0 : us(s, 0, 300);
+
+		sim_at(s, nd->frozen_until + late, e->type, e->node, e->a, e->b, e->p);
 		return;
 	}
 	if (!node_up(s, nd->id) && e->type != EV_CHAN) {

@@ -80,7 +80,8 @@ bool frame_broadcast(const struct pkt *p)
 	return p->data[0] & 1;
 }
 
-struct pkt *frame_udp(struct sim *s, uint8_t src, uint8_t dst, uint16_t sport, uint16_t dport, const void *d, uint16_t n)
+struct pkt *frame_udp(struct sim *s, uint8_t src, uint8_t dst, uint16_t sport, uint16_t dport, const void *d,
+		      uint16_t n)
 {
 	struct pkt *p = pkt_new(s);
 	uint8_t *u = p->data + ETH + IP4;
