@@ -129,8 +129,11 @@ void release_segment(struct net *net, struct flow *f, uint32_t frame, struct pac
 		}
 		if (seq_lt(ack, p->ack))
 			net->st.acks_lowered++;
-		/* An old pure acknowledgement is not raised: it would look like a duplicate of the newest. */
-		if (!packet_span(p) && seq_lt(p->ack, ack))
+		/*
+		 * An old pure acknowledgement is not raised: it would look like a duplicate of the newest. Nor is any whose
+		 * window cannot be made to fit, because its scale is not known.
+		 */
+		if ((!packet_span(p) || !(f->ws_known || f->no_ws)) && seq_lt(p->ack, ack))
 			ack = p->ack;
 		filter_sack(net, f, p);
 		packet_set_ack(p, ack);
