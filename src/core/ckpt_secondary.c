@@ -393,6 +393,11 @@ void sec_tick(struct ft *ft, struct ft_ctx *c)
 		fail(ft, c, FT_WHY_STEP_FAILED, STEP_STOP);
 }
 
+void sec_give_up(struct ft *ft, struct ft_ctx *c, enum ft_reason why)
+{
+	fail(ft, c, why, STEP_MAX);
+}
+
 void sec_qemu_lost(struct ft *ft, struct ft_ctx *c, enum ft_reason why)
 {
 	struct ckpt_secondary *s = &ft->s;

@@ -49,6 +49,8 @@ void sec_done(struct ft *ft, struct ft_ctx *c);
 void sec_progress(struct ft *ft, struct ft_ctx *c);
 void sec_tick(struct ft *ft, struct ft_ctx *c);
 /* sec_qemu_lost() - the own QEMU died or hangs */
+/* sec_give_up() - end, telling the primary so if that is possible */
+void sec_give_up(struct ft *ft, struct ft_ctx *c, enum ft_reason why);
 void sec_qemu_lost(struct ft *ft, struct ft_ctx *c, enum ft_reason why);
 /* sec_promote() - in state PROMOTING: become the one, in any phase */
 void sec_promote(struct ft *ft, struct ft_ctx *c);

@@ -27,6 +27,7 @@
 
 #define GUEST_SYN_WAIT (100 * NS_PER_MS)	/* the SVM may have chosen another port for a connection of its own */
 
+#define SMALL_WINDOW	1460	/* bytes */
 #define GUESS_FROM	3
 #define GUESS_CHECK	8
 
@@ -84,6 +85,13 @@ void hold_segment(struct net *net, struct flow *f, struct flow_side *s, uint32_t
 	struct frame_meta *m = net->fp.meta;
 	uint32_t prev = FRAME_NONE, i = s->held.head;
 	uint32_t end = p->seq + packet_span(p);
+
+	if ((s == &f->loc ? net->n_held : net->n_held_rem) >= 2 * net->cfg.max_held) {
+		/* The checkpoint that was asked for at the limit takes too long: lost as on a network, and sent again by TCP. */
+		net->st.drop_held++;
+		frame_free(&net->fp, frame);
+		return;
+	}
 
 	for (; i != FRAME_NONE; prev = i, i = m[i].next) {
 		if (seq_leq(end, m[i].seq))
@@ -226,6 +234,7 @@ static void compare_rst(struct net *net, struct flow *f)
 		return;
 	}
 	f->held_rst = FRAME_NONE;
+	f->rem.rst = false;
 	net->n_held--;
 	packet_parse(net_data(net, h), net->fp.meta[h].len, &p);
 	net->st.released_compared++;
@@ -251,6 +260,15 @@ void compare_flow(struct net *net, struct flow *f)
 		uint32_t pos;
 		bool whole;
 
+		if (f->out_known && seq_leq(m->end, f->out_nxt)) {
+			/* STAGED has moved the position past it: it is a retransmission now. */
+			uint32_t h = frame_list_pop(&net->fp, &f->loc.held);
+
+			net->n_held--;
+			packet_parse(net_data(net, h), m->len, &a);
+			release_segment(net, f, h, &a);
+			continue;
+		}
 		if (!f->out_known || seq_lt(f->out_nxt, m->seq))
 			break;
 		if (m->epoch != net->epoch && !FAULT(net, NET_FAULT_OLD_EPOCH))
@@ -314,6 +332,10 @@ void compare_scan(struct net *net)
 			if ((p.flags & (TCP_SYN | TCP_ACK)) == TCP_SYN && most > GUEST_SYN_WAIT)
 				most = GUEST_SYN_WAIT;
 		} else if (f->held_rst == FRAME_NONE) {
+			/* A smaller window alone keeps nobody waiting, unless it is as good as shut. */
+			if (f->out_ack_known && !seq_lt(f->out_ack, f->loc.ack) &&
+			    seq_lt(f->out_ack + SMALL_WINDOW, f->out_edge))
+				continue;
 			since = f->owed_since;
 		}
 		if (since < net->loaded_at)

@@ -13,6 +13,7 @@
 
 #include "base/siphash.h"
 
+#define CLOSED_NS	(120 * NS_PER_S)
 #define EVICT_LOOK 64	/* oldest flows that are looked at for one that may go */
 
 int flow_table_init(struct flow_table *t, uint32_t n, const uint64_t key[2])
@@ -131,7 +132,7 @@ bool flow_idle(const struct flow *f)
 	       !f->rel_due && !f->owed && !f->diverged;
 }
 
-struct flow *flow_oldest_idle(struct flow_table *t)
+struct flow *flow_oldest_idle(struct flow_table *t, nstime now)
 {
 	struct flow *f, *ended = NULL;
 	int look = EVICT_LOOK;
@@ -141,8 +142,9 @@ struct flow *flow_oldest_idle(struct flow_table *t)
 			break;
 		if (flow_idle(f))
 			return f;
-		/* A translated flow that both ends have closed needs its numbers no more. */
-		if (!ended && (f->loc.rst || f->loc.fin) && !f->loc.held.n && !f->rem.held.n && !f->n_log &&
+		/* A translated flow that was closed, and quiet for as long as TIME_WAIT lasts, needs its numbers no more. */
+		if (!ended && (f->loc.rst || f->loc.fin) && now - f->last > CLOSED_NS && !f->pending && !f->has_next &&
+		    !f->has_table && !f->loc.held.n && !f->rem.held.n && !f->n_log &&
 		    f->held_rst == FRAME_NONE && f->stash == FRAME_NONE && !f->dirty && !f->on_held && !f->rel_due)
 			ended = f;
 	}

@@ -61,6 +61,7 @@ struct flow {
 	bool ts_on;		/* the guest's segments carry timestamps */
 	bool ws_known;
 	bool no_ws;		/* the client's SYN had no window scale, so none is in force */
+	bool syn_no_ws;		/* the same of a SYN that the guest has not answered yet */
 	uint8_t ws;
 
 	/* What the client has been given. */
@@ -120,7 +121,7 @@ void flow_touch(struct flow_table *t, struct flow *f, nstime now);
 struct flow *flow_make(struct flow_table *t, const struct flow_key *key, nstime now);
 
 /* flow_oldest_idle() - the longest unused flow that carries nothing that must be kept; NULL: none among the oldest */
-struct flow *flow_oldest_idle(struct flow_table *t);
+struct flow *flow_oldest_idle(struct flow_table *t, nstime now);
 
 /* flow_remove() - forget a flow; its frames must have been freed */
 void flow_remove(struct flow_table *t, struct flow *f);
@@ -128,8 +129,10 @@ void flow_remove(struct flow_table *t, struct flow *f);
 /* flow_idle() - whether forgetting the flow loses nothing */
 bool flow_idle(const struct flow *f);
 
+/* The body may touch the flow (which moves it), and must remove none. */
 #define flow_for_each(t, f) \
-	for (uint32_t i_ = (t)->lru_head; i_ != FLOW_NONE && ((f) = &(t)->flows[i_], true); i_ = (t)->flows[i_].lru_next)
+	for (uint32_t i_ = (t)->lru_head, next_; \
+	     i_ != FLOW_NONE && ((f) = &(t)->flows[i_], next_ = (f)->lru_next, true); i_ = next_)
 
 /*
  * flow_side_update() - take in what a segment says

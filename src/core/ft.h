@@ -120,7 +120,8 @@ struct ctl_msg {
 enum ft_ev_type {
 	FE_START,	/* QEMU is up, stopped (-S) */
 	FE_LINK_UP,	/* a peer that may be paired is connected; value: its generation */
-	FE_LINK_DOWN,	/* value: 1 = closed by the peer's kernel on all connections, 0 = an error or a garbled message */
+	FE_LINK_DOWN,	/* value: 1 = closed by the peer's kernel on all connections, 0 = an error of the network, 2 = this node
+			 * itself could not go on with it (a garbled message, a limit) */
 	FE_SILENT,	/* no heartbeat for the timeout, and the link is still open */
 	FE_STUCK,	/* the peer's heart beats, and says that its work stands still */
 	FE_BEAT,	/* value: send time of our last heartbeat that was answered (the primary's lease moves by it), or 0: a

@@ -97,7 +97,7 @@ void ft_alone_quit(struct ft *ft, struct ft_ctx *c)
 void ft_pair_link_down(struct ft *ft, struct ft_ctx *c)
 {
 	/* After an error the connection may still carry our ALONE; a close by the peer's kernel has ended it. */
-	if (c->ev->value)
+	if (c->ev->value == 1)
 		ft->link = false;
 	peer_gone(ft, c, FT_WHY_LINK_CLOSED);
 }

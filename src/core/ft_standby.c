@@ -116,11 +116,16 @@ void ft_claim(struct ft *ft, struct ft_ctx *c, enum ft_reason why)
 
 void ft_standby_link_down(struct ft *ft, struct ft_ctx *c)
 {
-	ft->link = false;
-	if (c->ev->value)
+	if (c->ev->value == 1) {
+		ft->link = false;
 		promote(ft, c, ft->claimed ? ft->why : FT_WHY_LINK_CLOSED);
-	else
-		promote_later(ft, c, FT_WHY_LINK_CLOSED, ft->beat_seen ? ft->beat_seen : c->now);
+	} else if (c->ev->value == 2) {
+		/* The trouble is ours as far as anybody knows, and the primary serves: it goes on without us. */
+		sec_give_up(ft, c, FT_WHY_LINK_CLOSED);
+	} else {
+		/* Some connection may be whole: answer no more heartbeats and say so, or both would serve. */
+		ft_claim(ft, c, FT_WHY_LINK_CLOSED);
+	}
 }
 
 void ft_standby_silent(struct ft *ft, struct ft_ctx *c)

@@ -73,7 +73,7 @@ static void net_clear(struct net *net)
 	net->loaded_at = net->scan_at = net->rel_at = net->other_since = 0;
 	net->backoff = 0;
 	net->timeout_last = false;
-	net->have_state = net->barrier_seen = net->replay_due = false;
+	net->have_state = net->barrier_seen = net->replay_due = net->table_lost = false;
 	net->n_addr = net->announce_left = 0;
 	net->now = 0;
 }
@@ -221,7 +221,7 @@ struct flow *net_flow(struct net *net, const struct flow_key *key)
 	f = flow_make(&net->flows, key, net->now);
 	if (f)
 		return f;
-	old = flow_oldest_idle(&net->flows);
+	old = flow_oldest_idle(&net->flows, net->now);
 	if (!old) {
 		net->st.flows_full++;
 		return NULL;
@@ -282,7 +282,12 @@ static void note_client_syn(struct net *net, uint8_t nic, uint32_t frame)
 		return;
 	packet_key(&p, nic, false, &key);
 	f = net_flow(net, &key);
-	if (f)
+	if (!f)
+		return;
+	/* A stray SYN must not change a connection that is open. */
+	if (!(p.flags & TCP_ACK))
+		f->syn_no_ws = !p.has_ws;
+	else if (f->loc.syn && !f->loc.ack_known)
 		f->no_ws = !p.has_ws;
 }
 
@@ -304,6 +309,7 @@ static void give_input(struct net *net, uint8_t nic, uint32_t frame, uint64_t se
 static void from_tap(struct net *net, uint8_t nic, uint32_t frame)
 {
 	uint64_t seq;
+	bool share;
 
 	net->st.tap_in++;
 	net->st.bytes_in += net->fp.meta[frame].len;
@@ -312,7 +318,12 @@ static void from_tap(struct net *net, uint8_t nic, uint32_t frame)
 		frame_free(&net->fp, frame);
 		return;
 	}
-	if (net->role == NET_PRIMARY && (!net->room || net->in_seq - net->logged >= net->peer_room)) {
+	share = net->role == NET_PRIMARY;
+	if (share && (!net->room || net->in_seq - net->logged >= net->peer_room)) {
+		/* Before the first barrier no state depends on what the secondary has logged. */
+		share = false;
+	}
+	if (net->role == NET_PRIMARY && net->holding && !share) {
 		net->st.drop_room++;
 		net_want(net, CAUSE_INLOG);
 		frame_free(&net->fp, frame);
@@ -321,7 +332,7 @@ static void from_tap(struct net *net, uint8_t nic, uint32_t frame)
 	net->fp.meta[frame].nic = nic;
 	note_client_syn(net, nic, frame);
 	seq = ++net->in_seq;
-	if (net->role == NET_PRIMARY) {
+	if (share) {
 		struct net_act *a = net_msg_new(net, NM_INPUT);
 
 		a->nic = a->msg.nic = nic;
@@ -387,12 +398,20 @@ static void gate_close(struct net *net, uint64_t n)
 		net_act_new(net, NA_WATCH)->arg = 1;
 }
 
+/* The gate's wait is over without an answer. */
+static void stop_waiting(struct net *net)
+{
+	if (net->closing)
+		net_act_new(net, NA_WATCH)->arg = 0;
+	net->closing = false;
+}
+
 static void gate_open(struct net *net)
 {
 	uint32_t h;
 
 	net->gate_open = true;
-	net->closing = false;
+	stop_waiting(net);
 	if (net->replay_due) {
 		net->replay_due = false;
 		inlog_replay(net);
@@ -428,7 +447,7 @@ static void set_role(struct net *net, enum net_role role, uint64_t epoch)
 	net->peer_room = 64;
 	net->room = true;
 	net->gate_open = role != NET_SECONDARY;
-	net->have_state = net->barrier_seen = false;
+	net->have_state = net->barrier_seen = net->table_lost = false;
 	inlog_clear(net);
 	inlog_reset(net);
 	flow_for_each(&net->flows, f) {
@@ -474,7 +493,7 @@ static void promote(struct net *net)
 	if (net->role != NET_SECONDARY)
 		return;
 	net->role = NET_ALONE;
-	net->closing = false;
+	stop_waiting(net);
 	rewrite_forget(net);
 	flow_for_each(&net->flows, f) {
 		uint32_t h = f->stash;
@@ -577,6 +596,11 @@ static void from_peer(struct net *net, const struct net_ev *ev)
 		rewrite_table(net, m);
 		break;
 	case NM_BARRIER:
+		if (net->table_lost) {
+			/* P3: without the whole table n cannot be taken over, so it is never said to be STAGED. */
+			net->st.drop_bad++;
+			break;
+		}
 		net->barrier_seen = true;
 		net->barrier_n = m->epoch;
 		net->barrier_cut = m->seq;
@@ -618,7 +642,7 @@ static void event(struct net *net, const struct net_ev *ev)
 		gate_close(net, ev->n);
 		break;
 	case NEV_STOPPED:
-		net->closing = false;
+		stop_waiting(net);
 		net->stopped = true;
 		net->close_n = ev->n;
 		break;

@@ -80,6 +80,7 @@ struct net {
 	struct inlog log;
 	bool have_state;		/* a checkpoint was loaded: nothing may be lost from the log */
 	bool barrier_seen;
+	bool table_lost;		/* a line of the PVM's table found no room */
 	uint64_t barrier_n, barrier_cut;
 	bool replay_due;
 

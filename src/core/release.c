@@ -113,6 +113,21 @@ static void filter_sack(struct net *net, const struct flow *f, struct packet *p)
 	packet_keep_sack(p, mask);
 }
 
+/* The scale in force, for reading the guest's own windows. */
+static uint8_t scale(const struct flow *f)
+{
+	return f->ws_known && !f->no_ws ? f->ws : 0;
+}
+
+static void set_owed(struct net *net, struct flow *f)
+{
+	if (f->owed)
+		return;
+	f->owed = true;
+	f->owed_since = net->now;
+	hold_watch(net, f);
+}
+
 void release_segment(struct net *net, struct flow *f, uint32_t frame, struct packet *p)
 {
 	uint32_t ack, edge;
@@ -129,6 +144,9 @@ void release_segment(struct net *net, struct flow *f, uint32_t frame, struct pac
 		}
 		if (seq_lt(ack, p->ack))
 			net->st.acks_lowered++;
+		/* What this one may not say yet, a later one must, though the PVM need not speak again. */
+		if (seq_lt(ack, f->loc.ack))
+			set_owed(net, f);
 		/*
 		 * An old pure acknowledgement is not raised: it would look like a duplicate of the newest. Nor is any whose
 		 * window cannot be made to fit, because its scale is not known.
@@ -159,12 +177,9 @@ static void learn_scale(struct flow *f, const struct packet *p)
 		return;
 	f->ws_known = true;
 	f->ws = p->has_ws ? p->ws : 0;
-}
-
-/* The scale in force, for reading the guest's own windows. */
-static uint8_t scale(const struct flow *f)
-{
-	return f->ws_known && !f->no_ws ? f->ws : 0;
+	/* An answer to the client's SYN: now its offer counts. */
+	if (p->flags & TCP_ACK)
+		f->no_ws = f->syn_no_ws;
 }
 
 /*
@@ -215,21 +230,17 @@ void release_alone(struct net *net, uint32_t frame, uint8_t nic)
 
 static void hold_other(struct net *net, uint32_t frame)
 {
+	if (net->n_held >= 2 * net->cfg.max_held) {
+		net->st.drop_held++;
+		frame_free(&net->fp, frame);
+		return;
+	}
 	if (!net->other.n)
 		net->other_since = net->now;
 	frame_list_append(&net->fp, &net->other, frame);
 	net->n_held++;
 	if (net->n_held > net->cfg.max_held)
 		net_want(net, CAUSE_HELD);
-}
-
-static void set_owed(struct net *net, struct flow *f)
-{
-	if (f->owed)
-		return;
-	f->owed = true;
-	f->owed_since = net->now;
-	hold_watch(net, f);
 }
 
 /* A segment without data, SYN, FIN or RST. */
@@ -249,7 +260,9 @@ static void pure_ack(struct net *net, struct flow *f, uint32_t frame, struct pac
 	}
 	if (seq_lt(ack, f->loc.ack) || (f->ws_known && seq_lt(edge, f->loc.edge) && seq_lt(f->out_edge, f->loc.edge)))
 		set_owed(net, f);
-	if (seq_lt(ack, p->ack) && f->out_ack_known && seq_leq(ack, f->out_ack) && seq_leq(edge, f->out_edge)) {
+	if (f->out_ack_known && seq_leq(ack, f->out_ack) && seq_leq(edge, f->out_edge) &&
+	    (seq_lt(ack, p->ack) ||
+	     (f->ws_known && seq_lt(f->out_edge, p->ack + ((uint32_t)p->win << scale(f)))))) {
 		net->st.acks_swallowed++;
 		frame_free(&net->fp, frame);
 		return;
@@ -565,6 +578,7 @@ void release_staged(struct net *net, uint64_t n)
 		}
 		f->bar_set = false;
 		net_dirty(net, f);
+		compare_flow(net, f);
 	}
 	let_go_other(net, n);
 }
@@ -590,6 +604,7 @@ static void originate(struct net *net, struct flow *f)
 	uint32_t ack, edge, h;
 	struct frame_meta *m;
 	struct packet p;
+	bool news;
 
 	if (!f->owed || !allowed(net, f, &ack, &edge))
 		return;
@@ -597,7 +612,10 @@ static void originate(struct net *net, struct flow *f)
 		f->owed = false;
 		return;
 	}
-	if (!f->out_ack_known || seq_lt(f->out_ack, ack) || (f->ws_known && seq_lt(f->out_edge, edge))) {
+	/* What rounding leaves of an edge that has not moved is no news. */
+	news = f->out_ack_known && f->ws_known && seq_lt(f->out_edge, edge) &&
+	       seq_lt(f->out_edge, ack + ((uint32_t)window(f, ack, edge) << scale(f)));
+	if (!f->out_ack_known || seq_lt(f->out_ack, ack) || news) {
 		h = frame_alloc(&net->fp, false);
 		if (h == FRAME_NONE)
 			return;

@@ -102,10 +102,7 @@ void rewrite_out(struct net *net, struct flow *f, struct packet *p)
 	if (p->flags & TCP_RST && !p->seq)
 		return;
 	if (p->flags & TCP_SYN && net->role != NET_SECONDARY && !(f->isn_known && p->seq + f->seq_off == f->isn)) {
-		bool no_ws = f->no_ws;
-
 		new_incarnation(net, f);
-		f->no_ws = no_ws;
 		f->isn_known = true;
 		f->isn = p->seq;
 	}
@@ -180,7 +177,7 @@ void rewrite_table(struct net *net, const struct net_msg *m)
 	struct flow *f = net_flow(net, &m->key);
 
 	if (!f) {
-		net->st.flows_full++;
+		net->table_lost = true;
 		return;
 	}
 	f->has_table = true;

@@ -189,12 +189,15 @@ static void on_guard(struct loop_timer *t)
 static void on_exited(struct process *proc)
 {
 	struct ask *a = proc->arg;
-	char status[64];
+	char status[64], why[256];
 
-	if (proc->last_line[0])
+	if (proc->last_line[0]) {
 		give_up(a, proc->last_line);
-	else
-		give_up(a, process_status_text(proc->status, status, sizeof(status)));
+		return;
+	}
+	snprintf(why, sizeof(why), "%.150s: %s and said nothing, so it is no QEMU", a->p->binary,
+		 process_status_text(proc->status, status, sizeof(status)));
+	give_up(a, why);
 }
 
 static const struct {

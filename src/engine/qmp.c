@@ -376,7 +376,8 @@ struct qmp *qmp_new(struct loop *l, int fd, nstime deadline, const struct qmp_op
 		goto out;
 	}
 	rc = qmp_cmd(q, "qmp_capabilities", NULL, deadline, capabilities_done, q);
-	if (rc) {
+	/* Who is at the other end may have ended already; the loop reports that, and its exit tells why. */
+	if (rc && rc != -EPIPE) {
 		err_set(e, rc, "QEMU's monitor: %s", strerror(-rc));
 		loop_fd_del(l, &q->watch);
 		goto out;

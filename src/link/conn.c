@@ -31,6 +31,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "link/ring.h"
+
 enum {
 	CONN_DIRECT = 16 << 10,		/* from this size on a message is written at once */
 	CONN_READ_BUDGET = 8 << 20,	/* bytes read in one turn, so that one connection does not starve the loop */
@@ -65,8 +67,7 @@ struct conn {
 	enum conn_why why;
 	char sentence[256];
 
-	uint8_t *ring;		/* output: cfg.hard bytes */
-	size_t head, queued;
+	struct ring out;	/* cfg.hard bytes */
 	bool stalled;		/* the kernel takes no more, wait for EPOLLOUT */
 	int tx_errno;		/* a write has failed so: nothing is sent any more */
 	size_t blocked;		/* bytes of the message that got -EAGAIN last, 0: none */
@@ -99,7 +100,7 @@ static void conn_poll(struct conn *c)
 
 	if (c->over)
 		return;
-	ev = c->s->ops->wants(c->s, true, c->queued && !c->tx_errno);
+	ev = c->s->ops->wants(c->s, true, c->out.len && !c->tx_errno);
 	if (ev != c->polled && !loop_fd_mod(c->loop, &c->watch, ev))
 		c->polled = ev;
 }
@@ -120,7 +121,7 @@ static bool conn_leave(struct conn *c)
 {
 	if (--c->depth || !c->freed)
 		return !c->freed && !c->over;
-	free(c->ring);
+	ring_fini(&c->out);
 	free(c->rx);
 	free(c);
 	return false;
@@ -182,19 +183,12 @@ static void conn_end_errno(struct conn *c, int error)
 	conn_end(c, why, e.msg);
 }
 
-static void ring_add(struct conn *c, const void *p, size_t n)
+static void conn_queue(struct conn *c, const void *p, size_t n)
 {
-	size_t at = (c->head + c->queued) % c->cfg.hard;
-	size_t k = c->cfg.hard - at < n ? c->cfg.hard - at : n;
-
-	if (!n)
-		return;
-	memcpy(c->ring + at, p, k);
-	memcpy(c->ring, (const uint8_t *)p + k, n - k);
-	c->queued += n;
+	ring_add(&c->out, p, n);
 	c->st.copied += n;
-	if (c->queued > c->st.queued_max)
-		c->st.queued_max = c->queued;
+	if (c->out.len > c->st.queued_max)
+		c->st.queued_max = c->out.len;
 }
 
 /* CREDIT goes through the ring like all else; when that is full it is tried again after the next write. */
@@ -207,12 +201,12 @@ static void conn_grant(struct conn *c)
 
 	if (b - c->granted_bytes < step_b && m - c->granted_msgs < step_m)
 		return;
-	if (c->tx_errno || c->over || c->cfg.hard - c->queued < sizeof(msg))
+	if (c->tx_errno || c->over || ring_room(&c->out) < sizeof(msg))
 		return;
 	memcpy(h.vm_id, c->cfg.vm_id, LINK_ID_LEN);
 	wire_head_encode(msg, &h);
 	codec_credit_put(msg + WIRE_HDR_LEN, WIRE_CREDIT_LEN, b, m);
-	ring_add(c, msg, sizeof(msg));
+	conn_queue(c, msg, sizeof(msg));
 	c->granted_bytes = b;
 	c->granted_msgs = m;
 	conn_soon(c);
@@ -225,14 +219,10 @@ static void conn_grant(struct conn *c)
 static size_t conn_write(struct conn *c, const struct iovec *more, int n)
 {
 	struct iovec iov[CONN_MAX_IOV + 3];
-	size_t first = c->cfg.hard - c->head < c->queued ? c->cfg.hard - c->head : c->queued, want = c->queued;
+	int k = ring_peek(&c->out, iov);
+	size_t want = c->out.len;
 	ssize_t r;
-	int k = 0;
 
-	if (first)
-		iov[k++] = (struct iovec){ c->ring + c->head, first };
-	if (c->queued > first)
-		iov[k++] = (struct iovec){ c->ring, c->queued - first };
 	for (int i = 0; i < n; i++) {
 		iov[k++] = more[i];
 		want += more[i].iov_len;
@@ -240,26 +230,16 @@ static size_t conn_write(struct conn *c, const struct iovec *more, int n)
 	if (!want)
 		return 0;
 	r = c->s->ops->writev(c->s, iov, k);
+	c->stalled = r == -EAGAIN || (r >= 0 && (size_t)r < want);
 	if (r < 0 && r != -EAGAIN) {
 		/* Not the end yet: the peer's last words may still be unread. */
 		c->tx_errno = (int)r;
-		c->queued = 0;
-		return 0;
+		ring_drop(&c->out, c->out.len);
 	}
-	c->stalled = r < 0 || (size_t)r < want;
 	if (r < 0)
 		return 0;
 	c->st.bytes_out += (uint64_t)r;
-	if ((size_t)r <= c->queued) {
-		c->head = (c->head + (size_t)r) % c->cfg.hard;
-		c->queued -= (size_t)r;
-		if (!c->queued)
-			c->head = 0;
-		return 0;
-	}
-	r -= (ssize_t)c->queued;
-	c->queued = c->head = 0;
-	return (size_t)r;
+	return ring_drop(&c->out, (size_t)r);
 }
 
 static void conn_read(struct conn *c);
@@ -272,7 +252,7 @@ static bool conn_credit(const struct conn *c, size_t total)
 /* A message of @total bytes must wait: writable() is owed. */
 static void conn_block(struct conn *c, size_t total)
 {
-	if (c->queued >= c->cfg.soft)
+	if (c->out.len >= c->cfg.soft)
 		c->st.again_soft++;
 	else
 		c->st.again_credit++;
@@ -284,7 +264,7 @@ static void conn_block(struct conn *c, size_t total)
 /* Room again? The owner hears of it once per -EAGAIN. Return: whether @c may still be used */
 static bool conn_unblock(struct conn *c)
 {
-	if (!c->blocked || c->tx_errno || c->over || c->queued > c->cfg.soft / 2 || !conn_credit(c, c->blocked))
+	if (!c->blocked || c->tx_errno || c->over || c->out.len > c->cfg.soft / 2 || !conn_credit(c, c->blocked))
 		return !c->over;
 	c->blocked = 0;
 	if (!c->cfg.writable)
@@ -296,7 +276,7 @@ static bool conn_unblock(struct conn *c)
 
 static void conn_push(struct conn *c)
 {
-	while (c->queued && !c->stalled && !c->tx_errno)
+	while (c->out.len && !c->stalled && !c->tx_errno)
 		conn_write(c, NULL, 0);
 	conn_grant(c);
 }
@@ -306,7 +286,7 @@ void conn_flush(struct conn *c)
 	if (!c || c->over || c->tx_errno)
 		return;
 	conn_push(c);
-	if (!c->failing && !c->blocked && !c->queued)
+	if (!c->failing && !c->blocked && !c->out.len)
 		loop_timer_del(c->loop, &c->turn);
 	conn_poll(c);
 }
@@ -331,7 +311,7 @@ bool conn_ready(struct conn *c, size_t len)
 {
 	if (c->over || c->failing || c->tx_errno)
 		return false;
-	if (c->queued < c->cfg.soft && conn_credit(c, WIRE_HDR_LEN + len))
+	if (c->out.len < c->cfg.soft && conn_credit(c, WIRE_HDR_LEN + len))
 		return true;
 	conn_block(c, WIRE_HDR_LEN + len);
 	return false;
@@ -339,7 +319,7 @@ bool conn_ready(struct conn *c, size_t len)
 
 size_t conn_queued(const struct conn *c)
 {
-	return c->queued;
+	return c->out.len;
 }
 
 int conn_send(struct conn *c, const struct wire_head *head, const struct iovec *iov, int n, bool must)
@@ -359,15 +339,15 @@ int conn_send(struct conn *c, const struct wire_head *head, const struct iovec *
 		len += iov[i].iov_len;
 	}
 	total = WIRE_HDR_LEN + len;
-	if (!must && (c->queued >= c->cfg.soft || !conn_credit(c, total))) {
+	if (!must && (c->out.len >= c->cfg.soft || !conn_credit(c, total))) {
 		conn_block(c, total);
 		return -EAGAIN;
 	}
-	if (total > c->cfg.hard - c->queued) {
+	if (total > ring_room(&c->out)) {
 		char s[256];
 
 		snprintf(s, sizeof(s), "the peer takes nothing on the %s connection, and %zu bytes that must not be lost wait",
-			 wire_channel_name(c->cfg.channel), c->queued);
+			 wire_channel_name(c->cfg.channel), c->out.len);
 		conn_fail(c, CONN_LIMIT, s);
 		return -EPIPE;
 	}
@@ -391,9 +371,9 @@ int conn_send(struct conn *c, const struct wire_head *head, const struct iovec *
 		size_t skip = done < all[i].iov_len ? done : all[i].iov_len;
 
 		done -= skip;
-		ring_add(c, (uint8_t *)all[i].iov_base + skip, all[i].iov_len - skip);
+		conn_queue(c, (uint8_t *)all[i].iov_base + skip, all[i].iov_len - skip);
 	}
-	if (c->queued)
+	if (c->out.len)
 		conn_soon(c);
 	return 0;
 }
@@ -577,9 +557,8 @@ struct conn *conn_new(struct loop *l, struct stream *s, const struct conn_cfg *c
 	if (c->cfg.window_bytes < 2 * (c->max + WIRE_HDR_LEN))
 		c->cfg.window_bytes = 2 * (c->max + WIRE_HDR_LEN);
 	c->rx_cap = defaults[cfg->channel].rx;
-	c->ring = malloc(c->cfg.hard);
 	c->rx = malloc(c->rx_cap);
-	if (!c->ring || !c->rx)
+	if (ring_init(&c->out, c->cfg.hard) < 0 || !c->rx)
 		goto nomem;
 	c->loop = l;
 	c->s = s;
@@ -600,7 +579,7 @@ nomem:
 fail:
 	s->ops->close(s);
 	if (c) {
-		free(c->ring);
+		ring_fini(&c->out);
 		free(c->rx);
 	}
 	free(c);
@@ -636,9 +615,9 @@ bool conn_goodbye(struct conn *c, nstime limit)
 		ssize_t r;
 
 		c->stalled = false;
-		while (c->queued && !c->stalled && !c->tx_errno)
+		while (c->out.len && !c->stalled && !c->tx_errno)
 			conn_write(c, NULL, 0);
-		if ((!c->queued || c->tx_errno) && !shut) {
+		if ((!c->out.len || c->tx_errno) && !shut) {
 			c->s->ops->shut(c->s);
 			shut = true;
 		}
@@ -647,7 +626,7 @@ bool conn_goodbye(struct conn *c, nstime limit)
 			eof = true;
 		if (r != -EAGAIN)
 			continue;
-		if (c->queued && !c->tx_errno)
+		if (c->out.len && !c->tx_errno)
 			p.events |= POLLOUT;
 		poll(&p, 1, (int)((end - now) / NS_PER_MS) + 1);
 	}
@@ -657,6 +636,6 @@ bool conn_goodbye(struct conn *c, nstime limit)
 void conn_stats_get(const struct conn *c, struct conn_stats *out)
 {
 	*out = c->st;
-	out->queued = c->queued;
+	out->queued = c->out.len;
 	out->unconsumed = c->rx_bytes - c->used_bytes;
 }

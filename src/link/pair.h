@@ -19,6 +19,7 @@ struct pair;
 
 enum pair_limit {
 	PAIR_MAX_HALF_OPEN = 8,		/* connections whose handshake is under way; the oldest stranger makes room */
+	PAIR_BACKLOG = 128,		/* connections that the kernel keeps for us: a full queue costs a peer a second */
 };
 #define PAIR_DEADLINE		(5 * NS_PER_S)
 #define PAIR_BACKOFF_MIN	(100 * NS_PER_MS)

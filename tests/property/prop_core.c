@@ -37,25 +37,27 @@ struct shared {
 	volatile int stop;
 };
 
+/* @about: in the text of the assertion that is about this fault; what else breaks by it counts nothing. */
 struct fault {
 	const char *name;
 	uint32_t net, ft;
+	const char *about;
 };
 
 static const struct fault faults[] = {
-	{ "early-release", NET_FAULT_EARLY_RELEASE, 0 },
-	{ "old-epoch", NET_FAULT_OLD_EPOCH, 0 },
-	{ "log-svm-ack", NET_FAULT_LOG_SVM_ACK, 0 },
-	{ "no-replay", NET_FAULT_NO_REPLAY, 0 },
-	{ "no-translation", NET_FAULT_NO_TRANSLATION, 0 },
-	{ "whole-segment", NET_FAULT_WHOLE_SEGMENT, 0 },
-	{ "no-reset", NET_FAULT_NO_RESET, 0 },
-	{ "no-clamp", NET_FAULT_NO_CLAMP, 0 },
-	{ "ts-back", NET_FAULT_TS_BACK, 0 },
-	{ "no-flow-ok", NET_FAULT_NO_FLOW_OK, 0 },
-	{ "apply-early", 0, FT_FAULT_APPLY_EARLY },
-	{ "staged-early", 0, FT_FAULT_STAGED_EARLY },
-	{ "promote-staged", 0, FT_FAULT_PROMOTE_STAGED },
+	{ "early-release", NET_FAULT_EARLY_RELEASE, 0, "the state that would take over" },
+	{ "old-epoch", NET_FAULT_OLD_EPOCH, 0, "the new state has sent" },
+	{ "log-svm-ack", NET_FAULT_LOG_SVM_ACK, 0, "after a load: input" },
+	{ "no-replay", NET_FAULT_NO_REPLAY, 0, "nor given to it again" },
+	{ "no-translation", NET_FAULT_NO_TRANSLATION, 0, "its stream begins at" },
+	{ "whole-segment", NET_FAULT_WHOLE_SEGMENT, 0, "was sent by both copies in epoch" },
+	{ "no-reset", NET_FAULT_NO_RESET, 0, "the positions were not set" },
+	{ "no-clamp", NET_FAULT_NO_CLAMP, 0, "is acknowledged to client" },
+	{ "ts-back", NET_FAULT_TS_BACK, 0, "PAWS would drop" },
+	{ "no-flow-ok", NET_FAULT_NO_FLOW_OK, 0, "has not confirmed its numbers" },
+	{ "apply-early", 0, FT_FAULT_APPLY_EARLY, "before it is STAGED" },
+	{ "staged-early", 0, FT_FAULT_STAGED_EARLY, "is said: the barrier" },
+	{ "promote-staged", 0, FT_FAULT_PROMOTE_STAGED, "which it had said to be STAGED" },
 };
 enum { N_FAULTS = sizeof(faults) / sizeof(faults[0]) };
 
@@ -65,6 +67,7 @@ struct opts {
 	int jobs;
 	bool trace, keep_going;
 	uint32_t net, ft;
+	const char *about;
 };
 
 static double mono(void)
@@ -93,6 +96,8 @@ static void work(struct shared *sh, const struct opts *o, int job, double until)
 		bool bad = !sim_run(s, o->seed + i);
 
 		/* A planted fault is found by a schedule that is good without it. */
+		if (bad && o->about && !strstr(s->why, o->about))
+			bad = false;
 		if (bad && (o->net || o->ft) && !o->trace) {
 			const char *promise = s->promise;
 			char why[sizeof(s->why)];
@@ -205,6 +210,7 @@ static int run_faults(struct shared *sh, struct opts o, const char *only)
 			continue;
 		o.net = faults[i].net;
 		o.ft = faults[i].ft;
+		o.about = faults[i].about;
 		n = run_all(sh, &o, &took);
 		add_up(sh, o.jobs, &st);
 		if (n > 0) {

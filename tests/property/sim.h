@@ -19,12 +19,16 @@
  * reads a clock or a file. sim_fail() leaves the schedule at once (longjmp) with the promise that was broken.
  *
  *   sim_link.c    random numbers, event heap, packets, connections between the nodes, external network
- *   sim_tcp.c     a small TCP, used by guests and clients, and the codec of frames
+ *   sim_frame.c   the codec of frames
+ *   sim_tcp.c     a small TCP, used by guests and clients
  *   sim_guest.c   the guest: connections, applications, memory pages that check themselves
  *   sim_client.c  the clients: scripts of requests and what the answers must be
- *   sim_node.c    the shell of a node: carries out what ft and net say, with delays, failures and deaths
+ *   sim_node.c    the shell of a node: events for ft and net
+ *   sim_acts.c    the same: carries out what ft and net say
+ *   sim_fail.c    failures and deaths
  *   sim_step.c    the steps of a checkpoint
  *   sim_check.c   the promises: what every frame that is let out must satisfy, and what the end must look like
+ *   sim_inside.c  the promises that no client sees at once: input log, STAGED, what waits, FLOW
  *   sim_run.c     schedules out of seeds, and their run
  *   prop_core.c   workers, planted faults, command line
  */
@@ -45,6 +49,7 @@ enum {
 	SIM_GUEST_PORT = 7000,
 	SIM_UDP_PORT = 7001,
 	SIM_HIST = 16,
+	SIM_INRECS = 256,	/* of the shadow of the input log */
 };
 
 enum { NODE_P, NODE_S, NODES };		/* by the part they begin with */
@@ -236,6 +241,19 @@ struct loopq {
 	nstime last;
 };
 
+/* One frame that the secondary's net has taken: numbers [s, e) of a client's stream. */
+struct inrec {
+	uint64_t seq;
+	uint32_t s, e;
+	uint8_t client;
+};
+
+/* FLOW on the secondary, FLOW_OK on the primary: the numbers that have come. */
+struct flow_seen {
+	bool known;
+	uint32_t isn;
+};
+
 struct node {
 	int id;
 	struct net *net;
@@ -270,7 +288,12 @@ struct node {
 	struct loopq to_net, to_ft;
 	uint32_t n_net_acts, n_ft_acts, spins;
 	nstime spin_at;
-	bool no_room, promoted, emitted_alone;
+	/* sim_inside.c */
+	struct inrec in[SIM_INRECS];
+	uint32_t n_in;
+	uint64_t in_barrier, in_cut;
+	bool in_open, in_reloaded, in_promoted;
+	struct flow_seen flow[SIM_CLIENTS];
 };
 
 /* ---- clients ---- */
@@ -309,6 +332,13 @@ struct wire {
 	uint32_t contig;		/* bytes without a gap */
 	uint8_t known[SIM_STREAM / 8];
 	uint8_t stream[SIM_STREAM];
+};
+
+/* Since when bytes or an acknowledgement of both copies wait. */
+struct wait {
+	uint64_t epoch;
+	uint32_t end, ack;
+	nstime out_since, ack_since;
 };
 
 struct sim_store;
@@ -350,6 +380,7 @@ struct ev {
 	X(checkpoints) X(ck_mismatch) X(ck_timeout) X(ck_other) X(ck_held) X(ck_inlog) X(ck_delay) X(gate_expired) \
 	X(rel_compared) X(rel_staged) X(passed) X(splits) X(mismatches) X(acks_lowered) X(acks_made) X(acks_swallowed) \
 	X(replayed) X(purged) X(vanished) X(silent_drops) X(p1_checked) X(switch_checked) X(det_checked) \
+	X(p2_checked) X(replay_checked) X(staged_checked) X(syn_checked) \
 	X(fail_kill) X(fail_power) X(fail_qemu_dies) X(fail_qemu_hangs) X(fail_qemu_pauses) X(fail_freeze) X(fail_step) \
 	X(fail_command) X(survived_alone) X(lost_unprotected) X(translated_at_failover) X(failovers) \
 	X(fo_p_idle) X(fo_p_gate) X(fo_p_stop) X(fo_p_collect) X(fo_p_cont) X(fo_p_staged) X(fo_p_loaded) X(fo_p_other) \
@@ -385,6 +416,7 @@ struct sim {
 	uint32_t step_us;		/* scale */
 	uint8_t g_ts, g_sack, g_dsack, g_ws;
 	uint16_t g_mss, g_rwnd;
+	bool g_nagle;
 	bool deterministic;		/* nothing in it diverges: no checkpoint may be needed */
 	bool rejoin, rejoined, loss_free;
 	uint32_t divergences;		/* requests and frames that may cost a checkpoint each */
@@ -396,6 +428,7 @@ struct sim {
 	struct chan chan[NODES][CHANNELS];	/* by sender */
 	struct client cl[SIM_CLIENTS];
 	struct wire w[SIM_CLIENTS];
+	struct wait wait[SIM_CLIENTS];
 	uint8_t counter_seen[512];
 	int mac_at, server;
 	bool taken_over;
@@ -469,10 +502,18 @@ bool clients_done(struct sim *s);
 void client_datagram(struct sim *s);
 
 /* ---- sim_check.c ---- */
-void check_emission(struct sim *s, int node, const struct pkt *p);
+void check_emission(struct sim *s, int node, const struct pkt *p, uint64_t epoch);
 void check_takeover(struct sim *s, struct gcore *c, const char *when);
 void check_end(struct sim *s);
 struct gcore *check_takeover_state(struct sim *s);
+
+/* ---- sim_inside.c ---- */
+void inside_input(struct sim *s, struct node *nd, uint64_t seq, const struct pkt *p);
+void inside_told(struct sim *s, struct node *nd, enum net_ev_type type, uint64_t n);
+void inside_staged(struct sim *s, struct node *nd, uint64_t n);
+void inside_tick(struct sim *s, struct node *p);
+void inside_msg(struct sim *s, struct node *nd, const struct net_msg *m);
+void inside_syn(struct sim *s, struct node *nd, int i, const struct seg *g, uint64_t epoch);
 
 /* ---- sim_run.c ---- */
 bool sim_run(struct sim *s, uint64_t seed);

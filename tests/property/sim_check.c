@@ -9,9 +9,8 @@
  *	- Could the secondary explain it, were it to take over now (P1)? Its takeover state is the SVM, or checkpoint n
  *	  from the moment that it said STAGED n. That state must have sent every one of these bytes.
  * When the takeover state changes (STAGED, promotion) it must explain all that was let out before.
- *
- * Not checked here: whether acknowledged bytes are in the takeover state. They may be in its input log, which is the
- * code's own business; that they are not lost shows when the schedule has to come to its end (P2).
+ *	- Has it arrived there as well? What is acknowledged must be in the takeover state, blocks of SACK too (P2). The
+ *	  input log is not asked: it saves a retransmission, no byte's life depends on it (see sim_inside.c).
  */
 #include "sim.h"
 
@@ -83,6 +82,32 @@ static void explained(struct sim *s, int i, const struct seg *g, uint32_t at)
 		same_bytes(s, i, &c->t, at, g->len, g->data, "now");
 }
 
+/* What a client is told to have arrived must be in the state that would take over; it need not be in a log as well. */
+static void acknowledged(struct sim *s, int i, const struct seg *g)
+{
+	struct gcore *core = check_takeover_state(s);
+	struct gconn *c;
+
+	if (!core || settled_client(&s->cl[i]) || !(g->flags & TF_ACK))
+		return;
+	s->st->p2_checked++;
+	c = guest_conn(core, g->dst, g->dport, g->sport);
+	if (!c || c->t.state < T_SYN_RCVD)
+		sim_fail(s, "P2", "acknowledged, and the state that would take over does not know client %d's connection", i);
+	if (SEQ_LT(c->t.rcv_nxt, g->ack))
+		sim_fail(s, "P2", "byte %u is acknowledged to client %d, the state that would take over has %u",
+			 g->ack - s->cl[i].t.iss - 1, i, c->t.rcv_nxt - s->cl[i].t.iss - 1);
+	for (unsigned int k = 0; k < g->n_sack; k++) {
+		bool has = SEQ_LE(g->sack[k].e, c->t.rcv_nxt);
+
+		for (int j = 0; j < c->t.n_ooo; j++)
+			has |= SEQ_LE(c->t.ooo[j].s, g->sack[k].s) && SEQ_LE(g->sack[k].e, c->t.ooo[j].e);
+		if (!has)
+			sim_fail(s, "P2", "client %d is told that bytes %u-%u have arrived, the state that would take over lacks them",
+				 i, g->sack[k].s - s->cl[i].t.iss - 1, g->sack[k].e - s->cl[i].t.iss - 1);
+	}
+}
+
 void check_takeover(struct sim *s, struct gcore *core, const char *when)
 {
 	for (int i = 0; i < SIM_CLIENTS; i++) {
@@ -101,6 +126,9 @@ void check_takeover(struct sim *s, struct gcore *core, const char *when)
 		if ((int32_t)(have - (w->end + (w->fin ? 1 : 0))) < 0)
 			sim_fail(s, "P1", "at %s: client %d was given %u bytes%s, the new state has sent %u", when, i, w->end,
 				 w->fin ? " and FIN" : "", have);
+		if (w->ack_known && SEQ_LT(c->t.rcv_nxt, w->max_ack))
+			sim_fail(s, "P2", "at %s: %u bytes were acknowledged to client %d, the new state has %u", when,
+				 w->max_ack - cl->t.iss - 1, i, c->t.rcv_nxt - cl->t.iss - 1);
 		for (uint32_t k = c->t.una - (c->t.iss + 1); (int32_t)(w->end - k) > 0; k++)
 			if ((int32_t)k >= 0 && known(w, k))
 				same_bytes(s, i, &c->t, k, 1, w->stream + k, when);
@@ -177,7 +205,7 @@ static void check_stream(struct sim *s, int i, const struct seg *g, uint32_t at)
 		w->contig++;
 }
 
-static void check_tcp(struct sim *s, int node, const struct pkt *p)
+static void check_tcp(struct sim *s, int node, const struct pkt *p, uint64_t epoch)
 {
 	struct client *c = NULL;
 	struct wire *w;
@@ -207,6 +235,8 @@ static void check_tcp(struct sim *s, int node, const struct pkt *p)
 	if (g.flags & TF_SYN) {
 		if (w->isn_known && (w->isn != g.seq || w->gport != g.sport))
 			sim_fail(s, "P6", "client %d: SYN %u from port %u after %u from %u", i, g.seq, g.sport, w->isn, w->gport);
+		if (!w->isn_known)
+			inside_syn(s, &s->node[node], i, &g, epoch);
 		w->isn_known = true;
 		w->isn = g.seq;
 		w->gport = g.sport;
@@ -227,6 +257,7 @@ static void check_tcp(struct sim *s, int node, const struct pkt *p)
 	if (!(g.flags & TF_SYN) && (w->ts_known && (!c->passive || c->t.ts)) != g.has_ts)
 		sim_fail(s, "P6", "client %d: timestamps %s", i, g.has_ts ? "appear" : "disappear");
 	explained(s, i, &g, at);
+	acknowledged(s, i, &g);
 	useful = at + g.len > w->contig || (g.flags & TF_FIN && !w->fin) ||
 		 (g.flags & TF_ACK && w->ack_known && SEQ_GT(g.ack, w->max_ack));
 	if (g.has_ts && useful && !(g.flags & TF_SYN) && SEQ_LT(g.tsval, w->ts_recent))
@@ -244,7 +275,7 @@ static void check_tcp(struct sim *s, int node, const struct pkt *p)
 	}
 }
 
-void check_emission(struct sim *s, int node, const struct pkt *p)
+void check_emission(struct sim *s, int node, const struct pkt *p, uint64_t epoch)
 {
 	struct gcore *core;
 	uint32_t v;
@@ -253,7 +284,7 @@ void check_emission(struct sim *s, int node, const struct pkt *p)
 	s->st->frames_out++;
 	switch (frame_proto(p)) {
 	case 6:
-		check_tcp(s, node, p);
+		check_tcp(s, node, p, epoch);
 		break;
 	case 17:
 		core = check_takeover_state(s);

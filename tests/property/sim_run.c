@@ -266,6 +266,7 @@ static void draw(struct sim *s)
 	s->step_us = 2 + rnd(s, chance(s, 3000) ? 60 : 15);
 	s->g_ts = !chance(s, 1000);
 	s->g_sack = !chance(s, 1500);
+	s->g_nagle = chance(s, 5000);
 	s->g_dsack = chance(s, 5000);
 	s->g_ws = chance(s, 1500) ? 0xff : (uint8_t)rnd(s, 6);
 	s->g_mss = (uint16_t)(64 + rnd(s, 400));

@@ -191,12 +191,12 @@ static bool step_effect(struct sim *s, struct node *nd, struct step_run *r)
 		}
 		break;
 	case STEP_APPLY:
+		if (r->phase == 0 && nd->said_staged < r->n)
+			sim_fail(s, "P3", "node %s: pages of %lu are put into the image before it is STAGED", who(nd),
+				 (unsigned long)r->n);
 		if (nd->q_running)
 			sim_fail(s, "P3", "node %s: pages are put into the image while the VM runs", who(nd));
 		if (r->phase == 0) {
-			if (nd->said_staged < r->n && !s->ft_faults)
-				sim_fail(s, "P3", "node %s: pages of %lu are put into the image before it is staged", who(nd),
-					 (unsigned long)r->n);
 			if (nd->said_staged >= r->n && nd->mark_n != r->n)
 				sim_fail(s, "P3", "node %s: %lu is applied with a part of its pages", who(nd), (unsigned long)r->n);
 			g->image_n = 0;

@@ -1,241 +1,16 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * A small TCP over real frames (RFC 9293, 7323, 2018, 2883 as far as it matters here), for guests and clients.
+ * A small TCP (RFC 9293, 7323, 2018, 2883 as far as it matters here), for guests and clients: theory of operation
  *
  * It is a plain struct, so that a guest can be copied like a register file. Everything in which two real copies of
  * one guest differ is drawn anew each time: initial sequence number, timestamp offset, where a stream is cut into
  * segments, when an acknowledgement is sent and with what it is merged. There is no congestion control: the window
  * alone limits. A byte that was selectively acknowledged is not sent again unless the head of the queue is one, as
- * in Linux. Frames with a wrong checksum are a violation, for nothing here corrupts any but the code under test.
+ * in Linux.
  */
-#include <stdio.h>
+#include "sim_frame.h"
 
-#include "sim.h"
-
-enum { RTO_US = 40000, RTO_SHIFTS = 5, LINGER_MS = 60000, ETH = 14, IP4 = 20 };
-
-static uint32_t put16(uint8_t *p, uint32_t v) { p[0] = (uint8_t)(v >> 8); p[1] = (uint8_t)v; return 2; }
-static uint32_t put32(uint8_t *p, uint32_t v) { put16(p, v >> 16); put16(p + 2, v); return 4; }
-static uint32_t get16(const uint8_t *p) { return (uint32_t)p[0] << 8 | p[1]; }
-static uint32_t get32(const uint8_t *p) { return get16(p) << 16 | get16(p + 2); }
-
-static uint32_t sum16(const uint8_t *p, uint32_t n, uint32_t sum)
-{
-	for (; n > 1; n -= 2, p += 2)
-		sum += get16(p);
-	return n ? sum + ((uint32_t)p[0] << 8) : sum;
-}
-
-static uint32_t fold(uint32_t sum)
-{
-	while (sum >> 16)
-		sum = (sum & 0xffff) + (sum >> 16);
-	return sum;
-}
-
-static void mac_of(uint8_t *m, uint8_t addr)
-{
-	memcpy(m, addr == 10 ? "\x52\x54\x00\x00\x00\x0a" : "\x52\x54\x00\x00\x01\x00", 6);
-	if (addr != 10)
-		m[5] = addr;
-}
-
-static void ip_head(uint8_t *f, uint8_t src, uint8_t dst, uint8_t proto, uint32_t len, uint16_t id)
-{
-	uint8_t *ip = f + ETH;
-
-	mac_of(f, dst);
-	mac_of(f + 6, src);
-	put16(f + 12, 0x0800);
-	memset(ip, 0, IP4);
-	ip[0] = 0x45;
-	put16(ip + 2, IP4 + len);
-	put16(ip + 4, id);
-	ip[6] = 0x40;
-	ip[8] = 64;
-	ip[9] = proto;
-	memcpy(ip + 12, "\xc0\x00\x02", 3);
-	ip[15] = src;
-	memcpy(ip + 16, "\xc0\x00\x02", 3);
-	ip[19] = dst;
-	put16(ip + 10, ~fold(sum16(ip, IP4, 0)) & 0xffff);
-}
-
-static uint32_t pseudo(const uint8_t *ip, uint32_t len)
-{
-	return sum16(ip + 12, 8, ip[9] + len);
-}
-
-uint8_t frame_proto(const struct pkt *p)
-{
-	if (p->len >= ETH + 28 && get16(p->data + 12) == 0x0806)
-		return 0;
-	if (p->len >= ETH + IP4 && get16(p->data + 12) == 0x0800)
-		return p->data[ETH + 9];
-	return 255;
-}
-
-bool frame_broadcast(const struct pkt *p)
-{
-	return p->data[0] & 1;
-}
-
-struct pkt *frame_udp(struct sim *s, uint8_t src, uint8_t dst, uint16_t sport, uint16_t dport, const void *d,
-		      uint16_t n)
-{
-	struct pkt *p = pkt_new(s);
-	uint8_t *u = p->data + ETH + IP4;
-
-	ip_head(p->data, src, dst, 17, 8u + n, (uint16_t)sim_rand(s));
-	put16(u, sport);
-	put16(u + 2, dport);
-	put16(u + 4, 8u + n);
-	put16(u + 6, 0);
-	memcpy(u + 8, d, n);
-	put16(u + 6, ~fold(sum16(u, 8u + n, pseudo(p->data + ETH, 8u + n))) & 0xffff);
-	p->len = (uint16_t)(ETH + IP4 + 8 + n);
-	return p;
-}
-
-struct pkt *frame_icmp_echo(struct sim *s, uint8_t src, uint8_t dst, bool reply, const void *d, uint16_t n)
-{
-	struct pkt *p = pkt_new(s);
-	uint8_t *u = p->data + ETH + IP4;
-
-	ip_head(p->data, src, dst, 1, 4u + n, (uint16_t)sim_rand(s));
-	put32(u, reply ? 0 : 0x08000000);
-	memcpy(u + 4, d, n);
-	put16(u + 2, ~fold(sum16(u, 4u + n, 0)) & 0xffff);
-	p->len = (uint16_t)(ETH + IP4 + 4 + n);
-	return p;
-}
-
-struct pkt *frame_arp(struct sim *s, uint8_t src, uint8_t dst, bool reply)
-{
-	struct pkt *p = pkt_new(s);
-	uint8_t *a = p->data + ETH;
-
-	memset(p->data, 0, 60);
-	if (reply)
-		mac_of(p->data, dst);
-	else
-		memset(p->data, 0xff, 6);
-	mac_of(p->data + 6, src);
-	put16(p->data + 12, 0x0806);
-	memcpy(a, "\x00\x01\x08\x00\x06\x04\x00", 7);
-	a[7] = reply ? 2 : 1;
-	mac_of(a + 8, src);
-	memcpy(a + 14, "\xc0\x00\x02", 3);
-	a[17] = src;
-	if (reply)
-		mac_of(a + 18, dst);
-	memcpy(a + 24, "\xc0\x00\x02", 3);
-	a[27] = dst;
-	p->len = 60;
-	return p;
-}
-
-bool frame_parse_tcp(const struct pkt *p, struct seg *g, const char **bad)
-{
-	const uint8_t *ip = p->data + ETH, *t = ip + IP4, *o;
-	uint32_t total, off;
-
-	*bad = NULL;
-	memset(g, 0, offsetof(struct seg, sack));
-	g->ws = -1;
-	total = get16(ip + 2);
-	if (p->len < ETH + IP4 + 20 || ip[0] != 0x45 || total < IP4 + 20 || total + ETH > p->len) {
-		*bad = "a malformed IP header";
-		return false;
-	}
-	if (fold(sum16(ip, IP4, 0)) != 0xffff) {
-		*bad = "a wrong IP checksum";
-		return false;
-	}
-	if (fold(sum16(t, total - IP4, pseudo(ip, total - IP4))) != 0xffff) {
-		*bad = "a wrong TCP checksum";
-		return false;
-	}
-	g->src = ip[15];
-	g->dst = ip[19];
-	g->sport = (uint16_t)get16(t);
-	g->dport = (uint16_t)get16(t + 2);
-	g->seq = get32(t + 4);
-	g->ack = get32(t + 8);
-	off = (t[12] >> 4) * 4u;
-	g->flags = t[13] & 0x3f;
-	g->win = get16(t + 14);
-	if (off < 20 || off > total - IP4) {
-		*bad = "a wrong TCP data offset";
-		return false;
-	}
-	g->len = (uint16_t)(total - IP4 - off);
-	g->data = t + off;
-	for (o = t + 20; o < t + off;) {
-		if (o[0] == 0)
-			break;
-		if (o[0] == 1) {
-			o++;
-			continue;
-		}
-		if (o + 1 >= t + off || o[1] < 2 || o + o[1] > t + off) {
-			*bad = "malformed TCP options";
-			return false;
-		}
-		if (o[0] == 2 && o[1] == 4)
-			g->mss = (uint16_t)get16(o + 2);
-		else if (o[0] == 3 && o[1] == 3)
-			g->ws = o[2];
-		else if (o[0] == 4)
-			g->sack_ok = true;
-		else if (o[0] == 8 && o[1] == 10) {
-			g->has_ts = true;
-			g->tsval = get32(o + 2);
-			g->tsecr = get32(o + 6);
-		} else if (o[0] == 5) {
-			for (int i = 2; i + 8 <= o[1] && g->n_sack < 4; i += 8) {
-				g->sack[g->n_sack].s = get32(o + i);
-				g->sack[g->n_sack++].e = get32(o + i + 4);
-			}
-		}
-		o += o[1];
-	}
-	return true;
-}
-
-const char *frame_text(const struct pkt *p)
-{
-	static char buf[400];
-	struct seg g;
-	const char *bad;
-	int n;
-
-	switch (frame_proto(p)) {
-	case 0:
-		snprintf(buf, sizeof(buf), "ARP %s %u asks %u", p->data[ETH + 7] == 2 ? "answer" : "request", p->data[ETH + 17],
-			 p->data[ETH + 27]);
-		return buf;
-	case 1: case 17:
-		snprintf(buf, sizeof(buf), "%s %u>%u", frame_proto(p) == 1 ? "ICMP" : "UDP", p->data[ETH + 15], p->data[ETH + 19]);
-		return buf;
-	case 6:
-		break;
-	default:
-		return "frame";
-	}
-	if (!frame_parse_tcp(p, &g, &bad)) {
-		snprintf(buf, sizeof(buf), "TCP with %s", bad);
-		return buf;
-	}
-	n = snprintf(buf, sizeof(buf), "%u:%u>%u:%u %s%s%s%s%s seq %u+%u ack %u win %u", g.src, g.sport, g.dst, g.dport,
-		     g.flags & TF_SYN ? "S" : "", g.flags & TF_FIN ? "F" : "", g.flags & TF_RST ? "R" : "",
-		     g.flags & TF_PSH ? "P" : "", g.flags & TF_ACK ? "." : "", g.seq, g.len, g.ack, g.win);
-	if (g.has_ts)
-		n += snprintf(buf + n, sizeof(buf) - (size_t)n, " ts %u %u", g.tsval, g.tsecr);
-	for (unsigned int i = 0; i < g.n_sack; i++)
-		n += snprintf(buf + n, sizeof(buf) - (size_t)n, " sack %u-%u", g.sack[i].s, g.sack[i].e);
-	return buf;
-}
+enum { RTO_US = 40000, RTO_SHIFTS = 5, LINGER_MS = 60000 };
 
 static void host_emit(struct host *h, struct pkt *p)
 {
@@ -328,8 +103,8 @@ static void send_seg(struct host *h, struct tcb *t, uint32_t seq, uint32_t len, 
 	put32(tc + 16, 0);
 	for (uint32_t i = 0; i < len; i++)
 		tc[hl + i] = t->snd[(seq + i) % SIM_SNDBUF];
-	ip_head(p->data, h->addr, t->peer, 6, hl + len, (uint16_t)sim_rand(h->s));
-	put16(tc + 16, ~fold(sum16(tc, hl + len, pseudo(p->data + ETH, hl + len))) & 0xffff);
+	frame_ip(p->data, h->addr, t->peer, 6, hl + len, (uint16_t)sim_rand(h->s));
+	put16(tc + 16, frame_l4_sum(p->data + ETH, tc, hl + len));
 	p->len = (uint16_t)(ETH + IP4 + hl + len);
 	host_emit(h, p);
 }
@@ -676,6 +451,7 @@ void tcp_output(struct host *h, struct tcb *t)
 	struct sim *s = h->s;
 	uint32_t stop, skip, run, len, edge;
 	uint8_t flags;
+	bool nagle = h->node >= 0 && s->g_nagle;
 	int burst = 0;
 
 	if (t->state == T_LINGER && t->want_ack)
@@ -685,6 +461,9 @@ void tcp_output(struct host *h, struct tcb *t)
 	edge = t->una + t->wnd;
 	while (burst++ < 12) {
 		stop = SEQ_LT(t->end, edge) ? t->end : edge;
+		/* What is sent again takes nothing new along. */
+		if (nagle && SEQ_LT(t->nxt, t->max) && SEQ_LT(t->max, stop))
+			stop = t->max;
 		if (SEQ_LT(t->nxt, stop)) {
 			run = unsacked(t, t->nxt, stop, &skip);
 			if (run == t->nxt) {
@@ -694,8 +473,13 @@ void tcp_output(struct host *h, struct tcb *t)
 			len = run - t->nxt;
 			if (len > t->mss)
 				len = t->mss;
-			if (len > 1 && chance(s, 4000))
+			/* Nagle: a small segment waits while anything is under way. */
+			if (nagle && t->nxt == t->max && t->max != t->una) {
+				if (len < t->mss && !(t->fin_queued && t->nxt + len == t->end))
+					break;
+			} else if (len > 1 && chance(s, 4000)) {
 				len = 1 + rnd(s, len);
+			}
 		} else {
 			len = 0;
 		}

@@ -108,7 +108,8 @@ static void test_probe_bad(void **state)
 		const char *binary, *why;
 	} t[] = {
 		{ "lockstep-no-such-qemu", "no such program" },
-		{ "/bin/true", "exited with status 0" },
+		{ "/bin/true", "true: exited with status 0" },
+		{ "/bin/false", "false: exited with status 1" },
 		{ "/bin/ls", "--help" },
 		{ "/dev/null", "ermission denied" },
 	};

@@ -276,6 +276,19 @@ static void bulk(void **state)
 	assert_true(codec_credit_put(p, WIRE_CREDIT_LEN - 1, 1, 1) < 0);
 }
 
+/* The order of these lists is part of the protocol: who changes it raises WIRE_VERSION and docs/protocol.md. */
+static void numbers(void **state)
+{
+	assert_int_equal(WIRE_VERSION, 1);
+	assert_int_equal(CTL_EPOCH_END, 0);
+	assert_int_equal(CTL_PROMOTE, 5);
+	assert_int_equal(CTL_CLAIM, 9);
+	assert_int_equal(CTL_TYPE_MAX, 12);
+	assert_int_equal(NM_INPUT, 0);
+	assert_int_equal(NM_BARRIER, 6);
+	assert_int_equal(NM_MAX, 8);
+}
+
 static void garbage(void **state)
 {
 	const char *env = getenv("SEED");
@@ -322,7 +335,8 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(header), cmocka_unit_test(names), cmocka_unit_test(hello), cmocka_unit_test(refuse),
-		cmocka_unit_test(ctl), cmocka_unit_test(net), cmocka_unit_test(bulk), cmocka_unit_test(garbage),
+		cmocka_unit_test(ctl), cmocka_unit_test(net), cmocka_unit_test(bulk), cmocka_unit_test(numbers),
+		cmocka_unit_test(garbage),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
