@@ -134,6 +134,18 @@ static int find_agent(struct node *n, struct err *e)
 		       "; the variable LOCKSTEP_AGENT can name it", self);
 }
 
+/* Frames that one node's TAP takes and the other's does not would stall connections: both MTUs must be equal. */
+static int shape_add_mtu(struct node *n, uint32_t mtu, struct err *e)
+{
+	char *s;
+
+	if (asprintf(&s, "%smtu=%u\n", n->shape, mtu) < 0)
+		return err_set(e, -ENOMEM, "no memory for the description of the machine");
+	free(n->shape);
+	n->shape = s;
+	return 0;
+}
+
 int node_start_qemu(struct node *n, struct err *e)
 {
 	struct proxy_nic nics[NET_MAX_NICS];
@@ -167,7 +179,12 @@ int node_start_qemu(struct node *n, struct err *e)
 		return err_set(e, -errno, "no random numbers: %s", strerror(errno));
 	n->px = proxy_new(n->frames, &cfg, nics, &(struct proxy_ops){ node_proxy_ops.send, node_proxy_ops.answer,
 			  node_proxy_ops.qemu_gone, n }, e);
-	return n->px ? 0 : e->code;
+	if (!n->px)
+		return e->code;
+	/* Nothing of a network reaches a VM that only stands by, also before it has a peer. */
+	if (n->o->role == RUN_SECONDARY)
+		proxy_event(n->px, NEV_ROLE, 1, NET_SECONDARY);
+	return shape_add_mtu(n, mtu, e);
 }
 
 static void *run_loop(void *arg)

@@ -46,6 +46,13 @@ static void on_vm_ready(void *arg, struct agentctl *agent)
 	struct ft_ev ev = { .type = FE_START };
 	struct err e = { 0 };
 
+	if (!n->started && node_link_start(n, &e) < 0) {
+		log_error("%s", e.msg);
+		n->exit_status = 1;
+		n->ended = true;
+		loop_stop(n->control);
+		return;
+	}
 	memwork_qemu(n->mem, agent, n->o->role == RUN_PRIMARY, !n->probe.wp_async);
 	if (n->restarting) {
 		n->restarting = false;
@@ -55,12 +62,6 @@ static void on_vm_ready(void *arg, struct agentctl *agent)
 	log_note("QEMU is up pid=%d version=%s", (int)vm_pid(n->vm), vm_version(n->vm));
 	n->started = true;
 	node_event(n, &ev);
-	if (node_link_start(n, &e) < 0) {
-		log_error("%s", e.msg);
-		n->exit_status = 1;
-		n->ended = true;
-		loop_stop(n->control);
-	}
 }
 
 static void on_vm_done(void *arg, enum vm_job job, uint64_t num, int rc, const char *why)
@@ -264,10 +265,11 @@ static void restart(struct node *n, uint64_t num)
 {
 	struct err e = { 0 };
 
-	memwork_qemu(n->mem, NULL, false, false);
 	n->restarting = true;
 	n->restart_n = num;
 	vm_kill(n->vm);
+	/* The worker may still be talking to it; it ends at once, since QEMU's end of the socket is closed. */
+	memwork_agent_free(n->mem, vm_agent_take(n->vm));
 	if (node_start_qemu(n, &e) < 0) {
 		log_error("%s", e.msg);
 		n->restarting = false;
@@ -350,6 +352,7 @@ void node_carry_out(struct node *n, const struct ft_act *a)
 		break;
 	case FA_NET:
 		proxy_event(n->px, a->net, a->n, (uint32_t)a->value);
+		node_tell_step(n, a);
 		break;
 	case FA_DO:
 		do_step(n, a->step, a->n);

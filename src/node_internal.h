@@ -124,6 +124,10 @@ int node_monitor_start(struct node *n, struct err *e);
 void node_tell_state(struct node *n, const struct ft_act *a);
 void node_tell_checkpoint(struct node *n);
 void node_tell_end(struct node *n);
+/* node_tell_step() - a step of a failover goes to the log */
+void node_tell_step(struct node *n, const struct ft_act *a);
+/* node_noticed() - the peer is or will be gone; @since: when that began, as far as is known */
+void node_noticed(struct node *n, nstime since);
 void node_blackbox(struct node *n);
 
 #endif

@@ -21,6 +21,7 @@
 #include "node_internal.h"
 
 #define CLOSING_NS (100 * NS_PER_MS)
+#define GOODBYE_NS (20 * NS_PER_MS)
 
 struct closed_report {
 	uint64_t era;
@@ -29,17 +30,18 @@ struct closed_report {
 	char sentence[160];
 };
 
-static void link_down(struct node *n, bool proven)
+/* @how: as FE_LINK_DOWN has it */
+static void link_down(struct node *n, unsigned int how)
 {
-	struct ft_ev ev = { .type = FE_LINK_DOWN, .value = proven };
+	struct ft_ev ev = { .type = FE_LINK_DOWN, .value = how };
 
 	loop_timer_del(n->control, &n->closing);
 	if (n->down_told)
 		return;
 	n->down_told = true;
-	n->lost_at = clock_ns();
-	log_warn("the link to the peer is down %s", proven ? "(closed by its kernel: it is dead)" :
-		 "(not all connections were closed by the peer's kernel)");
+	node_noticed(n, clock_ns());
+	log_warn("the link to the peer is down %s", how == 1 ? "(closed by its kernel: it is dead)" : how == 2 ?
+		 "(this node could not go on with it)" : "(not all connections were closed by the peer's kernel)");
 	/* What is left of the link stays until ft says DROP_LINK: it may have last words for a peer that lives. */
 	node_event(n, &ev);
 }
@@ -49,7 +51,7 @@ static void on_closing(struct loop_timer *t)
 	struct node *n = t->arg;
 
 	if (n->linked)
-		link_down(n, false);
+		link_down(n, 0);
 }
 
 static void on_closed_report(void *arg, const void *data, size_t len)
@@ -65,9 +67,9 @@ static void on_closed_report(void *arg, const void *data, size_t len)
 	n->n_kernel += conn_why_kernel(r.why);
 	if (!conn_why_kernel(r.why)) {
 		log_warn("%s connection: %s", wire_channel_name(r.channel), r.sentence);
-		link_down(n, false);
+		link_down(n, r.why == CONN_GARBLED || r.why == CONN_LIMIT ? 2 : 0);
 	} else if (n->n_closed == WIRE_CHANNELS) {
-		link_down(n, n->n_kernel == WIRE_CHANNELS);
+		link_down(n, 1);
 	} else if (n->n_closed == 1) {
 		loop_timer_set(n->control, &n->closing, clock_ns() + CLOSING_NS);
 	}
@@ -98,6 +100,8 @@ static int on_control(void *arg, const struct wire_head *h, const uint8_t *paylo
 		crash_point(CRASH_staged_received);
 	else if (ev.ctl.type == CTL_LOADED)
 		crash_point(CRASH_loaded_received);
+	if (ev.ctl.type == CTL_PROMOTE || ev.ctl.type == CTL_GONE || ev.ctl.type == CTL_CLAIM)
+		node_noticed(nc->node, clock_ns());
 	ev.n = ev.ctl.n;
 	node_event(nc->node, &ev);
 	return 0;
@@ -229,6 +233,7 @@ static void on_beat(void *arg, const struct hb_event *hb)
 		break;
 	case HB_SILENT:
 		n->silent++;
+		node_noticed(n, hb->since);
 		/* As a timer, which comes after everything that can be read: after a freeze that may be the peer's last words. */
 		loop_timer_set(n->control, &n->silence, loop_now(n->control));
 		break;
@@ -278,15 +283,23 @@ static void on_paired(void *arg, struct pair_link *l)
 	n->beat_at = 0;
 	n->n_closed = n->n_kernel = 0;
 	n->down_told = false;
+	n->lost_at = 0;
 	a.s = l->s[WIRE_CONTROL];
 	make_conn(&n->conns[WIRE_CONTROL], &a);
 	start_beat(n, l);
-	/* Bulk before the event, which may begin to send; frames after it, since the frames' machine must know its role. */
+	/*
+	 * Before the event, which may begin to send. Only the secondary's frame connection comes after it: its frames'
+	 * machine must know its role before the first input arrives, as the primary's must not number input that has
+	 * nowhere to go.
+	 */
 	a.s = l->s[WIRE_BULK];
 	loop_post(n->bulk, on_attach, &n->conns[WIRE_BULK], &a, sizeof(a));
-	node_event(n, &ev);
 	a.s = l->s[WIRE_FRAMES];
-	loop_post(n->frames, on_attach, &n->conns[WIRE_FRAMES], &a, sizeof(a));
+	if (n->o->role == RUN_PRIMARY)
+		loop_post(n->frames, on_attach, &n->conns[WIRE_FRAMES], &a, sizeof(a));
+	node_event(n, &ev);
+	if (n->o->role != RUN_PRIMARY)
+		loop_post(n->frames, on_attach, &n->conns[WIRE_FRAMES], &a, sizeof(a));
 }
 
 static int on_check(void *arg, const struct hello *peer, struct err *e)
@@ -341,7 +354,9 @@ void node_link_drop(struct node *n)
 	n->linked = false;
 	loop_timer_del(n->control, &n->closing);
 	node_link_mute(n);
-	conn_flush(n->conns[WIRE_CONTROL].conn);
+	/* Closing with unread input would be a reset, and a peer that lives would not get our last words. */
+	if (n->conns[WIRE_CONTROL].conn && !n->n_closed)
+		conn_goodbye(n->conns[WIRE_CONTROL].conn, GOODBYE_NS);
 	conn_free(n->conns[WIRE_CONTROL].conn);
 	n->conns[WIRE_CONTROL].conn = NULL;
 	for (int c = WIRE_FRAMES; c < WIRE_CHANNELS; c++)

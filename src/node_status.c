@@ -197,6 +197,28 @@ static bool was_paired(enum ft_state s)
 	return s == FT_PROTECTED || s == FT_STANDBY || s == FT_PROMOTING || s == FT_SYNC;
 }
 
+void node_noticed(struct node *n, nstime since)
+{
+	if (n->lost_at)
+		return;
+	n->lost_at = since;
+	log_note("failover step=noticed after_ms=%.1f last_heartbeat_ms=%.1f phase=%s epoch=%llu", ms(clock_ns() - since),
+		 n->beat_at ? ms(clock_ns() - n->beat_at) : -1.0, ft_phase(n->ft), (unsigned long long)ft_epoch(n->ft));
+}
+
+void node_tell_step(struct node *n, const struct ft_act *a)
+{
+	double at = n->lost_at ? ms(clock_ns() - n->lost_at) : 0;
+
+	if (a->net == NEV_PROMOTE)
+		log_note("failover step=promoted at_ms=%.1f: output is on, input is given again, addresses are announced", at);
+	else if (a->net == NEV_ALONE)
+		log_note("failover step=released at_ms=%.1f: what was held leaves", at);
+	else if (a->net == NEV_LOADED && ft_state(n->ft) == FT_PROMOTING)
+		log_note("failover step=finished at_ms=%.1f epoch=%llu: the checkpoint that was under way is complete", at,
+			 (unsigned long long)a->n);
+}
+
 void node_tell_state(struct node *n, const struct ft_act *a)
 {
 	enum ft_state s = ft_state(n->ft), was = n->last_state;
@@ -204,16 +226,13 @@ void node_tell_state(struct node *n, const struct ft_act *a)
 	nstime now = clock_ns();
 
 	n->last_state = s;
-	if (s == FT_PROMOTING && was != FT_PROMOTING) {
-		n->failed_over_at = now;
+	if (s == FT_ALONE && was != s && was != FT_INIT && was != FT_SYNC) {
+		n->failed_over_at = n->lost_at ? n->lost_at : n->state_at;
 		n->failover_reason = a->reason;
-	}
-	if (s == FT_ALONE && was == FT_PROMOTING)
 		n->failover_took = now - n->failed_over_at;
-	if (s == FT_ALONE && was == FT_PROTECTED) {
-		n->failed_over_at = now;
-		n->failover_reason = a->reason;
 	}
+	if (s == FT_PROMOTING && was != s && !n->lost_at)
+		n->lost_at = now;
 	/* The control machine announces a reason of its own sometimes, and the end once more when it is final. */
 	if (s == was)
 		return;
@@ -221,15 +240,12 @@ void node_tell_state(struct node *n, const struct ft_act *a)
 		 ft_reason_name(a->reason), (unsigned long long)ft_epoch(n->ft), ft_generation(n->ft),
 		 ms(now - n->state_at));
 	n->state_at = now;
-	if (s == FT_ALONE && was == FT_STANDBY) {
-		n->failed_over_at = n->lost_at ? n->lost_at : now;
-		n->failover_reason = a->reason;
-		n->failover_took = now - n->failed_over_at;
-	}
 	if (s == FT_ALONE && (was == FT_PROMOTING || was == FT_STANDBY))
 		log_note("failover complete: this node serves now reason=%s took_ms=%.1f", ft_reason_name(a->reason),
 			 ms(n->failover_took));
-	if (s == FT_ALONE && (was == FT_PROTECTED || was == FT_SYNC))
+	if (s == FT_ENDED && was == FT_JOINING)
+		log_error("this node was not yet synchronised, so it cannot take over; start it again to protect the VM");
+	if (s == FT_ALONE && (was == FT_PROTECTED || was == FT_SYNC) && a->reason != FT_WHY_GUEST_OFF)
 		log_warn("the VM goes on alone, without protection reason=%s", ft_reason_name(a->reason));
 	o = json_object_new_object();
 	if (o) {

@@ -15,7 +15,7 @@
  * echoing is taken off the round trip.
  *
  * Frozen. A process that did not run (SIGSTOP, a suspended or starved host) has heard nothing, but it cannot know
- * that the peer was silent. When this thread itself runs more than HB_FREEZE intervals late, it counts silence anew
+ * that the peer was silent. When this thread itself runs more than HB_FREEZE intervals (or half the silence) late, it counts silence anew
  * from now, and the ages of its own loops from now, and says so. What had arrived meanwhile is read first: the loop
  * runs timers last.
  *
@@ -154,8 +154,12 @@ static void hb_report(struct heartbeat *hb, nstime now)
 static void hb_check_frozen(struct heartbeat *hb, nstime now)
 {
 	nstime late = now > hb->due ? now - hb->due : 0;
+	nstime most = HB_FREEZE * hb->cfg.interval;
 
-	if (late <= HB_FREEZE * hb->cfg.interval)
+	/* Well below the silence, or a nap that is no freeze yet would already pass for the peer's death. */
+	if (most > hb->cfg.silence / 2)
+		most = hb->cfg.silence / 2;
+	if (late <= most)
 		return;
 	hb->due = now;
 	hb->thaw = now;
@@ -165,7 +169,8 @@ static void hb_check_frozen(struct heartbeat *hb, nstime now)
 	if (late > hb->st.frozen_max)
 		hb->st.frozen_max = late;
 	pthread_mutex_unlock(&hb->lock);
-	log_warn("heartbeat: this node did not run for %llu ms, the peer's silence is counted from now",
+	log_msg(late < HB_DEF_INTERVAL ? LOG_DEBUG : LOG_WARN,
+		"heartbeat: this node did not run for %llu ms, the peer's silence is counted from now",
 		 (unsigned long long)(late / NS_PER_MS));
 }
 

@@ -495,6 +495,27 @@ void memwork_qemu(struct memwork *w, struct agentctl *agent, bool share, bool so
 	loop_post(w->loop, on_qemu_up, w, &m, sizeof(m));
 }
 
+static void on_agent_free(void *arg, const void *data, size_t len)
+{
+	struct memwork *w = arg;
+	struct agentctl *a;
+
+	memcpy(&a, data, len < sizeof(a) ? len : sizeof(a));
+	if (w->agent == a) {
+		dirty_free(w->dirty);
+		svmmem_free(w->svm);
+		w->dirty = NULL;
+		w->svm = NULL;
+		w->agent = NULL;
+	}
+	agentctl_free(a);
+}
+
+void memwork_agent_free(struct memwork *w, struct agentctl *agent)
+{
+	loop_post(w->loop, on_agent_free, w, &agent, sizeof(agent));
+}
+
 int memwork_take_pages(struct memwork *w, uint64_t first, uint64_t count, const uint8_t *data, struct err *e)
 {
 	if (!w->stage || first >= w->ram->n_pages || count > w->ram->n_pages - first)

@@ -75,6 +75,9 @@ void memwork_free(struct memwork *w);
  */
 void memwork_qemu(struct memwork *w, struct agentctl *agent, bool share, bool soft);
 
+/* memwork_agent_free() - this QEMU is gone for good: let go of its agent, then free it; any thread */
+void memwork_agent_free(struct memwork *w, struct agentctl *agent);
+
 /* memwork_job() - begin a job; ops.done() follows; any thread */
 void memwork_job(struct memwork *w, enum mem_job job, uint64_t n);
 

@@ -44,6 +44,7 @@ struct vm {
 	struct qmp *qmp;
 	struct agentctl *agent;
 	struct loop_timer ping;
+	nstime ping_at;			/* when it was due: the timer itself forgets */
 	bool share, ready, killed, hung_told;
 	bool off;			/* run state shutdown: needs a reset before it can run again */
 	char version[32];
@@ -249,6 +250,12 @@ static void on_event(void *arg, const char *name, struct json_object *data)
 	}
 }
 
+static void arm_ping(struct vm *vm)
+{
+	vm->ping_at = clock_ns() + PING_NS;
+	loop_timer_set(vm->loop, &vm->ping, vm->ping_at);
+}
+
 static void on_ready(void *arg, const char *version)
 {
 	struct vm *vm = arg;
@@ -266,7 +273,7 @@ static void on_ready(void *arg, const char *version)
 		return;
 	}
 	vm->ready = true;
-	loop_timer_set(vm->loop, &vm->ping, clock_ns() + PING_NS);
+	arm_ping(vm);
 	vm->ops.ready(vm->ops.arg, vm->agent);
 }
 
@@ -328,11 +335,11 @@ static void on_ping(struct loop_timer *t)
 	if (!since)
 		qmp_cmd(vm->qmp, "query-status", NULL, NS_NEVER, on_pong, vm);
 	/* A node that was itself frozen has to give QEMU the time that it did not have. */
-	if (since && now - since > vm->spec.qemu_timeout && now - t->at < PING_NS && !vm->hung_told) {
+	if (since && now - since > vm->spec.qemu_timeout && now - vm->ping_at < PING_NS && !vm->hung_told) {
 		vm->hung_told = true;
 		vm->ops.hung(vm->ops.arg);
 	}
-	loop_timer_set(vm->loop, &vm->ping, now + PING_NS);
+	arm_ping(vm);
 }
 
 struct vm *vm_new(struct loop *loop, const struct vm_spec *spec, const struct vm_ops *ops, struct err *e)
@@ -436,6 +443,14 @@ out:
 	for (unsigned int i = 0; i < CMDLINE_NICS_MAX; i++)
 		close_pair(nic[i]);
 	return rc;
+}
+
+struct agentctl *vm_agent_take(struct vm *vm)
+{
+	struct agentctl *a = vm->agent;
+
+	vm->agent = NULL;
+	return a;
 }
 
 void vm_kill(struct vm *vm)

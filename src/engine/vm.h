@@ -65,6 +65,9 @@ int vm_start(struct vm *vm, bool share, int nic_fd[CMDLINE_NICS_MAX], struct err
 /* vm_job() - begin a job; done() follows in any case (unless the VM is killed) */
 void vm_job(struct vm *vm, enum vm_job job, uint64_t n);
 
+/* vm_agent_take() - the agent of a QEMU that was killed, the caller's to free once nobody uses it any more; may be NULL */
+struct agentctl *vm_agent_take(struct vm *vm);
+
 /* vm_kill() - end QEMU now; waits until it is gone; died() is not called */
 void vm_kill(struct vm *vm);
 

@@ -21,6 +21,10 @@ int tap_open(const char *ifname, uint32_t *mtu, struct err *e)
 
 	if (!*ifname || strlen(ifname) >= sizeof(ifr.ifr_name))
 		return err_set(e, -EINVAL, "'%s' cannot be the name of an interface: it may have 1 to 15 characters", ifname);
+	/* TUNSETIFF would make one, down and in no bridge: a VM that nobody can reach. */
+	if (!if_nametoindex(ifname))
+		return err_set(e, -ENODEV, "there is no interface %s; make it with `ip tuntap add %s mode tap` and put it where "
+			       "the VM's network is", ifname, ifname);
 	fd = open("/dev/net/tun", O_RDWR | O_NONBLOCK | O_CLOEXEC);
 	if (fd < 0)
 		return err_set(e, -errno, "cannot open /dev/net/tun: %s", strerror(errno));

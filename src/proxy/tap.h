@@ -10,7 +10,7 @@
 
 /*
  * tap_open() - attach to a TAP interface, as QEMU's tap netdev with script=no does
- * @ifname: its name; made when it does not exist (and gone with the process)
+ * @ifname: its name; it must exist
  * @mtu:    set to its MTU
  *
  * Whole Ethernet frames, no virtio-net header, so the kernel computes checksums and cuts large segments before

@@ -4,12 +4,14 @@
 import contextlib
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 
 from bed import SANITIZED, until
 from harness import case, must, note, say
-from load import Count, Incr, Load, Mixed, Random, ms
+from load import Count, Download, Incr, Load, Mixed, Random, Upload, ms
 
 
 NOTICED = 4.0  # s of a stop of 5 s, after which a hung QEMU (--qemu-timeout 3000) must have been noticed
@@ -181,3 +183,31 @@ def heartbeat_stops_but_link_stays(bed):
     note("both noticed within %.1f s; this is the split brain that the start warns of", time.monotonic() - begun)
     for node in (bed.a, bed.b):
         must("silent" in node.said(), "node %s does not say why: %s", node.name, node.tail())
+
+
+@case("liveness", "contention", timeout=180)
+def checkpoints_on_a_busy_machine(bed):
+    """
+    Streams and diverging answers while both CPUs are fought for: every checkpoint must load at the first try, none may
+    have caught a device between two states.
+    """
+    bed.start_pair()
+    burners = [subprocess.Popen([sys.executable, "-c", "while True: pass"], stdin=subprocess.DEVNULL)
+               for _ in range(3 * (os.cpu_count() or 1))]
+    try:
+        with Load(bed, [Incr("a", depth=8), Incr("b", depth=8), Mixed("m", depth=3), Count(), Random(), Upload(1 << 19),
+                        Download(1 << 19)]) as load:
+            begun = time.monotonic()
+            while time.monotonic() - begun < 60:
+                time.sleep(0.5)
+                load.check()
+                must("step failed" not in bed.b.said(), "a checkpoint could not be loaded: %s", bed.b.tail(8))
+            must(bed.a.state() == "protected", "node a is %s", bed.a.state())
+            note("%d checkpoints, %d answers, longest gap %s", bed.a.checkpoints(), load.answers(), ms(load.gap()))
+            for p in burners:
+                p.kill()
+            load.finish()
+    finally:
+        for p in burners:
+            p.kill()
+            p.wait()

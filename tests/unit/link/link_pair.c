@@ -295,6 +295,33 @@ static void pairs(void **state)
 	}
 }
 
+static void ipv6(void **state)
+{
+	struct sockaddr_in6 in6 = { .sin6_family = AF_INET6, .sin6_addr = IN6ADDR_LOOPBACK_INIT };
+	struct node a = { 0 }, b = { 0 };
+	long port;
+
+	b.cfg.listen = true;
+	memcpy(&b.cfg.addrs[0].ss, &in6, sizeof(in6));
+	b.cfg.addrs[0].len = sizeof(in6);
+	b.cfg.n_addrs = 1;
+	port = on_loop(&lp, do_new, &b);
+	if (port < 0)
+		skip();		/* a host without IPv6 */
+	/* The first address leads nowhere, the second one is right, as with a host name that has two. */
+	a.cfg.addrs[0] = at(1);
+	in6.sin6_port = htons((uint16_t)port);
+	memcpy(&a.cfg.addrs[1].ss, &in6, sizeof(in6));
+	a.cfg.addrs[1].len = sizeof(in6);
+	a.cfg.n_addrs = 2;
+	assert_int_equal(on_loop(&lp, do_new, &a), 0);
+	wait_loop(&lp, is_paired, &a, "paired");
+	wait_loop(&lp, is_paired, &b, "paired");
+	assert_true(addr_is_loopback(&b.link.remote));
+	on_loop(&lp, do_free, &a);
+	on_loop(&lp, do_free, &b);
+}
+
 static void large_shape(void **state)
 {
 	struct node a = { 0 }, b = { 0 };
@@ -642,7 +669,7 @@ static int teardown(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(pairs), cmocka_unit_test(large_shape), cmocka_unit_test(refused),
+		cmocka_unit_test(pairs), cmocka_unit_test(ipv6), cmocka_unit_test(large_shape), cmocka_unit_test(refused),
 		cmocka_unit_test(second_peer), cmocka_unit_test(strangers), cmocka_unit_test(crowd),
 		cmocka_unit_test(bad_listeners), cmocka_unit_test(garbage),
 	};
