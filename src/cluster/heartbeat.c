@@ -15,9 +15,9 @@
  * echoing is taken off the round trip.
  *
  * Frozen. A process that did not run (SIGSTOP, a suspended or starved host) has heard nothing, but it cannot know
- * that the peer was silent. When this thread itself runs more than HB_FREEZE intervals (or half the silence) late, it counts silence anew
- * from now, and the ages of its own loops from now, and says so. What had arrived meanwhile is read first: the loop
- * runs timers last.
+ * that the peer was silent. When this thread itself runs more than HB_FREEZE intervals (or half the silence) late, it
+ * counts silence anew from now, and the ages of its own loops from now, and says so. What had arrived meanwhile is
+ * read first: the loop runs timers last.
  *
  * Progress of a loop is the end of its last turn, and an idle loop has no turns. So a loop that has not turned for
  * an interval is sent an empty message, one at a time. Should a loop hang with its queue full, loop_post() waits, and
@@ -309,7 +309,8 @@ static void hb_take(struct heartbeat *hb, const uint8_t *p, size_t len, const st
 		bool stuck = b.age_ms[i] != BEAT_AGE_NONE && b.age_ms[i] * NS_PER_MS > hb->cfg.stuck;
 
 		if (stuck && !(hb->stuck & 1u << i))
-			log_warn("heartbeat: the peer's %s has made no progress for %u ms", beat_source_name(i), b.age_ms[i]);
+			log_warn("heartbeat: the peer's %s has made no progress for %u ms", beat_source_name(i),
+				 b.age_ms[i]);
 		hb->stuck = stuck ? hb->stuck | 1u << i : hb->stuck & ~(1u << i);
 	}
 	hb_echo(hb, &b, now);

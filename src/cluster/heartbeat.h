@@ -22,8 +22,11 @@ struct heartbeat;
 #define HB_DEF_STUCK	(5 * NS_PER_S)
 
 enum hb_event_type {
-	HB_BEAT,	/* a beat of ours was answered: sent, rtt. Only the newest counts. sent 0: a beat of the peer came that
-			 * answered none of ours, and will be answered by our next one */
+	/*
+	 * A beat of ours was answered: sent, rtt. Only the newest counts. sent 0: a beat of the peer came that answered
+	 * none of ours, and will be answered by our next one.
+	 */
+	HB_BEAT,
 	HB_SILENT,	/* nothing heard: since (when the last one came, or when we began) */
 	HB_HEARD,	/* after HB_SILENT: the peer is heard again */
 	HB_STUCK,	/* the peer's which makes no progress: age; said once until HB_MOVING */
@@ -46,7 +49,7 @@ struct hb_cfg {
 	uint8_t session[BEAT_ID_LEN];
 	uint8_t vm_id[BEAT_ID_LEN];
 	uint32_t generation;
-	bool listener;			/* bound to @local, learns the peer's address from its beats; else sends to @remote */
+	bool listener;			/* bound to @local, learns the peer's address; else sends to @remote */
 	struct sockaddr_storage local;	/* with @listener: address and port to bind */
 	socklen_t local_len;
 	struct sockaddr_storage remote;	/* without: the peer's address and port */

@@ -241,6 +241,19 @@ static void compare_rst(struct net *net, struct flow *f)
 	release_segment(net, f, h, &p);
 }
 
+/* Ask for a checkpoint and say for which flow: people want to know why. */
+static void want_for(struct net *net, struct flow *f, enum ckpt_cause cause)
+{
+	struct net_act *a = net_want(net, cause);
+
+	if (!a)
+		return;
+	a->msg.key = f->key;
+	a->msg.seq32 = f->out_nxt;
+	a->msg.ack32 = f->loc.ack;
+	a->msg.room = f->loc.held.n;
+}
+
 void compare_guess(struct net *net, struct flow *f)
 {
 	if (f->diverged || f->streak < GUESS_FROM || !f->loc.held.n || ++f->guesses % GUESS_CHECK == 0)
@@ -300,7 +313,7 @@ void compare_flow(struct net *net, struct flow *f)
 	if (f->diverged) {
 		if (!(net->wanted & 1u << CAUSE_MISMATCH))
 			net->st.mismatches++;
-		net_want(net, CAUSE_MISMATCH);
+		want_for(net, f, CAUSE_MISMATCH);
 	}
 }
 
@@ -341,6 +354,6 @@ void compare_scan(struct net *net)
 		if (since < net->loaded_at)
 			since = net->loaded_at;
 		if (net->now - since >= most)
-			net_want(net, CAUSE_TIMEOUT);
+			want_for(net, f, CAUSE_TIMEOUT);
 	}
 }

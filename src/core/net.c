@@ -186,10 +186,12 @@ struct net_act *net_msg_new(struct net *net, enum net_msg_type type)
 	return a;
 }
 
-void net_want(struct net *net, enum ckpt_cause cause)
+struct net_act *net_want(struct net *net, enum ckpt_cause cause)
 {
+	struct net_act *a;
+
 	if (net->role != NET_PRIMARY || !net->holding || net->wanted & 1u << cause)
-		return;
+		return NULL;
 	net->wanted |= 1u << cause;
 	if (cause == CAUSE_TIMEOUT) {
 		net->backoff += net->timeout_last;
@@ -198,7 +200,9 @@ void net_want(struct net *net, enum ckpt_cause cause)
 		net->backoff = 0;
 		net->timeout_last = false;
 	}
-	net_act_new(net, NA_WANT)->arg = cause;
+	a = net_act_new(net, NA_WANT);
+	a->arg = cause;
+	return a;
 }
 
 void net_dirty(struct net *net, struct flow *f)

@@ -152,7 +152,8 @@ enum net_act_type {
 	NA_CUT,		/* n, seq: the gate is closed; the VM may be stopped */
 	NA_DRAINED,	/* n: all output of before the stop is taken; on the primary the barrier was placed */
 	NA_BARRIER,	/* n: secondary: the barrier of n has arrived */
-	NA_WANT,	/* arg: enum ckpt_cause: a checkpoint is needed */
+	NA_WANT,	/* arg: enum ckpt_cause: a checkpoint is needed; msg.key, seq32, ack32, room: the flow, where it is one,
+			 * the first position held, the acknowledgement owed, and how many segments are held */
 };
 
 struct net_act {

@@ -96,7 +96,8 @@ struct net {
 /* net.c */
 struct net_act *net_act_new(struct net *net, enum net_act_type type);
 struct net_act *net_msg_new(struct net *net, enum net_msg_type type);
-void net_want(struct net *net, enum ckpt_cause cause);
+/* net_want() - Return: the action, to add the flow to, or NULL when it was asked for before */
+struct net_act *net_want(struct net *net, enum ckpt_cause cause);
 void net_dirty(struct net *net, struct flow *f);
 void net_give(struct net *net, uint8_t nic, uint32_t frame);
 struct flow *net_flow(struct net *net, const struct flow_key *key);

@@ -477,7 +477,7 @@ static void on_qemu_up(void *arg, const void *data, size_t len)
 	if (!m.agent)
 		return;
 	if (!m.share) {
-		w->svm = svmmem_new(m.agent, w->ram, clock_ns() + DROP_NS, &e);
+		w->svm = svmmem_new(m.agent, w->ram, &e);
 		if (!w->svm)
 			log_error("the SVM's own pages cannot be followed: %s", e.msg);
 		return;

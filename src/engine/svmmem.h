@@ -17,7 +17,6 @@
 struct svmmem;
 
 struct svmmem_stats {
-	bool tracked;		/* written pages are known from userfaultfd, not from looking at every page */
 	uint64_t reverts;	/* calls of svmmem_revert() */
 	uint64_t last_pages;	/* pages that the last one gave back */
 };
@@ -26,11 +25,10 @@ struct svmmem_stats {
  * svmmem_new() - begin, after agentctl_hello() and while QEMU is stopped
  * @a:        agent in the secondary's QEMU; used in every call here, to be freed after
  * @ram:      the image
- * @deadline: absolute, for the agent
  *
  * Return: NULL with @e filled: QEMU maps the memory shared, the kernel can tell no private pages, no memory
  */
-struct svmmem *svmmem_new(struct agentctl *a, const struct ram *ram, nstime deadline, struct err *e);
+struct svmmem *svmmem_new(struct agentctl *a, const struct ram *ram, struct err *e);
 
 void svmmem_free(struct svmmem *m);
 

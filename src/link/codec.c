@@ -184,7 +184,7 @@ int codec_hello_get(const struct wire_head *h, const uint8_t *p, size_t len, str
 	cursor_copy(&c, m->session, LINK_ID_LEN);
 	m->shape_len = cursor_u32(&c);
 	if (name_len > WIRE_MAX_NAME || m->shape_len > WIRE_MAX_SHAPE)
-		return err_set(e, -EPROTO, "a hello has a name of %u and a shape of %zu bytes, at most %u and %u are allowed",
+		return err_set(e, -EPROTO, "a hello has a name of %u and a shape of %zu bytes, allowed are %u and %u",
 			       name_len, m->shape_len, WIRE_MAX_NAME, WIRE_MAX_SHAPE);
 	cursor_copy(&c, m->name, name_len);
 	shape = cursor_get(&c, m->shape_len);
@@ -391,8 +391,8 @@ int codec_pages_get(const struct wire_head *h, const uint8_t *p, size_t len, str
 	m->count = cursor_u32(&c);
 	flags = cursor_u32(&c);
 	m->zero = flags & WIRE_PAGES_ZERO;
-	if (!c.bad && (!m->count || m->count > (m->zero ? WIRE_MAX_ZERO_PAGES : WIRE_MAX_PAGES) || (flags & ~WIRE_PAGES_ZERO) ||
-		       m->first > UINT64_MAX / WIRE_PAGE - m->count))
+	if (!c.bad && (!m->count || m->count > (m->zero ? WIRE_MAX_ZERO_PAGES : WIRE_MAX_PAGES) ||
+		       (flags & ~WIRE_PAGES_ZERO) || m->first > UINT64_MAX / WIRE_PAGE - m->count))
 		return err_set(e, -EPROTO, "a pages message has %u pages from %llu with flags 0x%x", m->count,
 			       (unsigned long long)m->first, flags);
 	if (!m->zero)

@@ -346,7 +346,7 @@ int conn_send(struct conn *c, const struct wire_head *head, const struct iovec *
 	if (total > ring_room(&c->out)) {
 		char s[256];
 
-		snprintf(s, sizeof(s), "the peer takes nothing on the %s connection, and %zu bytes that must not be lost wait",
+		snprintf(s, sizeof(s), "the peer takes nothing on the %s connection, %zu bytes that must not be lost wait",
 			 wire_channel_name(c->cfg.channel), c->out.len);
 		conn_fail(c, CONN_LIMIT, s);
 		return -EPIPE;
@@ -411,7 +411,8 @@ static bool conn_message(struct conn *c, const struct wire_head *h, const uint8_
 		c->rx_bytes += WIRE_HDR_LEN + h->len;
 		c->rx_msgs++;
 		c->st.msgs_in++;
-		if (c->rx_bytes > c->granted_bytes + CONN_SLACK_BYTES || c->rx_msgs > c->granted_msgs + CONN_SLACK_MSGS) {
+		if (c->rx_bytes > c->granted_bytes + CONN_SLACK_BYTES ||
+		    c->rx_msgs > c->granted_msgs + CONN_SLACK_MSGS) {
 			rc = err_set(&e, -EPROTO, "the peer sends far beyond its credit on the %s connection",
 				     wire_channel_name(c->cfg.channel));
 		} else {

@@ -38,17 +38,20 @@ bool conn_why_kernel(enum conn_why w);
 struct conn_cfg {
 	enum wire_channel channel;
 	uint8_t vm_id[LINK_ID_LEN];	/* put into what is sent, demanded of what comes */
-	size_t soft;			/* bytes queued beyond which conn_send() says -EAGAIN; 0: the channel's default */
+	size_t soft;			/* bytes queued beyond which conn_send() says -EAGAIN; 0: the default */
 	size_t hard;			/* bytes queued at most, with messages that must go; 0: the channel's default */
 	uint64_t window_bytes;		/* how much the peer may have sent that was not consumed; 0: the default */
 	uint64_t window_msgs;
-	bool manual;			/* the owner calls conn_consumed(); else a message is consumed when message() returns */
+	bool manual;			/* the owner calls conn_consumed(); else it is done when message() returns */
 	/*
 	 * One message has come. @payload (h->len bytes) lies in the read buffer and is valid during the call only.
 	 * Return: 0, or -errno with @e when it makes no sense: the connection ends as CONN_GARBLED with that sentence
 	 */
 	int (*message)(void *arg, const struct wire_head *h, const uint8_t *payload, struct err *e);
-	/* After a -EAGAIN or a conn_ready() that said no: there is room again (the queue is below half, and credit for a message of that size). May be NULL */
+	/*
+	 * After a -EAGAIN or a conn_ready() that said no: there is room again (the queue is below half of soft, and
+	 * there is credit for a message of that size). May be NULL
+	 */
 	void (*writable)(void *arg);
 	/* The connection is over, called once, never from inside conn_send(); conn_free() it when convenient. */
 	void (*closed)(void *arg, enum conn_why why, const char *sentence);
@@ -60,7 +63,7 @@ struct conn_stats {
 	uint64_t msgs_in, msgs_out;	/* CREDIT not counted */
 	uint64_t again_soft;		/* -EAGAIN because of the soft limit */
 	uint64_t again_credit;		/* -EAGAIN because of the peer's credit */
-	uint64_t copied;		/* bytes that went through the queue, not straight from the caller to the kernel */
+	uint64_t copied;		/* bytes that went through the queue, not straight to the kernel */
 	uint64_t queued, queued_max;	/* bytes in the queue: now, and the most there ever were */
 	uint64_t unconsumed;		/* bytes received and not consumed, now */
 };
@@ -98,7 +101,7 @@ bool conn_ready(struct conn *c, size_t len);
 /* conn_queued() - bytes that wait in the queue */
 size_t conn_queued(const struct conn *c);
 
-/* conn_flush() - write what is queued now; for who sends from a before-sleep hook, or is about to block; NULL is fine */
+/* conn_flush() - write what is queued now; for who sends from a before-sleep hook or will block; NULL is fine */
 void conn_flush(struct conn *c);
 
 /* conn_consumed() - the owner is done with @msgs messages of @bytes payload bytes; only with cfg.manual */

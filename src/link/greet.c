@@ -109,7 +109,8 @@ static int greet_head(struct greet *g, struct err *e)
 	if (rc < 0)
 		return rc;
 	if (g->head.type != WIRE_HELLO && g->head.type != WIRE_WELCOME && g->head.type != WIRE_REFUSE)
-		return err_set(e, -EPROTO, "a %s message came before the handshake was done", wire_type_name(g->head.type));
+		return err_set(e, -EPROTO, "a %s message came before the handshake was done",
+			       wire_type_name(g->head.type));
 	g->body = malloc(g->head.len + 1);
 	g->body_n = 0;
 	return g->body ? 0 : err_set(e, -ENOMEM, "no memory for a message of %u bytes", g->head.len);

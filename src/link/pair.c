@@ -192,7 +192,8 @@ void pair_complete(struct pair *p)
 	p->link.local.len = p->link.remote.len = sizeof(struct sockaddr_storage);
 	if (getsockname(greet_fd(p->set[0]), (struct sockaddr *)&p->link.local.ss, &p->link.local.len) < 0 ||
 	    getpeername(greet_fd(p->set[0]), (struct sockaddr *)&p->link.remote.ss, &p->link.remote.len) < 0) {
-		pair_attempt_failed(p, greet_peer(p->set[0]), "the peer closed the connection during the handshake", false);
+		pair_attempt_failed(p, greet_peer(p->set[0]), "the peer closed the connection during the handshake",
+				    false);
 		return;
 	}
 	log_debug("link: paired with %s (%s, generation %u)", greet_peer(p->set[0]),

@@ -67,7 +67,8 @@ static void pair_accept(struct loop_fd *w, uint32_t events)
 
 		if (fd < 0) {
 			if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) {
-				log_warn("link: cannot accept a connection, trying again in a second: %s", strerror(errno));
+				log_warn("link: cannot accept a connection, trying again in a second: %s",
+					 strerror(errno));
 				loop_fd_mod(p->cfg.loop, w, 0);
 				loop_timer_set(p->cfg.loop, &p->timer, clock_ns() + NS_PER_S);
 			}

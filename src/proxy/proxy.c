@@ -86,6 +86,18 @@ static void arm_out(struct proxy_port *p)
 	loop_fd_mod(p->px->loop, &p->qemu, want ? EPOLLIN | EPOLLOUT : EPOLLIN);
 }
 
+static void tell_why(const struct net_act *a)
+{
+	const struct flow_key *k = &a->msg.key;
+
+	if (k->family == 4)
+		log_info("checkpoint wanted cause=%s guest_port=%u client=%u.%u.%u.%u:%u held=%u position=%u ack=%u",
+			 ckpt_cause_name(a->arg), k->guest_port, k->other[0], k->other[1], k->other[2], k->other[3],
+			 k->other_port, a->msg.room, a->msg.seq32, a->msg.ack32);
+	else
+		log_info("checkpoint wanted cause=%s", ckpt_cause_name(a->arg));
+}
+
 static void carry_out(struct proxy *px, const struct net_act *a)
 {
 	struct proxy_port *p = &px->ports[a->nic];
@@ -114,10 +126,12 @@ static void carry_out(struct proxy *px, const struct net_act *a)
 		else
 			loop_timer_del(px->loop, &px->watch);
 		break;
+	case NA_WANT:
+		tell_why(a);
+		/* fall through */
 	case NA_CUT:
 	case NA_DRAINED:
 	case NA_BARRIER:
-	case NA_WANT:
 		px->ops.answer(px->ops.arg, a->type, a->n, a->arg);
 		break;
 	}

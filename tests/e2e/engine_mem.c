@@ -244,7 +244,7 @@ static void restart(const struct vm_opts *o)
 	t = clock_ns();
 	vm_restart(s, o, true);
 	svmmem_free(mem);
-	mem = svmmem_new(s->agent, s->ram, clock_ns() + 5 * NS_PER_S, &e);
+	mem = svmmem_new(s->agent, s->ram, &e);
 	if (!mem)
 		die("%s", e.msg);
 	revert();
@@ -337,7 +337,7 @@ int main(int argc, char **argv)
 	stage = stage_new(p->ram->n_pages, 0, "/tmp", &e);
 	copy = malloc(p->ram->size);
 	seen = malloc(p->ram->size);
-	mem = svmmem_new(s->agent, s->ram, clock_ns() + 5 * NS_PER_S, &e);
+	mem = svmmem_new(s->agent, s->ram, &e);
 	if (!dirty || !buf || !stage || !mem || !copy || !seen || pageset_init(&set, p->ram->n_pages) < 0 ||
 	    pageset_init(&mine, p->ram->n_pages) < 0)
 		die("%s", e.msg);

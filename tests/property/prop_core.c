@@ -4,8 +4,11 @@
  *
  *	prop_core [--seed S] [--count N] [--seconds T] [--jobs J] [--trace] [--faults] [--fault NAME]
  *
- * Without --count it runs for T seconds (default 60). --faults plants each fault of core/ in turn and must find it.
- * A violation is printed with its seed; --seed S --count 1 --trace shows that schedule, event by event.
+ * Without arguments it runs for 45 seconds, or LOCKSTEP_PROP_SECONDS, on two jobs, seeds from 1 on, and says so when
+ * that was not enough for WANTED schedules; slowness of the machine is no failure. --count N runs N schedules however
+ * long it takes. --faults plants each fault of core/ in turn and must find it: a seed counts only when it passes
+ * without the fault and the assertion that it breaks is the one about this fault. Exit status: 0, 1 for violations
+ * or faults not found, 2 for wrong usage. A violation is printed with its seed and how to see it again.
  */
 #include <errno.h>
 #include <getopt.h>
@@ -19,7 +22,7 @@
 
 #include "sim.h"
 
-enum { MAX_JOBS = 16, MAX_FOUND = 4000 };
+enum { MAX_JOBS = 16, MAX_FOUND = 4000, SECONDS = 45, WANTED = 100000, FAULT_SCHEDULES = 5000 };
 
 struct found {
 	uint64_t seed;
@@ -193,8 +196,9 @@ static void print_found(const struct shared *sh, int jobs)
 {
 	for (int j = 0; j < jobs; j++)
 		for (uint64_t i = 0; i < sh->w[j].n_found && i < MAX_FOUND; i++)
-			printf("  seed %lu: %s: %s\n", (unsigned long)sh->w[j].found[i].seed, sh->w[j].found[i].promise,
-			       sh->w[j].found[i].why);
+			printf("  seed %lu: %s: %s\n    to see it: prop_core --seed %lu --count 1 --trace\n",
+			       (unsigned long)sh->w[j].found[i].seed, sh->w[j].found[i].promise, sh->w[j].found[i].why,
+			       (unsigned long)sh->w[j].found[i].seed);
 }
 
 static int run_faults(struct shared *sh, struct opts o, const char *only)
@@ -237,7 +241,8 @@ int main(int argc, char **argv)
 		{ "seed", 1, NULL, 's' }, { "count", 1, NULL, 'n' }, { "seconds", 1, NULL, 't' }, { "jobs", 1, NULL, 'j' },
 		{ "trace", 0, NULL, 'v' }, { "faults", 0, NULL, 'f' }, { "fault", 1, NULL, 'F' }, { "keep-going", 0, NULL, 'k' },
 		{ "with", 1, NULL, 'w' }, { NULL, 0, NULL, 0 } };
-	struct opts o = { .seed = 1, .count = UINT64_MAX, .seconds = 60, .jobs = 2 };
+	struct opts o = { .seed = 1, .count = UINT64_MAX, .seconds = SECONDS, .jobs = 2 };
+	const char *env = getenv("LOCKSTEP_PROP_SECONDS");
 	const char *only = NULL;
 	bool plant = false, counted = false, timed = false;
 	struct shared *sh;
@@ -246,6 +251,8 @@ int main(int argc, char **argv)
 	long n;
 	int c;
 
+	if (env && atof(env) > 0)
+		o.seconds = atof(env);
 	while ((c = getopt_long(argc, argv, "", longs, NULL)) != -1) {
 		switch (c) {
 		case 's': o.seed = strtoull(optarg, NULL, 0); break;
@@ -278,7 +285,9 @@ int main(int argc, char **argv)
 	}
 	if (plant) {
 		if (!counted)
-			o.count = 200000;
+			o.count = FAULT_SCHEDULES;
+		if (!timed)
+			o.seconds = 1e9;
 		return run_faults(sh, o, only);
 	}
 	if (counted && !timed)
@@ -287,6 +296,8 @@ int main(int argc, char **argv)
 	add_up(sh, o.jobs, &st);
 	print_found(sh, o.jobs);
 	print_stats(&st);
+	if (!counted && !n && st.schedules < WANTED)
+		printf("prop_core: fewer than the %d schedules wanted: a slow machine, or LOCKSTEP_PROP_SECONDS\n", WANTED);
 	printf("prop_core: base seed %lu, %lu schedules in %.1f s (%.0f a second), %ld violations\n", (unsigned long)o.seed,
 	       (unsigned long)st.schedules, took, (double)st.schedules / took, n);
 	return n ? 1 : 0;

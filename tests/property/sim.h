@@ -22,6 +22,7 @@
  *   sim_frame.c   the codec of frames
  *   sim_tcp.c     a small TCP, used by guests and clients
  *   sim_guest.c   the guest: connections, applications, memory pages that check themselves
+ *   sim_join.c    a new secondary after a failure, and a second failure
  *   sim_client.c  the clients: scripts of requests and what the answers must be
  *   sim_node.c    the shell of a node: events for ft and net
  *   sim_acts.c    the same: carries out what ft and net say
@@ -259,6 +260,8 @@ struct node {
 	struct net *net;
 	struct ft *ft;
 	struct net_cfg ncfg;
+	struct ft_cfg fcfg;
+	uint16_t inc;			/* incarnation: events of an earlier one count nothing */
 	nstime clock_off;		/* this node's clock - simulated time */
 	bool alive, ended, linked, want_quiet, draining;
 	int end_status;
@@ -368,7 +371,7 @@ struct ev {
 	nstime t;
 	uint32_t seq;
 	uint8_t type, node;
-	uint16_t a;
+	uint16_t a, inc;
 	uint32_t b;
 	struct pkt *p;
 };
@@ -382,7 +385,7 @@ struct ev {
 	X(replayed) X(purged) X(vanished) X(silent_drops) X(p1_checked) X(switch_checked) X(det_checked) \
 	X(p2_checked) X(replay_checked) X(staged_checked) X(syn_checked) \
 	X(fail_kill) X(fail_power) X(fail_qemu_dies) X(fail_qemu_hangs) X(fail_qemu_pauses) X(fail_freeze) X(fail_step) \
-	X(fail_command) X(survived_alone) X(lost_unprotected) X(translated_at_failover) X(failovers) \
+	X(fail_command) X(rejoins) X(rejoins_promoted) X(second_failovers) X(survived_alone) X(lost_unprotected) X(translated_at_failover) X(failovers) \
 	X(fo_p_idle) X(fo_p_gate) X(fo_p_stop) X(fo_p_collect) X(fo_p_cont) X(fo_p_staged) X(fo_p_loaded) X(fo_p_other) \
 	X(fo_s_idle) X(fo_s_gate) X(fo_s_stop) X(fo_s_collect) X(fo_s_apply) X(fo_s_load) X(fo_s_mend) X(fo_s_cont) \
 	X(fo_s_other)
@@ -419,6 +422,10 @@ struct sim {
 	bool g_nagle;
 	bool deterministic;		/* nothing in it diverges: no checkpoint may be needed */
 	bool rejoin, rejoined, loss_free;
+	nstime rejoin_at;
+	int prim;			/* who serves by role, before a failover */
+	uint16_t link_inc;
+	nstime ck_delay;		/* x-checkpoint-delay */
 	uint32_t divergences;		/* requests and frames that may cost a checkpoint each */
 	uint32_t datagrams, datagrams_sent, udp_asked, udp_got;
 	struct failure fail;
@@ -431,8 +438,6 @@ struct sim {
 	struct wait wait[SIM_CLIENTS];
 	uint8_t counter_seen[512];
 	int mac_at, server;
-	bool taken_over;
-	nstime took_over_at;
 	struct stats *st;
 };
 
@@ -514,6 +519,10 @@ void inside_staged(struct sim *s, struct node *nd, uint64_t n);
 void inside_tick(struct sim *s, struct node *p);
 void inside_msg(struct sim *s, struct node *nd, const struct net_msg *m);
 void inside_syn(struct sim *s, struct node *nd, int i, const struct seg *g, uint64_t epoch);
+
+/* ---- sim_join.c ---- */
+bool join_due(struct sim *s);
+void join_now(struct sim *s);
 
 /* ---- sim_run.c ---- */
 bool sim_run(struct sim *s, uint64_t seed);

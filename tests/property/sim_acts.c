@@ -51,11 +51,11 @@ static void tap_emit(struct sim *s, struct node *nd, const struct net_act *a)
 	if (st == FT_STANDBY || st == FT_JOINING || st == FT_INIT)
 		sim_fail(s, "P5", "the secondary lets a frame out while it stands by");
 	if (s->server != nd->id) {
-		if (s->server >= 0 && nd->id == NODE_P)
+		if (s->server >= 0 && nd->id == s->prim)
 			sim_fail(s, "P5", "the primary lets a frame out after the secondary has done so");
 		TR(s, "==== node %s speaks", who(nd));
 		s->server = nd->id;
-		if (nd->id == NODE_S && !nd->checked) {
+		if (nd->id != s->prim && !nd->checked) {
 			nd->checked = true;
 			check_takeover(s, &nd->g.core, "promotion");
 		}

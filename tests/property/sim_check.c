@@ -305,6 +305,30 @@ void check_emission(struct sim *s, int node, const struct pkt *p, uint64_t epoch
 	}
 }
 
+/*
+ * No storm: what a checkpoint is made for can only happen so often. Each request with a free answer and each datagram
+ * may diverge on its own and a few times over by interleaving; held output and logged input come to a limit only by
+ * frames; the delay passes as often as it passes.
+ */
+static void check_storm(struct sim *s, const struct node *nd, const struct net_stats *ns)
+{
+	const struct {
+		enum ckpt_cause cause;
+		uint64_t most;
+	} cap[] = {
+		{ CAUSE_FIRST, 2 }, { CAUSE_MISMATCH, 10 + 3 * s->divergences }, { CAUSE_TIMEOUT, 6 },
+		{ CAUSE_OTHER, 10 + 3 * s->divergences }, { CAUSE_HELD, 6 + ns->guest_out / 4 },
+		{ CAUSE_INLOG, 6 + ns->tap_in / 6 }, { CAUSE_DELAY, 3 + s->now / s->ck_delay }, { CAUSE_COMMAND, 2 },
+		{ CAUSE_FLOWS, 0 }, { CAUSE_MEMORY, 0 }, { CAUSE_RESET, 0 },
+	};
+
+	for (unsigned int i = 0; i < sizeof(cap) / sizeof(cap[0]); i++)
+		if (ft_checkpoints(nd->ft, cap[i].cause) > cap[i].most)
+			sim_fail(s, "liveness", "a storm: node %s has made %lu checkpoints of cause %s, at most %lu had a reason",
+				 who(nd), (unsigned long)ft_checkpoints(nd->ft, cap[i].cause), ckpt_cause_name(cap[i].cause),
+				 (unsigned long)cap[i].most);
+}
+
 /* A schedule that has come to its end. */
 void check_end(struct sim *s)
 {
@@ -337,7 +361,11 @@ void check_end(struct sim *s)
 	}
 	if (s->failed)
 		return;
-	if (s->deterministic && !s->fail.done) {
+	for (int i = 0; i < NODES; i++) {
+		net_stats_get(s->node[i].net, &ns);
+		check_storm(s, &s->node[i], &ns);
+	}
+	if (s->deterministic && !s->fail.done && !s->rejoined) {
 		s->st->det_checked++;
 		if (bad)
 			sim_fail(s, "liveness", "nothing in this schedule diverges, and yet %lu checkpoints (mismatch %lu, timeout %lu, "

@@ -38,6 +38,7 @@ void sim_at(struct sim *s, nstime t, enum ev_type type, int node, uint16_t a, ui
 	struct ev *heap = s->store->heap;
 	uint32_t i = s->n_heap;
 
+	e.inc = type == EV_CHAN ? s->link_inc : s->node[node].inc;
 	if (s->n_heap == SIM_HEAP)
 		sim_fail(s, "harness", "event heap is full");
 	s->n_heap++;

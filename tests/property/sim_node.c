@@ -177,7 +177,7 @@ static void beat_event(struct sim *s, struct node *nd, uint16_t what)
 {
 	struct ft_ev fe = { .type = FE_BEAT };
 	struct node *peer = &s->node[1 - nd->id];
-	int first = NODE_P;
+	int first = s->prim;
 
 	switch (what) {
 	case 0:	/* its own tick */
@@ -245,6 +245,12 @@ void node_event(struct sim *s, const struct ev *e)
 	struct ft_ev fe = { .type = FE_START };
 	struct loopmsg *l;
 
+	/* Frames from outside go to whoever has the address now. */
+	if (e->type != EV_WIRE_IN && e->inc != (e->type == EV_CHAN ? s->link_inc : nd->inc)) {
+		if (e->p)
+			pkt_free(s, e->p);
+		return;
+	}
 	if (nd->frozen_until > s->now && shell_event(e->type) && node_up(s, nd->id)) {
 		nstime late = e->type == EV_CHAN || e->type == EV_ROOM ? 0 : us(s, 0, 300);
 
@@ -265,7 +271,7 @@ void node_event(struct sim *s, const struct ev *e)
 		nd->linked = nd->ever_linked = true;
 		nd->heard = s->now;
 		fe.type = FE_LINK_UP;
-		fe.value = 1;
+		fe.value = ft_generation(s->node[s->prim].ft);
 		node_ft(s, nd, &fe);
 		break;
 	case EV_CHAN:
@@ -397,7 +403,7 @@ void node_finish(struct sim *s)
 		net_step(nd->net, node_now(s, i), &ne, 1, acts, ACTS);
 		net_stats_get(nd->net, &ns);
 		/* The SVM's SYN-ACK, of a flow that the dead primary never announced, stays with its flow. */
-		if (ns.frames_free + ns.held + ns.held_svm + ns.logged + (i == NODE_S ? SIM_CLIENTS : 0) <
+		if (ns.frames_free + ns.held + ns.held_svm + ns.logged + (i == NODE_S || s->rejoined ? SIM_CLIENTS : 0) <
 		    nd->ncfg.n_frames)
 			sim_fail(s, "P7", "node %s: %u frames free, %u held, %u of the SVM, %u logged, of %u", who(nd),
 				 ns.frames_free, ns.held, ns.held_svm, ns.logged, nd->ncfg.n_frames);

@@ -61,6 +61,7 @@ static void wipe(struct sim *s, uint64_t seed)
 		sim_rand(s);
 	s->dev_pool = store->devs;
 	s->server = -1;
+	s->prim = NODE_P;
 	for (int i = 0; i < NODES; i++) {
 		for (int k = 0; k < CHANNELS; k++)
 			s->chan[i][k].q = store->chanq[i][k];
@@ -77,10 +78,10 @@ static void draw_script(struct sim *s, int i)
 					    OP_ECHO };
 	static const uint8_t det_ops[] = { OP_ECHO, OP_ECHO, OP_ECHO, OP_UPLOAD, OP_DOWNLOAD };
 	struct client *c = &s->cl[i];
-	uint32_t think = chance(s, 5000) ? 2000 : 40000;
+	uint32_t think = s->rejoin ? 150000 : chance(s, 5000) ? 2000 : 40000;
 	bool asked = false;
 
-	c->n_req = 1 + rnd(s, SIM_SCRIPT - 2);
+	c->n_req = s->rejoin ? SIM_SCRIPT : 1 + rnd(s, SIM_SCRIPT - 2);
 	c->depth = 1 + rnd(s, 3);
 	for (unsigned int k = 0; k < c->n_req; k++) {
 		struct req *r = &c->script[k];
@@ -228,11 +229,12 @@ static void draw_nodes(struct sim *s)
 		nc->faults = s->net_faults;
 		net_reset(nd->net, nc);
 		ft_cfg_default(&fc, i == NODE_P ? FT_PRIMARY : FT_SECONDARY);
-		fc.checkpoint_delay = delay;
+		fc.checkpoint_delay = s->ck_delay = delay;
 		fc.min_interval = interval;
 		fc.max_rounds = 1 + rnd(s, 3);
 		fc.round_goal = 4;
 		fc.faults = s->ft_faults;
+		nd->fcfg = fc;
 		ft_init(nd->ft, &fc, 1);
 		sim_at(s, us(s, 0, 3000), EV_START, i, 0, 0, NULL);
 		nd->link_at = us(s, 3000, 5000) + (chance(s, 2000) ? us(s, 0, 60000) : 0);
@@ -249,6 +251,7 @@ static void draw_nodes(struct sim *s)
 static void draw(struct sim *s)
 {
 	s->deterministic = chance(s, 2500);
+	s->rejoin = chance(s, 2500);
 	s->loss_free = s->deterministic || chance(s, 4000);
 	s->ext_delay = 20 + rnd(s, chance(s, 3000) ? 2000 : 200);
 	s->ext_jitter = rnd(s, 300);
@@ -281,8 +284,8 @@ static void draw(struct sim *s)
 
 static bool pair_settled(struct sim *s)
 {
-	enum ft_state p = ft_state(s->node[NODE_P].ft), q = ft_state(s->node[NODE_S].ft);
-	bool pu = node_up(s, NODE_P), qu = node_up(s, NODE_S);
+	enum ft_state p = ft_state(s->node[s->prim].ft), q = ft_state(s->node[1 - s->prim].ft);
+	bool pu = node_up(s, s->prim), qu = node_up(s, 1 - s->prim);
 
 	if (pu && qu)
 		return p == FT_PROTECTED && q == FT_STANDBY;
@@ -293,7 +296,8 @@ static bool pair_settled(struct sim *s)
 static bool vm_lost(struct sim *s)
 {
 	/* A QEMU that hangs for good, and nobody stands by. */
-	if (s->fail.done && s->fail.kind == FAIL_QEMU_HANGS && s->fail.node == NODE_P && !node_up(s, NODE_S))
+	if (s->fail.done && s->fail.kind == FAIL_QEMU_HANGS && s->fail.node == s->prim &&
+	    !node_up(s, 1 - s->prim))
 		return true;
 	for (int i = 0; i < NODES; i++)
 		if (node_up(s, i))
@@ -305,11 +309,11 @@ static void lost(struct sim *s)
 {
 	struct failure *f = &s->fail;
 
-	if (!f->done)
+	if (!f->done && !s->rejoined)
 		sim_fail(s, "liveness", "both nodes have ended, and nothing had happened");
-	if (f->node == NODE_S)
+	if (f->node != s->prim)
 		sim_fail(s, "liveness", "the VM is lost, and only the secondary had failed");
-	if (s->fail_state[NODE_S] == FT_STANDBY)
+	if (s->fail_state[1 - s->prim] == FT_STANDBY)
 		sim_fail(s, "liveness", "the VM is lost though the secondary could take over");
 	if (f->kind == FAIL_QEMU_PAUSES || f->kind == FAIL_FREEZE || f->kind == FAIL_COMMAND)
 		sim_fail(s, "liveness", "the VM is lost, and nothing had died");
@@ -322,7 +326,7 @@ static void stuck(struct sim *s)
 	struct gconn *g = NULL;
 
 	for (int i = 0; i < NODES; i++)
-		if (node_up(s, i) && ft_state(s->node[i].ft) != FT_STANDBY)
+		if (node_up(s, i) && ft_state(s->node[i].ft) != FT_STANDBY && ft_state(s->node[i].ft) != FT_JOINING)
 			core = &s->node[i].g.core;
 	for (int i = 0; i < SIM_CLIENTS; i++) {
 		struct client *c = &s->cl[i];
@@ -356,21 +360,22 @@ static void count_end(struct sim *s)
 #undef P
 #undef S
 	unsigned int seen = 0;
-	bool pu = node_up(s, NODE_P), qu = node_up(s, NODE_S);
+	bool pu = node_up(s, s->prim), qu = node_up(s, 1 - s->prim);
 
 	if (!s->fail.done)
 		return;
-	if (!pu && qu && ft_state(s->node[NODE_S].ft) == FT_ALONE) {
+	if (!pu && qu && ft_state(s->node[1 - s->prim].ft) == FT_ALONE) {
 		s->st->failovers++;
+		s->st->second_failovers += s->rejoined;
 		for (unsigned int k = 0; k < sizeof(phases) / sizeof(phases[0]); k++)
-			if (!strcmp(s->fail_phase[phases[k].node], phases[k].name)) {
+			if (!strcmp(s->fail_phase[phases[k].node == NODE_P ? s->prim : 1 - s->prim], phases[k].name)) {
 				++*(uint64_t *)((char *)s->st + phases[k].at);
 				seen |= 1u << phases[k].node;
 			}
 		s->st->fo_p_other += !(seen & 1u);
 		s->st->fo_s_other += !(seen & 2u);
 		for (int i = 0; i < SIM_GCONNS; i++) {
-			struct tcb *t = &s->node[NODE_S].g.core.c[i].t;
+			struct tcb *t = &s->node[1 - s->prim].g.core.c[i].t;
 
 			for (int k = 0; k < SIM_CLIENTS; k++)
 				if (t->peer && s->cl[k].addr == t->peer && s->cl[k].port == t->rport && s->w[k].isn_known &&
@@ -407,12 +412,19 @@ static void run(struct sim *s)
 		case EV_FAIL:
 			node_fail_now(s);
 			break;
+		case EV_REJOIN:
+			join_now(s);
+			break;
 		default:
 			node_event(s, &e);
 		}
 		if (vm_lost(s)) {
 			lost(s);
 			break;
+		}
+		if (s->rejoin && !s->rejoin_at && s->fail.done && s->n_events % 16 == 0 && join_due(s)) {
+			s->rejoin_at = s->now + us(s, 2000, 60000);
+			sim_at(s, s->rejoin_at, EV_REJOIN, 0, 0, 0, NULL);
 		}
 		if (s->n_events % 16 == 0 && clients_done(s) && pair_settled(s) &&
 		    (!s->fail.done || s->now > s->fail.done_at + 50 * NS_PER_MS)) {

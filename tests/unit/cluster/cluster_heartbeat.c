@@ -168,8 +168,8 @@ static void wait_count(atomic_int *n, int want, const char *what)
 
 static void datagram(void **state)
 {
-	struct beat b = { .session = "0123456789abcde", .vm_id = "fedcba987654321", .generation = 3, .listener = true, .seq = 1ull << 33,
-			  .sent = 5, .echo_seq = 6, .echo_sent = 7, .echo_held = 8, .age_ms = { 1, 2, BEAT_AGE_NONE, 4 } };
+	struct beat b = { .session = "0123456789abcde", .vm_id = "fedcba987654321", .generation = 3, .listener = true,
+			  .seq = 1ull << 33, .sent = 5, .echo_seq = 6, .echo_sent = 7, .echo_held = 8, .age_ms = { 1, 2, BEAT_AGE_NONE, 4 } };
 	uint8_t p[BEAT_LEN + 1] = { 0 }, q[BEAT_LEN];
 	struct beat c;
 	struct err e = { 0 };

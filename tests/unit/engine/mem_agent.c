@@ -234,10 +234,9 @@ static void drop_in(const char *how, bool by_hand)
 	if (!by_hand) {
 		/* What was written before it began must be found, too. */
 		order(&k, 'w', 9, seen[9] = 77);
-		m = svmmem_new(k.agent, k.ram, soon(), &e);
+		m = svmmem_new(k.agent, k.ram, &e);
 		assert_non_null(m);
 		svmmem_stats(m, &st);
-		assert_int_equal(st.tracked, dirty_probe(&e) == DIRTY_WP_ASYNC);
 		assert_int_equal(svmmem_revert(m, soon(), &e), 0);
 		assert_int_equal(order(&k, 'r', 9, image[9]), 'y');
 		memcpy(seen, image, sizeof(seen));
@@ -325,7 +324,7 @@ static void revert_pieces(void **state)
 	drop_in("pieces", false);
 	kid_start(&k, "shared", true);
 	assert_int_equal(agentctl_hello(k.agent, k.ram, 0, soon(), &e), 0);
-	assert_null(svmmem_new(k.agent, k.ram, soon(), &e));
+	assert_null(svmmem_new(k.agent, k.ram, &e));
 	assert_int_equal(e.code, -EINVAL);
 	kid_end(&k);
 }

@@ -132,7 +132,8 @@ static void refuse(void **state)
 static void ctl(void **state)
 {
 	for (int t = 0; t < CTL_TYPE_MAX; t++) {
-		struct ctl_msg m = { .type = (enum ctl_type)t, .generation = 7, .n = UINT64_MAX - 5, .value = 0x8000000000000001ull };
+		struct ctl_msg m = { .type = (enum ctl_type)t, .generation = 7, .n = UINT64_MAX - 5,
+				     .value = 0x8000000000000001ull };
 		struct ctl_msg b;
 		struct wire_head h = head_of(0, WIRE_CONTROL);
 		uint8_t p[WIRE_CTL_LEN];
@@ -157,7 +158,8 @@ static void net(void **state)
 
 	memset(frame, 0x5a, sizeof(frame));
 	for (int t = 0; t < NM_MAX; t++) {
-		struct net_msg m = { .type = (uint8_t)t, .nic = 2, .has_ts = 1, .epoch = 77, .seq = 1ull << 40, .room = 4096 };
+		struct net_msg m = { .type = (uint8_t)t, .nic = 2, .has_ts = 1, .epoch = 77, .seq = 1ull << 40,
+				     .room = 4096 };
 		struct wire_head h = head_of(0, WIRE_FRAMES);
 		uint8_t p[WIRE_NET_LEN + WIRE_FLOW_LEN + sizeof(frame)], q[WIRE_NET_LEN + WIRE_FLOW_LEN];
 		struct net_msg b;

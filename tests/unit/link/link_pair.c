@@ -585,11 +585,13 @@ static void bad_listeners(void **state)
 		case 5: {	/* Welcomed, then the other two are of no use. */
 			int f2, f3;
 
-			n = raw_hello(m, WIRE_WELCOME, WIRE_CONTROL, "web", WIRE_VERSION, (const uint8_t *)"0123456789abcdef");
+			n = raw_hello(m, WIRE_WELCOME, WIRE_CONTROL, "web", WIRE_VERSION,
+				      (const uint8_t *)"0123456789abcdef");
 			send(fd, m, n, 0);
 			f2 = accept(s, NULL, NULL);
 			f3 = accept(s, NULL, NULL);
-			n = raw_hello(m, WIRE_WELCOME, WIRE_FRAMES, "web", WIRE_VERSION, (const uint8_t *)"0123456789abcdeX");
+			n = raw_hello(m, WIRE_WELCOME, WIRE_FRAMES, "web", WIRE_VERSION,
+				      (const uint8_t *)"0123456789abcdeX");
 			send(f2, m, n, 0);
 			read_all(fd, m, sizeof(m));
 			read_all(f2, m, sizeof(m));
