@@ -297,6 +297,10 @@ struct node {
 	uint64_t in_barrier, in_cut;
 	bool in_open, in_reloaded, in_promoted;
 	struct flow_seen flow[SIM_CLIENTS];
+	struct {
+		bool known;
+		uint32_t max, ack;
+	} base[SIM_CLIENTS];		/* what its VM had said when it became the primary */
 };
 
 /* ---- clients ---- */

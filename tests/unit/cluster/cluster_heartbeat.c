@@ -18,6 +18,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 #include <cmocka.h>
@@ -491,8 +492,10 @@ static void frozen(void **state)
 	assert_int_equal(getsockname(fd, (struct sockaddr *)&at, &len), 0);
 	fflush(stdout);
 	pid = fork();
-	if (!pid)
+	if (!pid) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL);	/* also when the test fails */
 		child(r, ntohs(((struct sockaddr_in *)&at)->sin_port));
+	}
 	for (int i = 0; i < 3; i++) {
 		int freezes;
 
