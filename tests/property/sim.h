@@ -295,7 +295,7 @@ struct node {
 	struct inrec in[SIM_INRECS];
 	uint32_t n_in;
 	uint64_t in_barrier, in_cut;
-	bool in_open, in_reloaded, in_promoted;
+	bool in_open, in_reloaded, in_promoted, role_given;
 	struct flow_seen flow[SIM_CLIENTS];
 	struct {
 		bool known;

@@ -121,6 +121,7 @@ void inside_told(struct sim *s, struct node *nd, enum net_ev_type type, uint64_t
 
 	switch (type) {
 	case NEV_ROLE:
+		nd->role_given = true;
 		nd->n_in = 0;
 		nd->in_cut = 0;
 		nd->in_open = role != NET_SECONDARY;

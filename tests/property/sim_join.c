@@ -102,6 +102,7 @@ void join_now(struct sim *s)
 	/* What the server's engine does when a peer comes: all pages are to be sent, a new link is nobody's silence. */
 	srv->g.dirty = (1u << SIM_PAGES) - 1;
 	srv->linked = srv->ever_linked = srv->muted = srv->silent_told = false;
+	srv->role_given = false;
 	srv->eofs = 0;
 	memset(s->wait, 0, sizeof(s->wait));
 

@@ -79,6 +79,11 @@ static void chan_event(struct sim *s, int from, int kind)
 			pkt_free(s, m->p);
 		return;
 	}
+	/* The shell lets nobody read the frame connection before net knows its role. */
+	if (kind == CH_FRAMES && !m->eof && !nd->role_given) {
+		sim_at(s, s->now + NS_PER_MS, EV_CHAN, from, (uint16_t)kind, 0, NULL);
+		return;
+	}
 	if (m->p) {
 		ne.frame = node_frame(nd, m->p, false);
 		if (ne.frame == NET_NONE) {

@@ -275,9 +275,21 @@ static void steps_fail(void **state)
 	to(&d, COLLECT2);
 	SAYS(done_rc(&d, STEP_COPY, 2, -EIO, 0), "ALONE:2");
 	SAYS(done(&d, STEP_SAVE, 2), "cont:2");
-	/* A refused cont is the guest's life. */
+	/* A VM that does not run must not look as if it did: cont is asked again. */
 	to(&d, CONT2);
-	SAYS(done_rc(&d, STEP_CONT, 2, -EPERM, 0), "net-open:2 send:2");
+	SAYS(done_rc(&d, STEP_CONT, 2, -EIO, 0), "");
+	SAYS(tick(&d), "cont:2");
+	SAYS(done(&d, STEP_CONT, 2), "net-open:2 send:2");
+	/* ... for as long as its deadline allows; then this QEMU hangs. */
+	to(&d, CONT2);
+	d.now += d.ft.cfg.stop_deadline;
+	done_rc(&d, STEP_CONT, 2, -EIO, 0);
+	STATE(&d, FT_ENDED, "idle");
+	/* The monitor's end is QEMU's: the peer is not told that we go on. */
+	to(&d, STOP2);
+	done_rc(&d, STEP_STOP, 2, -ECONNRESET, 0);
+	STATE(&d, FT_ENDED, "idle");
+	assert_int_equal(ft_reason(&d.ft), FT_WHY_QEMU_DIED);
 	to(&d, STAGE2);
 	SAYS(done_rc(&d, STEP_SEND, 2, -EPIPE, 0), "ALONE:3");
 	to(&d, ROUND);
