@@ -150,6 +150,7 @@ int node_start_qemu(struct node *n, struct err *e)
 {
 	struct proxy_nic nics[NET_MAX_NICS];
 	int fds[CMDLINE_NICS_MAX], rc;
+	struct proxy_ops ops = node_proxy_ops;
 	struct net_cfg cfg;
 	uint32_t mtu = 0;
 
@@ -177,8 +178,8 @@ int node_start_qemu(struct node *n, struct err *e)
 		       &cfg.mac[i][3], &cfg.mac[i][4], &cfg.mac[i][5]);
 	if (getrandom(cfg.hash_key, sizeof(cfg.hash_key), 0) < 0)
 		return err_set(e, -errno, "no random numbers: %s", strerror(errno));
-	n->px = proxy_new(n->frames, &cfg, nics, &(struct proxy_ops){ node_proxy_ops.send, node_proxy_ops.answer,
-			  node_proxy_ops.qemu_gone, n }, e);
+	ops.arg = n;
+	n->px = proxy_new(n->frames, &cfg, nics, &ops, e);
 	if (!n->px)
 		return e->code;
 	/* Nothing of a network reaches a VM that only stands by, also before it has a peer. */

@@ -107,6 +107,13 @@ static void on_vm_hung(void *arg)
 	node_event(arg, &ev);
 }
 
+static void on_settled(void *arg)
+{
+	struct node *n = arg;
+
+	proxy_settled(n->px);
+}
+
 static void on_guest_off(void *arg)
 {
 	struct ft_ev ev = { .type = FE_GUEST_OFF };
@@ -133,7 +140,7 @@ static void on_guest_panic(void *arg)
 
 const struct vm_ops node_vm_ops = {
 	.ready = on_vm_ready, .done = on_vm_done, .died = on_vm_died, .hung = on_vm_hung,
-	.guest_off = on_guest_off, .guest_reset = on_guest_reset, .guest_panic = on_guest_panic,
+	.settled = on_settled, .guest_off = on_guest_off, .guest_reset = on_guest_reset, .guest_panic = on_guest_panic,
 };
 
 /* The memory worker's callbacks: bulk loop. */
@@ -257,7 +264,23 @@ static void px_qemu_gone(void *arg)
 	(void)arg;
 }
 
-const struct proxy_ops node_proxy_ops = { .send = px_send, .answer = px_answer, .qemu_gone = px_qemu_gone };
+static void settle_now(void *arg, const void *data, size_t len)
+{
+	struct node *n = arg;
+
+	(void)data;
+	(void)len;
+	vm_settle(n->vm);
+}
+
+static void px_settle(void *arg)
+{
+	struct node *n = arg;
+
+	loop_post(n->control, settle_now, n, NULL, 0);
+}
+
+const struct proxy_ops node_proxy_ops = { .send = px_send, .answer = px_answer, .settle = px_settle, .qemu_gone = px_qemu_gone };
 
 /* Actions. */
 

@@ -236,8 +236,6 @@ static void collect(struct ft *ft, struct ft_ctx *c)
 	p->phase = PRI_COLLECT;
 	p->deadline = ft_after(c->now, ft->cfg.gate_deadline);
 	ft_net(ft, c, NEV_STOPPED, p->n, 0);
-	ft_do(ft, c, STEP_SAVE, p->n, ft->cfg.stop_deadline);
-	ft_do(ft, c, STEP_COPY, p->n, ft->cfg.copy_deadline);
 }
 
 static void collected(struct ft *ft, struct ft_ctx *c)
@@ -338,6 +336,9 @@ void pri_net(struct ft *ft, struct ft_ctx *c)
 			break;
 		p->drained = true;
 		p->cur.drain = c->now - p->stop_done;
+		/* Not before: as long as its output is being taken QEMU may go on transmitting, though the VM is stopped. */
+		ft_do(ft, c, STEP_SAVE, p->n, ft->cfg.stop_deadline);
+		ft_do(ft, c, STEP_COPY, p->n, ft->cfg.copy_deadline);
 		collected(ft, c);
 		break;
 	case NA_WANT:

@@ -140,8 +140,11 @@ static int send_buffer(struct memwork *w)
 		w->piece.count -= count;
 		w->have_piece = w->piece.count > 0;
 		w->epoch_pages += count;
-		if (w->job == MEM_SEND && w->epoch_pages * 2 >= w->crash_pages)
+		if (w->job == MEM_SEND && w->epoch_pages * 2 >= w->crash_pages) {
+			/* Once a checkpoint, so that `bulk_half:2` means the second one. */
+			w->crash_pages = UINT64_MAX;
 			crash_point(CRASH_bulk_half);
+		}
 		count_sent(w, w->piece.data ? count * RAM_PAGE : 32, w->pending.count * RAM_PAGE);
 	}
 }

@@ -34,6 +34,7 @@
 
 #define PING_NS		(500 * NS_PER_MS)
 #define START_NS	(20 * NS_PER_S)
+#define NIC_BUFFER	(16 << 20)	/* bytes of QEMU's output that its netdev socket takes */
 #define AGENT_NS	(5 * NS_PER_S)
 
 struct vm {
@@ -361,6 +362,15 @@ struct vm *vm_new(struct loop *loop, const struct vm_spec *spec, const struct vm
 	return vm;
 }
 
+/* The more QEMU can write without waiting, the rarer does a stop find it in the middle of something. */
+static void enlarge(int fd)
+{
+	int size = NIC_BUFFER;
+
+	if (setsockopt(fd, SOL_SOCKET, SO_SNDBUFFORCE, &size, sizeof(size)) < 0)
+		setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &size, sizeof(size));
+}
+
 static void close_pair(int p[2])
 {
 	for (int i = 0; i < 2; i++)
@@ -395,6 +405,8 @@ int vm_start(struct vm *vm, bool share, int nic_fd[CMDLINE_NICS_MAX], struct err
 	for (unsigned int i = 0; i < n_nics && !rc; i++) {
 		ce.nic_fd[i] = VM_FD_NIC + (int)i;
 		rc = socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, nic[i]) < 0 ? -errno : 0;
+		if (!rc)
+			enlarge(nic[i][1]);
 	}
 	if (rc) {
 		err_set(e, rc, "cannot make a socket pair: %s", strerror(-rc));
@@ -443,6 +455,23 @@ out:
 	for (unsigned int i = 0; i < CMDLINE_NICS_MAX; i++)
 		close_pair(nic[i]);
 	return rc;
+}
+
+static void on_settled(void *arg, int code, struct json_object *ret, const char *desc)
+{
+	struct vm *vm = arg;
+
+	(void)ret;
+	(void)desc;
+	/* Otherwise nobody may be told that QEMU has come to rest; the deadline of who waits decides. */
+	if (!code)
+		vm->ops.settled(vm->ops.arg);
+}
+
+void vm_settle(struct vm *vm)
+{
+	if (vm->qmp)
+		qmp_cmd(vm->qmp, "query-status", NULL, deadline(vm), on_settled, vm);
 }
 
 struct agentctl *vm_agent_take(struct vm *vm)

@@ -31,6 +31,8 @@ struct vm_ops {
 	void (*died)(void *arg, const char *how);
 	/* QMP has not answered for the timeout; called once for each hang */
 	void (*hung)(void *arg);
+	/* after vm_settle(): QEMU's main loop has been once around */
+	void (*settled)(void *arg);
 	void (*guest_off)(void *arg);
 	void (*guest_reset)(void *arg);
 	void (*guest_panic)(void *arg);
@@ -64,6 +66,9 @@ int vm_start(struct vm *vm, bool share, int nic_fd[CMDLINE_NICS_MAX], struct err
 
 /* vm_job() - begin a job; done() follows in any case (unless the VM is killed) */
 void vm_job(struct vm *vm, enum vm_job job, uint64_t n);
+
+/* vm_settle() - have QEMU's main loop go once around; settled() follows */
+void vm_settle(struct vm *vm);
 
 /* vm_agent_take() - the agent of a QEMU that was killed, the caller's to free once nobody uses it any more; may be NULL */
 struct agentctl *vm_agent_take(struct vm *vm);

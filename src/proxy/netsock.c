@@ -55,6 +55,7 @@ int netsock_fill(struct netsock *s)
 	if (n < 0)
 		return errno == EAGAIN || errno == EINTR ? 0 : errno == ECONNRESET ? -EPIPE : -errno;
 	s->in_len += (size_t)n;
+	s->bytes_in += (uint64_t)n;
 	return 1;
 }
 

@@ -16,6 +16,7 @@ struct netsock {
 	size_t skip;			/* bytes of an oversized frame still to be thrown away */
 	uint8_t *out;			/* bytes that QEMU's socket did not take yet */
 	size_t out_len;
+	uint64_t bytes_in;		/* read so far */
 	uint64_t dropped_in, dropped_out;	/* oversized from QEMU; no room toward QEMU */
 };
 

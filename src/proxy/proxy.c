@@ -8,7 +8,9 @@
  *  - QUIET: nothing is kept back here and QEMU has read all it was given. Looked at before each batch of input, so
  *    that there is always a fairly recent cut, and every WATCH_NS while the gate closes.
  *  - DRAINED: after STOPPED the sockets are read until empty, then it is said. What QEMU wrote before it answered
- *    `stop` is in the socket by then.
+ *    `stop` is in the socket by then. If that was more than a little, the socket may have been full, and QEMU, which
+ *    waited for room, transmits on as it is emptied, stopped or not (a virtio ring was seen to move by 343 entries).
+ *    So then QEMU's main loop is sent around and the sockets are read again, until nothing has come twice in a row.
  * tap_emit() is the only place where a frame leaves toward the network; it checks the lease there (P5): a process
  * that was frozen and wakes finds the deadline passed before its first write.
  *
@@ -29,6 +31,8 @@
 #define BATCH		64
 #define ACTS		128
 #define WATCH_NS	(50 * NS_PER_US)
+#define SETTLE_BYTES	8192	/* unread at the stop: far below what fills the smallest socket, counted with overhead */
+#define SETTLE_ROUNDS	2
 #define STATS_NS	(10 * NS_PER_MS)
 
 struct proxy_port {
@@ -51,6 +55,7 @@ struct proxy {
 	struct loop_timer deadline, watch;
 	bool watching, given, room;
 	bool gone;
+	unsigned int settling;	/* quiet rounds that are still wanted */
 	_Atomic nstime lease, last_out;
 	_Atomic uint64_t late;
 	uint64_t tap_errors;
@@ -288,15 +293,52 @@ static void on_qemu(struct loop_fd *w, uint32_t events)
 	step(p->px);
 }
 
-static void drain_all(struct proxy *px)
+/* Return: bytes read */
+static uint64_t empty_sockets(struct proxy *px)
 {
+	uint64_t before = 0, after = 0;
+
 	for (unsigned int i = 0; i < px->cfg.n_nics; i++) {
 		struct proxy_port *p = &px->ports[i];
 
+		before += p->sock.bytes_in;
 		while (p->qemu.fd >= 0 && netsock_fill(&p->sock) > 0)
 			take_frames(p);
+		after += p->sock.bytes_in;
+	}
+	return after - before;
+}
+
+static void drain_all(struct proxy *px)
+{
+	if (empty_sockets(px) > SETTLE_BYTES) {
+		px->settling = SETTLE_ROUNDS;
+		px->ops.settle(px->ops.arg);
+		return;
 	}
 	new_event(px, NEV_DRAINED);
+}
+
+static void on_settled(void *arg, const void *data, size_t len)
+{
+	struct proxy *px = arg;
+
+	(void)data;
+	(void)len;
+	/* The checkpoint that wanted it was given up. */
+	if (!px->settling)
+		return;
+	px->settling = empty_sockets(px) ? SETTLE_ROUNDS : px->settling - 1;
+	if (px->settling)
+		px->ops.settle(px->ops.arg);
+	else
+		new_event(px, NEV_DRAINED);
+	step(px);
+}
+
+void proxy_settled(struct proxy *px)
+{
+	loop_post(px->loop, on_settled, px, NULL, 0);
 }
 
 struct proxy_post {
@@ -315,6 +357,7 @@ static void on_event(void *arg, const void *data, size_t len)
 	/* The last word on what QEMU has read, before the gate is asked. */
 	if (m.type == NEV_CLOSE)
 		look_quiet(px);
+	px->settling = 0;
 	ev = new_event(px, m.type);
 	ev->n = m.n;
 	ev->arg = m.arg;

@@ -19,6 +19,8 @@ struct proxy_ops {
 	void (*send)(void *arg, const struct net_msg *m, const uint8_t *frame, uint32_t len);
 	/* NA_CUT, NA_DRAINED, NA_BARRIER, NA_WANT for ft. Frames loop: post it. */
 	void (*answer)(void *arg, enum net_act_type type, uint64_t n, uint32_t cause);
+	/* Have QEMU's main loop go once around, then call proxy_settled(). Frames loop: post it. */
+	void (*settle)(void *arg);
 	/* QEMU has closed a netdev socket. Frames loop. */
 	void (*qemu_gone)(void *arg);
 	void *arg;
@@ -46,6 +48,9 @@ void proxy_event(struct proxy *px, enum net_ev_type type, uint64_t n, uint32_t a
  * @frame: its frame or NULL; copied
  */
 void proxy_peer(struct proxy *px, const struct net_msg *m, const uint8_t *frame, uint32_t len);
+
+/* proxy_settled() - answer to ops.settle; any thread */
+void proxy_settled(struct proxy *px);
 
 /* proxy_room() - whether the frame connection takes input; frames loop */
 void proxy_room(struct proxy *px, bool room);

@@ -37,6 +37,8 @@ int tap_open(const char *ifname, uint32_t *mtu, struct err *e)
 			       rc == -EBUSY ? "; another program has it open" :
 			       rc == -EPERM ? "; this needs root, or a TAP made for this user" : "");
 	}
+	/* A TAP that outlives its users keeps what the last one had asked for. */
+	ioctl(fd, TUNSETOFFLOAD, 0);
 	s = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
 	if (s < 0 || ioctl(s, SIOCGIFMTU, &ifr) < 0) {
 		rc = -errno;

@@ -2,13 +2,15 @@
 /*
  * prop_core: core/ against a model, by random schedules. See sim.h for the parts.
  *
- *	prop_core [--seed S] [--count N] [--seconds T] [--jobs J] [--trace] [--faults] [--fault NAME]
+ *	prop_core [--seed S] [--count N] [--seconds T] [--jobs J] [--trace] [--keep-going] [--faults] [--fault NAME]
+ *		[--with FAULT] [--again]
  *
  * Without arguments it runs for 45 seconds, or LOCKSTEP_PROP_SECONDS, on two jobs, seeds from 1 on, and says so when
  * that was not enough for WANTED schedules; slowness of the machine is no failure. --count N runs N schedules however
  * long it takes. --faults plants each fault of core/ in turn and must find it: a seed counts only when it passes
  * without the fault and the assertion that it breaks is the one about this fault. Exit status: 0, 1 for violations
  * or faults not found, 2 for wrong usage. A violation is printed with its seed and how to see it again.
+ * --with plants a fault by name in an ordinary run; --again lets a promoted node get a new secondary (sim_join.c).
  */
 #include <errno.h>
 #include <getopt.h>
@@ -68,7 +70,7 @@ struct opts {
 	uint64_t seed, count;
 	double seconds;
 	int jobs;
-	bool trace, keep_going;
+	bool trace, keep_going, again;
 	uint32_t net, ft;
 	const char *about;
 };
@@ -92,6 +94,7 @@ static void work(struct shared *sh, const struct opts *o, int job, double until)
 	s->st = &w->st;
 	sim_store_init(s);
 	s->trace = o->trace;
+	s->again = o->again;
 	s->net_faults = o->net;
 	s->ft_faults = o->ft;
 	for (uint64_t i = (uint64_t)job; i < o->count && !sh->stop; i += (uint64_t)o->jobs) {
@@ -240,7 +243,7 @@ int main(int argc, char **argv)
 	static const struct option longs[] = {
 		{ "seed", 1, NULL, 's' }, { "count", 1, NULL, 'n' }, { "seconds", 1, NULL, 't' }, { "jobs", 1, NULL, 'j' },
 		{ "trace", 0, NULL, 'v' }, { "faults", 0, NULL, 'f' }, { "fault", 1, NULL, 'F' }, { "keep-going", 0, NULL, 'k' },
-		{ "with", 1, NULL, 'w' }, { NULL, 0, NULL, 0 } };
+		{ "with", 1, NULL, 'w' }, { "again", 0, NULL, 'a' }, { NULL, 0, NULL, 0 } };
 	struct opts o = { .seed = 1, .count = UINT64_MAX, .seconds = SECONDS, .jobs = 2 };
 	const char *env = getenv("LOCKSTEP_PROP_SECONDS");
 	const char *only = NULL;
@@ -263,6 +266,7 @@ int main(int argc, char **argv)
 		case 'f': plant = true; break;
 		case 'F': plant = true; only = optarg; break;
 		case 'k': o.keep_going = true; break;
+		case 'a': o.again = true; break;
 		case 'w':
 			for (int i = 0; i < N_FAULTS; i++)
 				if (!strcmp(optarg, faults[i].name)) {
@@ -272,7 +276,7 @@ int main(int argc, char **argv)
 			break;
 		default:
 			fprintf(stderr, "usage: prop_core [--seed S] [--count N] [--seconds T] [--jobs J] [--trace] [--keep-going] "
-				"[--faults] [--fault NAME] [--with FAULT]\n");
+				"[--faults] [--fault NAME] [--with FAULT] [--again]\n");
 			return 2;
 		}
 	}

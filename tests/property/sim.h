@@ -404,7 +404,7 @@ struct sim {
 	uint64_t rng[2];
 	uint64_t seed;
 	nstime now;
-	bool trace, failed;
+	bool trace, failed, again;	/* @again: a promoted node may get a secondary, too */
 	char why[512];
 	const char *promise;
 	jmp_buf out;

@@ -281,7 +281,8 @@ void inside_syn(struct sim *s, struct node *nd, int i, const struct seg *g, uint
 {
 	struct node *q = &s->node[1 - nd->id];
 
-	if (!check_takeover_state(s) || q->said_staged >= epoch)
+	/* Sent again, it is in the checkpoint that has made the secondary one. */
+	if (!check_takeover_state(s) || q->said_staged >= epoch || nd->base[i].known)
 		return;
 	s->st->syn_checked++;
 	if (!q->flow[i].known || q->flow[i].isn != g->seq)

@@ -34,11 +34,12 @@ static void to(struct drive *d, int place)
 		SAYS(net(d, NA_CUT, n), n == 1 ? "stop:1 EPOCH_END:1" : "stop:2 EPOCH_END:2");
 		if (place == p + 2)
 			return;
-		SAYS(done(d, STEP_STOP, n), n == 1 ? "net-stopped:1 save:1 copy:1" : "net-stopped:2 save:2 copy:2");
+		/* As long as its output is being taken QEMU may go on transmitting, so neither save nor copy before. */
+		SAYS(done(d, STEP_STOP, n), n == 1 ? "net-stopped:1" : "net-stopped:2");
+		SAYS(net(d, NA_DRAINED, n), n == 1 ? "save:1 copy:1" : "save:2 copy:2");
 		if (place == p + 3)
 			return;
 		SAYS(done(d, STEP_SAVE, n), "");
-		SAYS(net(d, NA_DRAINED, n), "");
 		SAYS(done_rc(d, STEP_COPY, n, 0, 33), n == 1 ? "cont:1" : "cont:2");
 		if (place == p + 4)
 			return;
@@ -119,21 +120,15 @@ static void rounds(void **state)
 	SAYS(done_rc(&d, STEP_ROUND, 1, 0, 3000), "net-close:1");
 }
 
-/* Save, copy and drain end in any order; cont comes after the last. */
+/* Save and copy end in any order; cont comes after the last. */
 static void collect_orders(void **state)
 {
-	static const int orders[6][3] = { {0, 1, 2}, {0, 2, 1}, {1, 0, 2}, {1, 2, 0}, {2, 0, 1}, {2, 1, 0} };
-
-	for (int o = 0; o < 6; o++) {
+	for (int first = 0; first < 2; first++) {
 		struct drive d;
 
 		to(&d, COLLECT2);
-		for (int i = 0; i < 3; i++) {
-			const char *w = orders[o][i] == 0 ? done(&d, STEP_SAVE, 2) :
-					orders[o][i] == 1 ? done(&d, STEP_COPY, 2) : net(&d, NA_DRAINED, 2);
-
-			SAYS(w, i < 2 ? "" : "cont:2");
-		}
+		SAYS(done(&d, first ? STEP_SAVE : STEP_COPY, 2), "");
+		SAYS(done(&d, first ? STEP_COPY : STEP_SAVE, 2), "cont:2");
 	}
 }
 
@@ -177,7 +172,7 @@ static void wishes(void **state)
 	assert_int_equal(ft_deadline(&d.ft), d.now + d.ft.cfg.min_interval);
 	SAYS(tick(&d), "net-close:3");
 	/* What came before the drain is answered by this one. */
-	for (int p = GATE2; p <= COLLECT2; p++) {
+	for (int p = GATE2; p < COLLECT2; p++) {
 		to(&d, p);
 		SAYS(net_want(&d, CAUSE_MISMATCH), "");
 		assert_int_equal(d.ft.p.wish, CAUSE_NONE);
@@ -396,9 +391,9 @@ static void endings(void **state)
 	SAYS(ev0(&d, FE_FAILOVER, 0), "");
 	net(&d, NA_CUT, 2);
 	done(&d, STEP_STOP, 2);
+	net(&d, NA_DRAINED, 2);
 	done(&d, STEP_SAVE, 2);
 	done(&d, STEP_COPY, 2);
-	net(&d, NA_DRAINED, 2);
 	done(&d, STEP_CONT, 2);
 	ctl(&d, CTL_STAGED, 2);
 	SAYS(ctl(&d, CTL_LOADED, 2), "net-loaded:2 checkpoint-done lease-none kill-qemu PROMOTE:3 drop-link end:0");
