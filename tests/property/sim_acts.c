@@ -256,7 +256,9 @@ static void ft_send(struct sim *s, struct node *nd, const struct ft_act *a)
 			sim_fail(s, "P3", "STAGED %lu is said: the barrier of the pages is %lu, of the frames %lu",
 				 (unsigned long)a->ctl.n, (unsigned long)nd->mark_n, (unsigned long)nd->barrier_n);
 		nd->said_staged = a->ctl.n;
-		check_takeover(s, &nd->dev, "STAGED");
+		/* One that serves alone has told us so; its message is under way, and we shall not take over. */
+		if (!node_up(s, 1 - nd->id) || ft_state(s->node[1 - nd->id].ft) != FT_ALONE)
+			check_takeover(s, &nd->dev, "STAGED");
 	}
 	if (fail_hit(s, nd, WHEN_CTL, a->ctl.type, true)) {
 		node_fail_now(s);
