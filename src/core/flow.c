@@ -195,6 +195,8 @@ void flow_side_update(struct flow_side *s, const struct packet *p, uint8_t ws)
 
 		if (!s->ack_known || seq_leq(s->ack, p->ack)) {
 			s->n_sack = p->n_sack;
+			if (!(p->flags & TCP_SYN))
+				s->win = p->win;
 			memcpy(s->sack, p->sack, sizeof(s->sack));
 			if (p->has_ts)
 				s->tsecr = p->tsecr;

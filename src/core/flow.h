@@ -20,6 +20,7 @@ struct flow_side {
 	uint32_t rst_seq;
 	uint32_t ack;		/* highest acknowledgement */
 	uint32_t edge;		/* right edge of the window offered */
+	uint16_t win;		/* window field that came with it, in a segment without SYN */
 	uint32_t tsecr;
 	uint8_t n_sack;
 	struct {
@@ -44,7 +45,7 @@ struct flow {
 	/* Translation (P6): client number = guest number + offset, for the local guest. */
 	uint32_t seq_off, ts_off;
 	bool has_table, has_next;		/* secondary: lines that wait for LOADED */
-	uint32_t table_seq_off, table_ts_off;
+	uint32_t table_seq_off, table_ts_off, table_isn;
 	bool pending, pending_ts, next_ts;	/* secondary: the PVM's numbers for a flow the SVM has not yet opened */
 	bool isn_known;
 	uint32_t isn;

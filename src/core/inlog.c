@@ -198,6 +198,7 @@ void inlog_take(struct net *net, uint64_t seq, uint8_t nic, uint32_t frame)
 		packet_key(&p, nic, false, &key);
 		f = net_flow(net, &key);
 		if (f && (p.flags & TCP_SYN)) {
+			net_client_syn(f, &p);
 			/* A new connection of the same addresses numbers anew: old acknowledgements say nothing about it. */
 			f->rel_known = false;
 			f->loc.ack_known = false;

@@ -274,6 +274,15 @@ static void learn_input(struct net *net, uint8_t nic, const uint8_t *d, uint32_t
 		learn_addr(net, nic, d + 30);
 }
 
+void net_client_syn(struct flow *f, const struct packet *p)
+{
+	/* A stray SYN must not change a connection that is open. */
+	if (!(p->flags & TCP_ACK))
+		f->syn_no_ws = !p->has_ws;
+	else if (!f->loc.ack_known)
+		f->no_ws = !p->has_ws;
+}
+
 /* Remember whether the client's SYN allows window scaling: the guest's own offer alone does not put it in force. */
 static void note_client_syn(struct net *net, uint8_t nic, uint32_t frame)
 {
@@ -286,13 +295,8 @@ static void note_client_syn(struct net *net, uint8_t nic, uint32_t frame)
 		return;
 	packet_key(&p, nic, false, &key);
 	f = net_flow(net, &key);
-	if (!f)
-		return;
-	/* A stray SYN must not change a connection that is open. */
-	if (!(p.flags & TCP_ACK))
-		f->syn_no_ws = !p.has_ws;
-	else if (f->loc.syn && !f->loc.ack_known)
-		f->no_ws = !p.has_ws;
+	if (f)
+		net_client_syn(f, &p);
 }
 
 static void give_input(struct net *net, uint8_t nic, uint32_t frame, uint64_t seq)

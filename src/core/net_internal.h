@@ -100,6 +100,8 @@ struct net_act *net_msg_new(struct net *net, enum net_msg_type type);
 struct net_act *net_want(struct net *net, enum ckpt_cause cause);
 void net_dirty(struct net *net, struct flow *f);
 void net_give(struct net *net, uint8_t nic, uint32_t frame);
+/* net_client_syn() - take in the window scale of a SYN that the guest receives */
+void net_client_syn(struct flow *f, const struct packet *p);
 struct flow *net_flow(struct net *net, const struct flow_key *key);
 
 static inline uint8_t *net_data(struct net *net, uint32_t h)

@@ -398,6 +398,11 @@ void release_kept(struct net *net, struct flow *f)
 		net->n_held_rem--;
 		packet_parse(net_data(net, h), net->fp.meta[h].len, &p);
 		rewrite_shift(net, f, &p);
+		if (!f->ws_known && f->loc.ack_known && f->loc.win) {
+			/* Whatever the scale: what the SVM has said last, which is not left of what the client was told. */
+			packet_set_ack(&p, f->loc.ack);
+			packet_set_win(&p, f->loc.win);
+		}
 		net->fp.meta[h].epoch = net->epoch;
 		f->out_nxt = f->out_known ? seq_max(f->out_nxt, net->fp.meta[h].end) : net->fp.meta[h].end;
 		f->out_known = true;
@@ -653,6 +658,9 @@ static void tell_released(struct net *net)
 		a->msg.seq32 = f->out_nxt;
 		a->msg.ack32 = f->out_ack;
 		a->msg.room = f->out_ack_known;
+		a->msg.seq_off = f->out_edge;
+		a->msg.ts_off = (f->ws & RELEASED_WS) | (f->ws_known ? RELEASED_WS_KNOWN : 0) |
+				(f->no_ws ? RELEASED_NO_WS : 0);
 		/* The highest of the PVM's, held segments included: with its age it bounds what may still leave. */
 		a->msg.has_ts = f->said_ts;
 		a->msg.tsval = f->said_tsval;
@@ -688,8 +696,21 @@ void release_told(struct net *net, const struct net_msg *m)
 	if (m->room) {
 		f->rel_ack = f->rel_known ? seq_max(f->rel_ack, m->ack32) : m->ack32;
 		f->rel_known = true;
+		/* For the day of promotion: what the client was offered must not move left. */
+		f->out_edge = f->out_ack_known ? seq_max(f->out_edge, m->seq_off) : m->seq_off;
+		f->out_ack = f->rel_ack;
+		f->out_ack_known = true;
 	}
+	if (m->ts_off & RELEASED_WS_KNOWN) {
+		f->ws_known = true;
+		f->ws = (uint8_t)(m->ts_off & RELEASED_WS) > 14 ? 14 : (uint8_t)(m->ts_off & RELEASED_WS);
+	}
+	f->no_ws = (m->ts_off & RELEASED_NO_WS) != 0;
+	/* The SVM's last window was read before its scale was known. */
+	if (f->loc.ack_known && f->loc.win)
+		f->loc.edge = seq_max(f->loc.edge, f->loc.ack + ((uint32_t)f->loc.win << scale(f)));
 	if (m->has_ts) {
+		f->ts_on = true;
 		f->rel_tsval = m->tsval;
 		f->rel_ts = true;
 		f->rel_at = net->now - (nstime)m->age_ms * NS_PER_MS;

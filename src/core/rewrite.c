@@ -89,8 +89,14 @@ void rewrite_shift(struct net *net, struct flow *f, struct packet *p)
 	if (!p->has_ts || !f->shift_due || p->flags & TCP_RST)
 		return;
 	f->shift_due = false;
+	if (!f->rel_ts) {
+		/* What told us may have been overtaken by the primary's death. */
+		f->rel_ts = true;
+		f->rel_tsval = p->tsval;
+		f->rel_at = net->now;
+	}
 	seen = f->rel_tsval + (uint32_t)((net->now - f->rel_at) / NS_PER_MS) + TS_MARGIN;
-	if (f->rel_ts && seq_lt(p->tsval, seen) && !FAULT(net, NET_FAULT_TS_BACK)) {
+	if (seq_lt(p->tsval, seen) && !FAULT(net, NET_FAULT_TS_BACK)) {
 		f->ts_off += seen - p->tsval;
 		packet_set_ts(p, seen, p->tsecr);
 	}
@@ -138,6 +144,7 @@ static void flow_now(struct net *net, struct flow *f, uint32_t isn, bool has_ts,
 	f->pending = true;
 	f->pending_ts = has_ts;
 	f->rel_known = f->rel_out = false;
+	f->out_known = f->out_ack_known = f->out_ts_known = false;
 	f->rel_ts = has_ts;
 	f->rel_tsval = tsval;
 	f->rel_at = net->now;
@@ -183,6 +190,7 @@ void rewrite_table(struct net *net, const struct net_msg *m)
 	f->has_table = true;
 	f->table_seq_off = m->seq_off;
 	f->table_ts_off = m->ts_off;
+	f->table_isn = m->isn;
 }
 
 void rewrite_send_table(struct net *net, uint64_t n)
@@ -199,6 +207,7 @@ void rewrite_send_table(struct net *net, uint64_t n)
 		a->msg.key = f->key;
 		a->msg.seq_off = f->seq_off;
 		a->msg.ts_off = f->ts_off;
+		a->msg.isn = f->isn_known ? f->isn : 0;
 	}
 }
 
@@ -209,6 +218,10 @@ void rewrite_commit(struct net *net)
 	flow_for_each(&net->flows, f) {
 		f->seq_off = f->has_table ? f->table_seq_off : 0;
 		f->ts_off = f->has_table ? f->table_ts_off : 0;
+		if (f->has_table && f->table_isn) {
+			f->isn_known = true;
+			f->isn = f->table_isn;
+		}
 		f->has_table = f->pending = false;
 		if (f->stash != FRAME_NONE) {
 			frame_free(&net->fp, f->stash);
@@ -230,7 +243,7 @@ void rewrite_forget(struct net *net)
 
 	flow_for_each(&net->flows, f) {
 		f->has_table = f->has_next = f->pending = false;
-		f->shift_due = f->rel_ts;
+		f->shift_due = true;
 		if (FAULT(net, NET_FAULT_NO_TRANSLATION))
 			f->seq_off = f->ts_off = 0;
 	}
