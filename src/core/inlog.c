@@ -9,7 +9,8 @@
  *    the barrier, so "told to the client" is covered by the old state and by the new one;
  *  - the last segment of a flow always: its acknowledgement number is news to a reloaded SVM;
  *  - everything else until a commit whose cut comes after it.
- * Before the first checkpoint there is no state to go on from; the log then forgets its oldest frames when full.
+ * Before the first barrier there is no state to go on from; the log then forgets its oldest frames when full, and at
+ * the barrier what its cut covers.
  *
  * The log is also the queue in front of the SVM: what is above `given` waits for the gate. After a load delivery
  * starts again at the cut; at promotion the running SVM is given once more what it has not acknowledged, for it may
@@ -153,6 +154,21 @@ void inlog_trim(struct net *net, struct flow *f)
 	}
 }
 
+/* Whether there is, or is about to be, a state that the log's frames come after. */
+static bool keeps(const struct net *net)
+{
+	return net->have_state || net->barrier_seen;
+}
+
+void inlog_first_cut(struct net *net, uint64_t cut)
+{
+	struct inlog *log = &net->log;
+
+	sweep(net);
+	while (log->head != FLOW_NONE && log->e[log->head].seq <= cut)
+		drop(net, log->head, FLOW_NONE);
+}
+
 void inlog_take(struct net *net, uint64_t seq, uint8_t nic, uint32_t frame)
 {
 	struct inlog *log = &net->log;
@@ -167,7 +183,7 @@ void inlog_take(struct net *net, uint64_t seq, uint8_t nic, uint32_t frame)
 	}
 	if (log->free_head == FLOW_NONE)
 		sweep(net);
-	if (log->free_head == FLOW_NONE && !net->have_state && log->head != FLOW_NONE)
+	if (log->free_head == FLOW_NONE && !keeps(net) && log->head != FLOW_NONE)
 		drop(net, log->head, FLOW_NONE);
 	if (log->free_head == FLOW_NONE) {
 		/* The primary has sent more than it was granted; what is lost here was never confirmed. */
@@ -278,7 +294,7 @@ void inlog_tell(struct net *net)
 	if (log->n - log->n_used < log->n / 2)
 		sweep(net);
 	/* Before the first state the oldest frames make room by themselves. */
-	room = net->have_state ? log->n - log->n_used : log->n / 2;
+	room = keeps(net) ? log->n - log->n_used : log->n / 2;
 	if (room > net->fp.n_free / 2)
 		room = net->fp.n_free / 2;
 	if (log->last == log->told && room / 8 == log->told_room / 8)
