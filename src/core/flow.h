@@ -99,6 +99,12 @@ struct flow {
 	bool have_headers;
 };
 
+/* flow_scale() - the window scale in force, for reading the guest's own windows; 0 when none is or it is not known */
+static inline uint8_t flow_scale(const struct flow *f)
+{
+	return f->ws_known && !f->no_ws ? f->ws : 0;
+}
+
 struct flow_table {
 	struct flow *flows;
 	uint32_t *buckets;

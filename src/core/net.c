@@ -9,6 +9,8 @@
  *      compare.c  held output and the comparison of the two copies (P1)
  *      release.c  what leaves, with which numbers (P1, P2)
  *      rewrite.c  translation of numbers (P6)
+ *      keep.c     what the client has seen, and what is kept for promotion
+ *      announce.c the guest's addresses
  * Roles (the first may become any other, PRIMARY becomes ALONE, SECONDARY becomes ALONE by promotion):
  *      ALONE      frames pass through, translated where a flow needs it; positions are followed
  *      PRIMARY    input is numbered, sent to the peer and given to the PVM; output is held from the first barrier on
@@ -244,36 +246,6 @@ void net_give(struct net *net, uint8_t nic, uint32_t frame)
 	net->st.guest_in++;
 }
 
-/* Addresses that the guest answers for, to be announced when this node takes over. */
-static void learn_addr(struct net *net, uint8_t nic, const uint8_t *ip)
-{
-	static const uint8_t none[4];
-
-	if (!memcmp(ip, none, 4) || ip[0] >= 224)
-		return;
-	for (unsigned int i = 0; i < net->n_addr; i++)
-		if (net->addr[i].nic == nic && !memcmp(net->addr[i].ip, ip, 4))
-			return;
-	if (net->n_addr == NET_ADDRS)
-		return;
-	net->addr[net->n_addr].nic = nic;
-	memcpy(net->addr[net->n_addr++].ip, ip, 4);
-}
-
-static void learn_guest(struct net *net, uint8_t nic, const uint8_t *d, uint32_t len)
-{
-	if (len >= 42 && d[12] == 8 && d[13] == 6)
-		learn_addr(net, nic, d + 28);
-	else if (len >= 34 && d[12] == 8 && d[13] == 0)
-		learn_addr(net, nic, d + 26);
-}
-
-static void learn_input(struct net *net, uint8_t nic, const uint8_t *d, uint32_t len)
-{
-	if (len >= 34 && d[12] == 8 && d[13] == 0 && !memcmp(d, net->cfg.mac[nic], 6))
-		learn_addr(net, nic, d + 30);
-}
-
 void net_client_syn(struct flow *f, const struct packet *p)
 {
 	/* A stray SYN must not change a connection that is open. */
@@ -365,7 +337,7 @@ static void from_guest(struct net *net, uint8_t nic, uint32_t frame)
 	net->st.guest_out++;
 	net->fp.meta[frame].nic = nic;
 	net->fp.meta[frame].epoch = net->epoch;
-	learn_guest(net, nic, net_data(net, frame), net->fp.meta[frame].len);
+	announce_learn_guest(net, nic, net_data(net, frame), net->fp.meta[frame].len);
 	switch (net->role) {
 	case NET_ALONE:
 		release_alone(net, frame, nic);
@@ -468,32 +440,6 @@ static void set_role(struct net *net, enum net_role role, uint64_t epoch)
 		inlog_tell(net);
 }
 
-static void announce(struct net *net)
-{
-	static const nstime pause[ANNOUNCE_TIMES] = { 0, 50 * NS_PER_MS, 250 * NS_PER_MS, NS_PER_S };
-	uint32_t h;
-
-	for (uint8_t nic = 0; nic < net->cfg.n_nics; nic++) {
-		h = frame_alloc(&net->fp, false);
-		if (h == FRAME_NONE)
-			break;
-		net->fp.meta[h].len = packet_make_rarp(net_data(net, h), net->cfg.mac[nic]);
-		net->fp.meta[h].epoch = net->epoch;
-		release_emit(net, nic, h);
-	}
-	for (unsigned int i = 0; i < net->n_addr; i++) {
-		h = frame_alloc(&net->fp, false);
-		if (h == FRAME_NONE)
-			break;
-		net->fp.meta[h].len = packet_make_garp(net_data(net, h), net->cfg.mac[net->addr[i].nic], net->addr[i].ip);
-		net->fp.meta[h].epoch = net->epoch;
-		release_emit(net, net->addr[i].nic, h);
-	}
-	net->announce_left--;
-	if (net->announce_left)
-		net->announce_at = net->now + pause[ANNOUNCE_TIMES - net->announce_left];
-}
-
 static void promote(struct net *net)
 {
 	struct flow *f;
@@ -506,7 +452,7 @@ static void promote(struct net *net)
 	flow_for_each(&net->flows, f) {
 		uint32_t h = f->stash;
 
-		release_kept(net, f);
+		keep_resend(net, f);
 		if (h == FRAME_NONE)
 			continue;
 		/* No client has seen an answer to this SYN yet: the SVM's own numbers become the client's. */
@@ -567,7 +513,7 @@ static void from_peer(struct net *net, const struct net_ev *ev)
 	}
 	switch (m->type) {
 	case NM_INPUT:
-		learn_input(net, m->nic, net_data(net, ev->frame), net->fp.meta[ev->frame].len);
+		announce_learn_input(net, m->nic, net_data(net, ev->frame), net->fp.meta[ev->frame].len);
 		inlog_take(net, m->seq, m->nic, ev->frame);
 		break;
 	case NM_OUTPUT:
@@ -617,7 +563,7 @@ static void from_peer(struct net *net, const struct net_ev *ev)
 		net_act_new(net, NA_BARRIER)->n = m->epoch;
 		break;
 	case NM_RELEASED:
-		release_told(net, m);
+		keep_told(net, m);
 		break;
 	default:
 		net->st.drop_bad++;
@@ -691,7 +637,7 @@ static void timers(struct net *net)
 		compare_scan(net);
 	}
 	if (net->announce_left && net->now >= net->announce_at)
-		announce(net);
+		announce_now(net);
 }
 
 size_t net_step(struct net *net, nstime now, const struct net_ev *in, size_t n, struct net_act *out, size_t cap)

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-/* Private to core/net.c, inlog.c, release.c, compare.c and rewrite.c. Nobody else includes this. */
+/* Private to core/net.c, inlog.c, release.c, keep.c, compare.c, rewrite.c and announce.c. Nobody else includes this. */
 #ifndef CORE_NET_INTERNAL_H
 #define CORE_NET_INTERNAL_H
 
@@ -152,7 +152,16 @@ void release_barrier(struct net *net, uint64_t n);
 void release_staged(struct net *net, uint64_t n);
 void release_all(struct net *net);
 void release_finish(struct net *net);
-void release_kept(struct net *net, struct flow *f);
-void release_told(struct net *net, const struct net_msg *m);
+
+/* keep.c: what the client has seen, and what is kept for promotion */
+void keep_output(struct net *net, struct flow *f, const struct packet *p);
+void keep_resend(struct net *net, struct flow *f);
+void keep_tell(struct net *net);
+void keep_told(struct net *net, const struct net_msg *m);
+
+/* announce.c: the guest's addresses */
+void announce_learn_guest(struct net *net, uint8_t nic, const uint8_t *d, uint32_t len);
+void announce_learn_input(struct net *net, uint8_t nic, const uint8_t *d, uint32_t len);
+void announce_now(struct net *net);
 
 #endif

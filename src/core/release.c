@@ -24,8 +24,6 @@
 
 #include <string.h>
 
-#define KEEP_FLOW 64	/* segments of a flow that the secondary keeps for promotion */
-
 void release_emit(struct net *net, uint8_t nic, uint32_t frame)
 {
 	struct net_act *a = net_act_new(net, NA_TAP);
@@ -113,12 +111,6 @@ static void filter_sack(struct net *net, const struct flow *f, struct packet *p)
 	packet_keep_sack(p, mask);
 }
 
-/* The scale in force, for reading the guest's own windows. */
-static uint8_t scale(const struct flow *f)
-{
-	return f->ws_known && !f->no_ws ? f->ws : 0;
-}
-
 static void set_owed(struct net *net, struct flow *f)
 {
 	if (f->owed)
@@ -199,7 +191,7 @@ static struct flow *take_in(struct net *net, uint32_t frame, uint8_t nic, struct
 	net->fp.meta[frame].len = p->frame_len;
 	learn_headers(f, p);
 	learn_scale(f, p);
-	flow_side_update(&f->loc, p, scale(f));
+	flow_side_update(&f->loc, p, flow_scale(f));
 	/* In a SYN the option is only an offer. */
 	if (!(p->flags & (TCP_SYN | TCP_RST)))
 		f->ts_on = p->has_ts;
@@ -262,7 +254,7 @@ static void pure_ack(struct net *net, struct flow *f, uint32_t frame, struct pac
 		set_owed(net, f);
 	if (f->out_ack_known && seq_leq(ack, f->out_ack) && seq_leq(edge, f->out_edge) &&
 	    (seq_lt(ack, p->ack) ||
-	     (f->ws_known && seq_lt(f->out_edge, p->ack + ((uint32_t)p->win << scale(f)))))) {
+	     (f->ws_known && seq_lt(f->out_edge, p->ack + ((uint32_t)p->win << flow_scale(f)))))) {
 		net->st.acks_swallowed++;
 		frame_free(&net->fp, frame);
 		return;
@@ -363,54 +355,6 @@ void release_pvm(struct net *net, uint32_t frame, uint8_t nic)
 	compare_guess(net, f);
 }
 
-/*
- * The secondary keeps what the SVM has sent and the client may not have been given (its rem.held list, which is
- * otherwise the primary's): at promotion it leaves at once, so that no client waits for a retransmission timer. A copy,
- * since what overlaps is trimmed on entry. Beyond the limit nothing is kept: the guest's own TCP sends it again.
- */
-static void keep_for_promotion(struct net *net, struct flow *f, const struct packet *p)
-{
-	struct packet copy;
-	uint32_t h;
-
-	if (!packet_span(p) || p->flags & (TCP_RST | TCP_SYN) || f->rem.held.n >= KEEP_FLOW ||
-	    net->n_held_rem >= net->cfg.max_held)
-		return;
-	if (f->rel_out && seq_leq(p->seq + packet_span(p), f->rel_nxt))
-		return;
-	h = frame_alloc(&net->fp, true);
-	if (h == FRAME_NONE)
-		return;
-	memcpy(net_data(net, h), p->data, p->frame_len);
-	net->fp.meta[h].nic = f->key.nic;
-	net->fp.meta[h].len = p->frame_len;
-	packet_parse(net_data(net, h), p->frame_len, &copy);
-	hold_segment(net, f, &f->rem, h, &copy);
-}
-
-void release_kept(struct net *net, struct flow *f)
-{
-	uint32_t h;
-
-	while ((h = frame_list_pop(&net->fp, &f->rem.held)) != FRAME_NONE) {
-		struct packet p;
-
-		net->n_held_rem--;
-		packet_parse(net_data(net, h), net->fp.meta[h].len, &p);
-		rewrite_shift(net, f, &p);
-		if (!f->ws_known && f->loc.ack_known && f->loc.win) {
-			/* Whatever the scale: what the SVM has said last, which is not left of what the client was told. */
-			packet_set_ack(&p, f->loc.ack);
-			packet_set_win(&p, f->loc.win);
-		}
-		net->fp.meta[h].epoch = net->epoch;
-		f->out_nxt = f->out_known ? seq_max(f->out_nxt, net->fp.meta[h].end) : net->fp.meta[h].end;
-		f->out_known = true;
-		net->st.resent++;
-		release_segment(net, f, h, &p);
-	}
-}
-
 /* One frame of the SVM: on the secondary on its way to the primary, on the primary (after release_told) to compare. */
 void release_svm(struct net *net, uint32_t frame, uint8_t nic, uint64_t epoch)
 {
@@ -448,14 +392,14 @@ void release_svm(struct net *net, uint32_t frame, uint8_t nic, uint64_t epoch)
 		rewrite_out(net, f, &p);
 		learn_headers(f, &p);
 		learn_scale(f, &p);
-		flow_side_update(&f->loc, &p, scale(f));
+		flow_side_update(&f->loc, &p, flow_scale(f));
 		inlog_trim(net, f);
 		a = net_msg_new(net, NM_OUTPUT);
 		a->nic = a->msg.nic = nic;
 		a->msg.epoch = epoch;
 		a->frame = frame;
 		net->st.peer_out++;
-		keep_for_promotion(net, f, &p);
+		keep_output(net, f, &p);
 		frame_free(&net->fp, frame);
 		return;
 	}
@@ -463,7 +407,7 @@ void release_svm(struct net *net, uint32_t frame, uint8_t nic, uint64_t epoch)
 		hold_clear(net, f, &f->rem);
 		flow_side_reset(&f->rem);
 	}
-	flow_side_update(&f->rem, &p, scale(f));
+	flow_side_update(&f->rem, &p, flow_scale(f));
 	net_dirty(net, f);
 	net->fp.meta[frame].nic = nic;
 	if (packet_span(&p) && !(p.flags & TCP_RST) && !f->diverged &&
@@ -619,7 +563,7 @@ static void originate(struct net *net, struct flow *f)
 	}
 	/* What rounding leaves of an edge that has not moved is no news. */
 	news = f->out_ack_known && f->ws_known && seq_lt(f->out_edge, edge) &&
-	       seq_lt(f->out_edge, ack + ((uint32_t)window(f, ack, edge) << scale(f)));
+	       seq_lt(f->out_edge, ack + ((uint32_t)window(f, ack, edge) << flow_scale(f)));
 	if (!f->out_ack_known || seq_lt(f->out_ack, ack) || news) {
 		h = frame_alloc(&net->fp, false);
 		if (h == FRAME_NONE)
@@ -640,34 +584,6 @@ static void originate(struct net *net, struct flow *f)
 		f->owed = false;
 }
 
-static void tell_released(struct net *net)
-{
-	net->rel_at = net->now + net->cfg.released_every;
-	while (net->rel_head != FLOW_NONE) {
-		struct flow *f = &net->flows.flows[net->rel_head];
-		struct net_act *a;
-
-		net->rel_head = f->rel_next;
-		f->rel_due = false;
-		if (net->role != NET_PRIMARY)
-			continue;
-		a = net_msg_new(net, NM_RELEASED);
-		a->msg.epoch = net->epoch;
-		a->msg.key = f->key;
-		a->msg.isn = f->isn_known ? f->isn : 0;
-		a->msg.seq32 = f->out_nxt;
-		a->msg.ack32 = f->out_ack;
-		a->msg.room = f->out_ack_known;
-		a->msg.seq_off = f->out_edge;
-		a->msg.ts_off = (f->ws & RELEASED_WS) | (f->ws_known ? RELEASED_WS_KNOWN : 0) |
-				(f->no_ws ? RELEASED_NO_WS : 0);
-		/* The highest of the PVM's, held segments included: with its age it bounds what may still leave. */
-		a->msg.has_ts = f->said_ts;
-		a->msg.tsval = f->said_tsval;
-		a->msg.age_ms = (uint32_t)((net->now - f->said_at) / NS_PER_MS);
-	}
-}
-
 void release_finish(struct net *net)
 {
 	while (net->dirty_head != FLOW_NONE) {
@@ -678,42 +594,5 @@ void release_finish(struct net *net)
 		originate(net, f);
 	}
 	if (net->rel_head != FLOW_NONE && net->now >= net->rel_at)
-		tell_released(net);
-}
-
-void release_told(struct net *net, const struct net_msg *m)
-{
-	struct flow *f = net_flow(net, &m->key);
-
-	if (!f || (f->isn_known && f->isn != m->isn))
-		return;
-	f->rel_nxt = m->seq32;
-	f->rel_out = true;
-	while (f->rem.held.head != FRAME_NONE && seq_leq(net->fp.meta[f->rem.held.head].end, f->rel_nxt)) {
-		frame_free(&net->fp, frame_list_pop(&net->fp, &f->rem.held));
-		net->n_held_rem--;
-	}
-	if (m->room) {
-		f->rel_ack = f->rel_known ? seq_max(f->rel_ack, m->ack32) : m->ack32;
-		f->rel_known = true;
-		/* For the day of promotion: what the client was offered must not move left. */
-		f->out_edge = f->out_ack_known ? seq_max(f->out_edge, m->seq_off) : m->seq_off;
-		f->out_ack = f->rel_ack;
-		f->out_ack_known = true;
-	}
-	if (m->ts_off & RELEASED_WS_KNOWN) {
-		f->ws_known = true;
-		f->ws = (uint8_t)(m->ts_off & RELEASED_WS) > 14 ? 14 : (uint8_t)(m->ts_off & RELEASED_WS);
-	}
-	f->no_ws = (m->ts_off & RELEASED_NO_WS) != 0;
-	/* The SVM's last window was read before its scale was known. */
-	if (f->loc.ack_known && f->loc.win)
-		f->loc.edge = seq_max(f->loc.edge, f->loc.ack + ((uint32_t)f->loc.win << scale(f)));
-	if (m->has_ts) {
-		f->ts_on = true;
-		f->rel_tsval = m->tsval;
-		f->rel_ts = true;
-		f->rel_at = net->now - (nstime)m->age_ms * NS_PER_MS;
-	}
-	inlog_trim(net, f);
+		keep_tell(net);
 }

@@ -1,0 +1,128 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * What the secondary knows of what the client has seen, and keeps for the day of promotion: theory of operation
+ *
+ * The primary tells (RELEASED), for each flow of which something has left, how far its output and acknowledgements
+ * got, the window's right edge and scale, and the highest timestamp of the PVM with its age; at most every
+ * released_every, so it may be a little behind, and the last word may be lost with the primary. So the secondary keeps
+ * what its SVM has sent beyond that. At promotion it leaves at once: what the client has already is a retransmission
+ * to it, and for the rest it need not wait for a retransmission timer. Pure; belongs to one struct net.
+ */
+#include "core/net_internal.h"
+
+#include <string.h>
+
+#define KEEP_FLOW 64	/* segments of a flow that the secondary keeps for promotion */
+
+/*
+ * The secondary keeps what the SVM has sent and the client may not have been given (its rem.held list, which is
+ * otherwise the primary's): at promotion it leaves at once, so that no client waits for a retransmission timer. A copy,
+ * since what overlaps is trimmed on entry. Beyond the limit nothing is kept: the guest's own TCP sends it again.
+ */
+void keep_output(struct net *net, struct flow *f, const struct packet *p)
+{
+	struct packet copy;
+	uint32_t h;
+
+	if (!packet_span(p) || p->flags & (TCP_RST | TCP_SYN) || f->rem.held.n >= KEEP_FLOW ||
+	    net->n_held_rem >= net->cfg.max_held)
+		return;
+	if (f->rel_out && seq_leq(p->seq + packet_span(p), f->rel_nxt))
+		return;
+	h = frame_alloc(&net->fp, true);
+	if (h == FRAME_NONE)
+		return;
+	memcpy(net_data(net, h), p->data, p->frame_len);
+	net->fp.meta[h].nic = f->key.nic;
+	net->fp.meta[h].len = p->frame_len;
+	packet_parse(net_data(net, h), p->frame_len, &copy);
+	hold_segment(net, f, &f->rem, h, &copy);
+}
+
+void keep_resend(struct net *net, struct flow *f)
+{
+	uint32_t h;
+
+	while ((h = frame_list_pop(&net->fp, &f->rem.held)) != FRAME_NONE) {
+		struct packet p;
+
+		net->n_held_rem--;
+		packet_parse(net_data(net, h), net->fp.meta[h].len, &p);
+		rewrite_shift(net, f, &p);
+		if (!f->ws_known && f->loc.ack_known && f->loc.win) {
+			/* Whatever the scale: what the SVM has said last, which is not left of what the client was told. */
+			packet_set_ack(&p, f->loc.ack);
+			packet_set_win(&p, f->loc.win);
+		}
+		net->fp.meta[h].epoch = net->epoch;
+		f->out_nxt = f->out_known ? seq_max(f->out_nxt, net->fp.meta[h].end) : net->fp.meta[h].end;
+		f->out_known = true;
+		net->st.resent++;
+		release_segment(net, f, h, &p);
+	}
+}
+
+void keep_tell(struct net *net)
+{
+	net->rel_at = net->now + net->cfg.released_every;
+	while (net->rel_head != FLOW_NONE) {
+		struct flow *f = &net->flows.flows[net->rel_head];
+		struct net_act *a;
+
+		net->rel_head = f->rel_next;
+		f->rel_due = false;
+		if (net->role != NET_PRIMARY)
+			continue;
+		a = net_msg_new(net, NM_RELEASED);
+		a->msg.epoch = net->epoch;
+		a->msg.key = f->key;
+		a->msg.isn = f->isn_known ? f->isn : 0;
+		a->msg.seq32 = f->out_nxt;
+		a->msg.ack32 = f->out_ack;
+		a->msg.room = f->out_ack_known;
+		a->msg.seq_off = f->out_edge;
+		a->msg.ts_off = (f->ws & RELEASED_WS) | (f->ws_known ? RELEASED_WS_KNOWN : 0) |
+				(f->no_ws ? RELEASED_NO_WS : 0);
+		/* The highest of the PVM's, held segments included: with its age it bounds what may still leave. */
+		a->msg.has_ts = f->said_ts;
+		a->msg.tsval = f->said_tsval;
+		a->msg.age_ms = (uint32_t)((net->now - f->said_at) / NS_PER_MS);
+	}
+}
+
+void keep_told(struct net *net, const struct net_msg *m)
+{
+	struct flow *f = net_flow(net, &m->key);
+
+	if (!f || (f->isn_known && f->isn != m->isn))
+		return;
+	f->rel_nxt = m->seq32;
+	f->rel_out = true;
+	while (f->rem.held.head != FRAME_NONE && seq_leq(net->fp.meta[f->rem.held.head].end, f->rel_nxt)) {
+		frame_free(&net->fp, frame_list_pop(&net->fp, &f->rem.held));
+		net->n_held_rem--;
+	}
+	if (m->room) {
+		f->rel_ack = f->rel_known ? seq_max(f->rel_ack, m->ack32) : m->ack32;
+		f->rel_known = true;
+		/* For the day of promotion: what the client was offered must not move left. */
+		f->out_edge = f->out_ack_known ? seq_max(f->out_edge, m->seq_off) : m->seq_off;
+		f->out_ack = f->rel_ack;
+		f->out_ack_known = true;
+	}
+	if (m->ts_off & RELEASED_WS_KNOWN) {
+		f->ws_known = true;
+		f->ws = (uint8_t)(m->ts_off & RELEASED_WS) > 14 ? 14 : (uint8_t)(m->ts_off & RELEASED_WS);
+	}
+	f->no_ws = (m->ts_off & RELEASED_NO_WS) != 0;
+	/* The SVM's last window was read before its scale was known. */
+	if (f->loc.ack_known && f->loc.win)
+		f->loc.edge = seq_max(f->loc.edge, f->loc.ack + ((uint32_t)f->loc.win << flow_scale(f)));
+	if (m->has_ts) {
+		f->ts_on = true;
+		f->rel_tsval = m->tsval;
+		f->rel_ts = true;
+		f->rel_at = net->now - (nstime)m->age_ms * NS_PER_MS;
+	}
+	inlog_trim(net, f);
+}
