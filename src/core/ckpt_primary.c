@@ -29,8 +29,8 @@
  *   A round, STAGED or LOADED overdue: the secondary hangs; protection ends. Bytes that move put these off.
  * - Another error in stop, save, copy or sending ends protection cleanly (ft_part()). Going on with n's pages added to
  *   n + 1, as the design's ABORT n has it, is not done: it is rare, and a new first synchronisation is always right.
- * - A refused cont (any error but a timeout) is the guest's life: it was shut down or has panicked. The checkpoint is
- *   as good as any other, the shell reports the event.
+ * - A refused cont is asked again, for as long as its deadline allows. (Where the guest itself has ended its run the
+ *   shell says that it went well, and reports the event.)
  */
 #include "core/ft_util.h"
 

@@ -160,7 +160,7 @@ static bool keeps(const struct net *net)
 	return net->have_state || net->barrier_seen;
 }
 
-void inlog_first_cut(struct net *net, uint64_t cut)
+void inlog_cut(struct net *net, uint64_t cut)
 {
 	struct inlog *log = &net->log;
 
@@ -240,9 +240,7 @@ void inlog_commit(struct net *net, uint64_t cut)
 {
 	struct inlog *log = &net->log;
 
-	sweep(net);
-	while (log->head != FLOW_NONE && log->e[log->head].seq <= cut)
-		drop(net, log->head, FLOW_NONE);
+	inlog_cut(net, cut);
 	log->next_out = FAULT(net, NET_FAULT_NO_REPLAY) ? FLOW_NONE : log->head;
 	for (uint32_t i = log->next_out; i != FLOW_NONE && log->e[i].seq <= log->given; i = log->e[i].next)
 		net->st.replayed++;

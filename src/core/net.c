@@ -559,7 +559,7 @@ static void from_peer(struct net *net, const struct net_ev *ev)
 		net->barrier_n = m->epoch;
 		net->barrier_cut = m->seq;
 		if (!net->have_state)
-			inlog_first_cut(net, m->seq);
+			inlog_cut(net, m->seq);
 		net_act_new(net, NA_BARRIER)->n = m->epoch;
 		break;
 	case NM_RELEASED:

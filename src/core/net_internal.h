@@ -117,8 +117,8 @@ void inlog_take(struct net *net, uint64_t seq, uint8_t nic, uint32_t frame);
 void inlog_deliver(struct net *net);
 void inlog_trim(struct net *net, struct flow *f);
 void inlog_commit(struct net *net, uint64_t cut);
-/* inlog_first_cut() - the first barrier has come: room for what follows it */
-void inlog_first_cut(struct net *net, uint64_t cut);
+/* inlog_cut() - forget what a state with this cut has */
+void inlog_cut(struct net *net, uint64_t cut);
 void inlog_replay(struct net *net);
 void inlog_clear(struct net *net);
 void inlog_tell(struct net *net);
