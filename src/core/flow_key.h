@@ -13,12 +13,15 @@ struct flow_key {
 	uint8_t other[16];	/* address of the client's end */
 	uint16_t guest_port;	/* host order */
 	uint16_t other_port;
-	uint16_t vlan;		/* reserved for VLAN tags; 0 */
-	uint8_t family;		/* 4 or 6 */
+	uint16_t vlan;		/* outer (or only) VLAN tag: FLOW_VLAN | id; 0: untagged */
+	uint16_t vlan_inner;	/* the tag behind it, likewise */
+	uint8_t family;		/* 4, 6, or 0: not IP; then the addresses are MACs and guest_port is the Ethernet type */
 	uint8_t proto;		/* IP protocol */
 	uint8_t nic;
-	uint8_t pad[7];		/* zero */
+	uint8_t pad[5];		/* zero */
 };
+
+#define FLOW_VLAN 0x1000	/* set with each tag, so that id 0 is told from no tag */
 
 _Static_assert(sizeof(struct flow_key) == 48, "no padding");
 

@@ -86,7 +86,7 @@ const char *ckpt_cause_name(enum ckpt_cause c)
 		[CAUSE_NONE] = "none", [CAUSE_FIRST] = "first", [CAUSE_MISMATCH] = "mismatch",
 		[CAUSE_TIMEOUT] = "timeout", [CAUSE_OTHER] = "other", [CAUSE_DELAY] = "delay", [CAUSE_HELD] = "held",
 		[CAUSE_INLOG] = "inlog", [CAUSE_FLOWS] = "flows", [CAUSE_MEMORY] = "memory", [CAUSE_RESET] = "reset",
-		[CAUSE_COMMAND] = "command",
+		[CAUSE_COMMAND] = "command", [CAUSE_PERIODIC] = "periodic",
 	};
 
 	return NAME(names, c);

@@ -147,6 +147,28 @@ void net_frame_missed(struct net *net)
 	net->st.drop_pool++;
 }
 
+void net_set_rules(struct net *net, const struct rules *rules)
+{
+	net->cfg.rules = *rules;
+}
+
+const struct rules *net_rules(const struct net *net)
+{
+	return &net->cfg.rules;
+}
+
+void net_set_nic(struct net *net, unsigned int nic, const struct net_nic_cfg *cfg)
+{
+	struct net_nic_cfg *to = &net->cfg.nic[nic];
+
+	if (cfg->compare_timeout)
+		to->compare_timeout = cfg->compare_timeout;
+	if (cfg->expired_scan_cycle)
+		to->expired_scan_cycle = cfg->expired_scan_cycle;
+	if (cfg->max_queue_size)
+		to->max_queue_size = cfg->max_queue_size;
+}
+
 enum net_role net_role(const struct net *net)
 {
 	return net->role;

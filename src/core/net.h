@@ -8,6 +8,7 @@
 
 #include "base/clock.h"
 #include "core/flow_key.h"
+#include "core/rule.h"
 
 /*
  * The frames' machine of one node: every frame that a VM receives or sends passes through here. Pure: events and
@@ -39,11 +40,21 @@ enum ckpt_cause {
 	CAUSE_MEMORY,		/* too many staged or private pages */
 	CAUSE_RESET,		/* the guest was reset */
 	CAUSE_COMMAND,		/* somebody asked */
+	CAUSE_PERIODIC,		/* hybrid mode: the copies keep differing, so output rides on periodic checkpoints */
 	CAUSE_MAX
 };
 
 /* ckpt_cause_name() - "mismatch" and so on, for logs and status */
 const char *ckpt_cause_name(enum ckpt_cause c);
+
+/*
+ * Settings of one NIC, with the names and meanings of QEMU's colo-compare. 0: the value of net_cfg for all NICs.
+ */
+struct net_nic_cfg {
+	nstime compare_timeout;		/* age of a held frame that starts a checkpoint */
+	nstime expired_scan_cycle;	/* how often the ages are looked at */
+	uint32_t max_queue_size;	/* held frames of one flow and side; then a checkpoint */
+};
 
 struct net_cfg {
 	uint32_t n_nics;
@@ -54,7 +65,18 @@ struct net_cfg {
 	uint32_t n_log;			/* input frames that the secondary can log; power of two */
 	uint32_t max_held_flow;		/* held frames of one flow and side; then a checkpoint */
 	uint32_t max_held;		/* held frames of each side in all; then a checkpoint */
+	uint32_t max_flow_bytes;	/* held bytes of one flow and side; then a checkpoint */
+	uint32_t max_bytes;		/* held bytes of each side in all; then a checkpoint */
+	uint32_t n_reasm;		/* fragmented datagrams of each side that may be incomplete at a time */
 	nstime compare_timeout;		/* age of a held frame that starts a checkpoint */
+	nstime expired_scan_cycle;	/* how often the ages are looked at */
+	struct net_nic_cfg nic[NET_MAX_NICS];
+	struct rules rules;		/* what is compared, let through, or held */
+	bool no_hybrid;			/* never stop comparing, however often the copies differ */
+	uint32_t hybrid_from;		/* checkpoints in a row that a difference caused, to go hybrid */
+	nstime hybrid_gap;		/* longest time between two of them */
+	nstime hybrid_min, hybrid_max;	/* limits of the interval between checkpoints in hybrid mode */
+	nstime hybrid_try;		/* time in hybrid mode before comparing is tried again; doubles when it failed */
 	nstime gate_wait;		/* longest wait for QEMU to have read its input */
 	nstime other_delay;		/* from the first held frame that is not compared to the checkpoint */
 	nstime released_every;		/* least time between two rounds of RELEASED */
@@ -112,6 +134,7 @@ enum net_msg_type {
 	NM_BARRIER,	/* P->S epoch n, seq: end of epoch n; seq is the input cut */
 	NM_RELEASED,	/* P->S key, isn, seq32: position released, room: 1 when ack32 and seq_off (right edge) are valid,
 			 * ts_off: window scale, see RELEASED_*, tsval and age: what the client has seen */
+	NM_RULES,	/* P->S frame: the rules in force (rules_encode()) */
 	NM_MAX
 };
 
@@ -172,7 +195,7 @@ struct net_act {
 	struct net_msg msg;
 };
 
-/* Everything that is counted; all only grow, but for the three marked (now). */
+/* Everything that is counted; all only grow, but for those marked (now). */
 struct net_stats {
 	uint64_t tap_in, tap_out, guest_in, guest_out, peer_in, peer_out;	/* frames */
 	uint64_t bytes_in, bytes_out;
@@ -185,7 +208,20 @@ struct net_stats {
 	uint64_t flows_evicted, flows_full;
 	uint64_t replayed;		/* input given to the guest once more */
 	uint64_t resent;		/* output of the SVM let out at promotion */
+	uint64_t datagrams;		/* released by comparison, not TCP */
+	uint64_t svm_twice;		/* answers that the SVM gave once more */
+	uint64_t reassembled, reasm_dropped;	/* fragmented datagrams: put together; given up incomplete */
+	uint64_t bypassed;		/* let out by a rule without being compared */
+	uint64_t signed_flows;		/* TCP with MD5 or AO: epochs only */
+	uint64_t icmp_translated;	/* ICMP errors whose quoted TCP header was translated */
+	uint64_t drop_syn;		/* input dropped at the TAP that would have begun a flow, in a flood */
+	uint64_t flows_embryo_evicted;	/* connections that had not been established */
+	uint64_t limit_flow, limit_held, limit_bytes, limit_flows;	/* checkpoints asked for at a limit */
+	uint64_t hybrid_entered, hybrid_left;
 	uint32_t held, held_svm, logged, flows, frames_free;	/* (now) */
+	uint32_t held_bytes, held_svm_bytes, reasm, flows_embryo;	/* (now) */
+	bool hybrid;						/* (now) */
+	nstime hybrid_interval;					/* (now) */
 };
 
 /*
@@ -226,6 +262,13 @@ size_t net_step(struct net *net, nstime now, const struct net_ev *in, size_t n, 
 
 /* net_deadline() - when net_step() wants to be called though nothing has happened; NS_NEVER: never */
 nstime net_deadline(const struct net *net);
+
+/* net_set_rules() - rules for frames from now on; the primary tells the secondary with the next step */
+void net_set_rules(struct net *net, const struct rules *rules);
+const struct rules *net_rules(const struct net *net);
+
+/* net_set_nic() - settings of one NIC from now on; fields that are 0 stay as they are */
+void net_set_nic(struct net *net, unsigned int nic, const struct net_nic_cfg *cfg);
 
 enum net_role net_role(const struct net *net);
 uint64_t net_epoch(const struct net *net);

@@ -1,0 +1,70 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#ifndef CORE_RULE_H
+#define CORE_RULE_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/err.h"
+#include "core/flow_key.h"
+
+/* Rules: which flows are compared, which are let through, which only leave with checkpoints. Pure. */
+
+enum rule_action {
+	RULE_COMPARE,	/* the default */
+	RULE_BYPASS,	/* the PVM's frames leave at once, the SVM's are dropped: for what must differ */
+	RULE_HOLD,	/* never compared: leaves when the checkpoint of its epoch is STAGED */
+};
+
+#define RULES_MAX	32
+#define RULE_ANY_NIC	0xff
+#define RULE_TEXT_MAX	256	/* bytes of a rule as text, NUL included */
+
+struct rule_ports {
+	uint16_t lo, hi;	/* both inclusive; 0 and 65535: any */
+};
+
+struct rule_net {
+	uint8_t addr[16];	/* IPv4 in the first four bytes */
+	uint8_t family;		/* 4 or 6; 0: any address */
+	uint8_t bits;		/* of the prefix */
+};
+
+struct rule {
+	uint8_t action;			/* enum rule_action */
+	uint8_t family;			/* 4, 6; 0: any */
+	uint8_t proto;			/* IP protocol; 0: any (IPv4 and IPv6 have no use for 0 behind their headers) */
+	uint8_t nic;			/* index, or RULE_ANY_NIC */
+	struct rule_ports port;		/* of either end */
+	struct rule_ports guest_port, client_port;
+	struct rule_net guest, client;	/* address of that end */
+};
+
+struct rules {
+	uint32_t n;
+	struct rule r[RULES_MAX];
+};
+
+/*
+ * rule_parse() - read one rule, e.g. "bypass,proto=udp,port=123" or "hold,client=192.0.2.0/24,nic=n0"
+ * @nics: names of the NICs in the order of their indexes, @n_nics of them; borrowed
+ *
+ * Return: 0, or -EINVAL with a sentence
+ */
+int rule_parse(const char *text, const char *const *nics, unsigned int n_nics, struct rule *r, struct err *e);
+
+/* rule_format() - the text that rule_parse() reads. Return: its length, always below RULE_TEXT_MAX */
+int rule_format(const struct rule *r, const char *const *nics, unsigned int n_nics, char out[RULE_TEXT_MAX]);
+
+/* rules_match() - the first rule that fits decides. Return: enum rule_action */
+enum rule_action rules_match(const struct rules *rules, const struct flow_key *key);
+
+/*
+ * rules_encode() - all rules as bytes for the peer. Return: length, or -EMSGSIZE
+ * rules_decode() - the other way; trusts nothing. Return: 0, or -EPROTO
+ */
+#define RULES_BYTES_MAX (4 + RULES_MAX * 52)
+int rules_encode(const struct rules *rules, uint8_t *out, size_t cap);
+int rules_decode(const uint8_t *p, size_t len, struct rules *rules);
+
+#endif
