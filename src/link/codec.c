@@ -274,7 +274,13 @@ int codec_credit_get(const uint8_t *p, size_t len, uint64_t *bytes, uint64_t *ms
 
 bool codec_net_has_frame(unsigned int type)
 {
-	return type == NM_INPUT || type == NM_OUTPUT;
+	return type == NM_INPUT || type == NM_OUTPUT || type == NM_RULES;
+}
+
+/* A tag as flow_key.h says it: none, or its id with the bit that tells id 0 from none. */
+static bool vlan_ok(uint16_t tag)
+{
+	return !tag || (tag & ~0xfffu) == FLOW_VLAN;
 }
 
 static bool net_has_flow(unsigned int type)
@@ -303,6 +309,7 @@ int codec_net_put(uint8_t *out, size_t cap, struct wire_head *h, const struct ne
 	wcursor_u16(&w, m->key.guest_port);
 	wcursor_u16(&w, m->key.other_port);
 	wcursor_u16(&w, m->key.vlan);
+	wcursor_u16(&w, m->key.vlan_inner);
 	wcursor_u8(&w, m->key.family);
 	wcursor_u8(&w, m->key.proto);
 	wcursor_u8(&w, m->key.nic);
@@ -321,6 +328,7 @@ int codec_net_get(const struct wire_head *h, const uint8_t *p, size_t len, struc
 		  size_t *frame_len, struct err *e)
 {
 	struct cursor c = cursor_of(p, len);
+	struct rules rules;
 	uint64_t zero;
 
 	memset(m, 0, sizeof(*m));
@@ -343,12 +351,17 @@ int codec_net_get(const struct wire_head *h, const uint8_t *p, size_t len, struc
 			*frame = NULL;
 			return err_set(e, -EPROTO, "a frames message has a frame of %zu bytes", *frame_len);
 		}
+		if (m->type == NM_RULES && rules_decode(*frame, *frame_len, &rules)) {
+			*frame = NULL;
+			return err_set(e, -EPROTO, "a frames message has %zu bytes of rules that are none", *frame_len);
+		}
 	} else if (net_has_flow(m->type)) {
 		cursor_copy(&c, m->key.guest, 16);
 		cursor_copy(&c, m->key.other, 16);
 		m->key.guest_port = cursor_u16(&c);
 		m->key.other_port = cursor_u16(&c);
 		m->key.vlan = cursor_u16(&c);
+		m->key.vlan_inner = cursor_u16(&c);
 		m->key.family = cursor_u8(&c);
 		m->key.proto = cursor_u8(&c);
 		m->key.nic = cursor_u8(&c);
@@ -363,6 +376,9 @@ int codec_net_get(const struct wire_head *h, const uint8_t *p, size_t len, struc
 		if (!c.bad && ((m->key.family != 4 && m->key.family != 6) || m->key.nic >= NET_MAX_NICS))
 			return err_set(e, -EPROTO, "a frames message has a flow of family %u on NIC %u", m->key.family,
 				       m->key.nic);
+		if (!vlan_ok(m->key.vlan) || !vlan_ok(m->key.vlan_inner) || (m->key.vlan_inner && !m->key.vlan))
+			return err_set(e, -EPROTO, "a frames message has a flow with the VLAN tags 0x%04x and 0x%04x",
+				       m->key.vlan, m->key.vlan_inner);
 	}
 	if (zero)
 		return err_set(e, -EPROTO, "a frames message has reserved bytes that are not zero");

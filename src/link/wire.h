@@ -11,7 +11,7 @@
  * Integers are big-endian. The structs only fix sizes and offsets, codec.c reads and writes through cursors.
  */
 
-#define WIRE_VERSION	1
+#define WIRE_VERSION	2
 #define WIRE_MAGIC	0x4c4b5331u	/* "LKS1", also in every later version, so that a difference can be named */
 
 enum wire_channel { WIRE_CONTROL, WIRE_FRAMES, WIRE_BULK, WIRE_CHANNELS };
@@ -23,7 +23,7 @@ enum wire_type {
 	WIRE_REFUSE = 3,	/* any channel: a sentence, then the connection ends */
 	WIRE_CREDIT = 4,	/* any channel: how far the other side may send */
 	WIRE_CTL = 16,		/* control: struct ctl_msg of core/ft.h */
-	WIRE_NET = 32,		/* frames: struct net_msg of core/net.h, and the frame of INPUT and OUTPUT */
+	WIRE_NET = 32,		/* frames: struct net_msg of core/net.h, and the frame of INPUT and OUTPUT, the rules of RULES */
 	WIRE_PAGES = 48,	/* bulk: guest pages of one RAM region, in a row */
 	WIRE_DEVSTATE = 49,	/* bulk: a piece of the device state */
 	WIRE_MARKER = 50,	/* bulk: the barrier, with totals to check what came before */
@@ -97,17 +97,21 @@ struct wire_net {
 #define WIRE_NET_LEN	16
 static_assert(sizeof(struct wire_net) == WIRE_NET_LEN, "net");
 
-/* FLOW, FLOW_OK, TABLE and RELEASED have this after the head; INPUT and OUTPUT have the frame instead. */
+/*
+ * FLOW, FLOW_OK, TABLE and RELEASED have this after the head; INPUT and OUTPUT have the frame instead, RULES the
+ * rules (rules_encode() of core/rule.h).
+ */
 struct wire_flow {
 	uint8_t guest[16];
 	uint8_t other[16];
 	uint8_t guest_port[2];
 	uint8_t other_port[2];
-	uint8_t vlan[2];
+	uint8_t vlan[2];	/* 0x1000 | id of the outer tag, 0: untagged */
+	uint8_t vlan_inner[2];	/* of the tag behind it, likewise */
 	uint8_t family;
 	uint8_t proto;
 	uint8_t nic;
-	uint8_t zero[7];
+	uint8_t zero[5];
 	uint8_t isn[4];
 	uint8_t seq32[4];
 	uint8_t ack32[4];

@@ -96,9 +96,9 @@ static void hello(void **state)
 	assert_int_equal(b.shape_len, sizeof(shape) - 1);
 	assert_memory_equal(b.shape, shape, b.shape_len);
 	/* Another version says so, whatever follows. */
-	p[3] = 2;
+	p[3] = WIRE_VERSION + 1;
 	assert_true(codec_hello_get(&h, p, 4, &b, &e) < 0);
-	assert_non_null(strstr(e.msg, "protocol 2"));
+	assert_non_null(strstr(e.msg, "protocol 3"));
 	p[3] = WIRE_VERSION;
 	p[WIRE_HELLO_LEN] = '/';
 	assert_true(codec_hello_get(&h, p, (size_t)n, &b, &e) < 0);
@@ -152,11 +152,55 @@ static void ctl(void **state)
 	}
 }
 
+/* In a flow every reserved byte, and every bit that a VLAN tag does not have, ends the connection. */
+static void flow_bytes(const struct wire_head *h, uint8_t *p, size_t n)
+{
+	uint8_t *vlan = p + WIRE_NET_LEN + offsetof(struct wire_flow, vlan);
+	uint8_t *inner = p + WIRE_NET_LEN + offsetof(struct wire_flow, vlan_inner);
+	uint8_t *zero = p + WIRE_NET_LEN + offsetof(struct wire_flow, zero);
+	const uint8_t *f;
+	struct net_msg b;
+	struct err e = { 0 };
+	size_t len;
+
+	for (size_t i = 0; i < sizeof(((struct wire_flow *)0)->zero); i++) {
+		zero[i] = 1;
+		assert_true(codec_net_get(h, p, n, &b, &f, &len, &e) < 0);
+		zero[i] = 0;
+	}
+	for (int i = 0; i < 2; i++) {
+		uint8_t *tag = i ? inner : vlan, was = *tag;
+
+		assert_int_equal(codec_net_get(h, p, n, &b, &f, &len, &e), 0);
+		*tag = was | 0x20;
+		assert_true(codec_net_get(h, p, n, &b, &f, &len, &e) < 0);
+		*tag = (uint8_t)(was & ~0x10);
+		assert_true(codec_net_get(h, p, n, &b, &f, &len, &e) < 0);
+		*tag = was;
+	}
+	/* An inner tag alone. */
+	memset(vlan, 0, 2);
+	assert_true(codec_net_get(h, p, n, &b, &f, &len, &e) < 0);
+	memset(inner, 0, 2);
+	assert_int_equal(codec_net_get(h, p, n, &b, &f, &len, &e), 0);
+	vlan[0] = 0x10;		/* id 0 */
+	assert_int_equal(codec_net_get(h, p, n, &b, &f, &len, &e), 0);
+	assert_int_equal(b.key.vlan, FLOW_VLAN);
+	memcpy(vlan, "\x10\x05", 2);
+	memcpy(inner, "\x1f\xff", 2);
+}
+
 static void net(void **state)
 {
-	uint8_t frame[100];
+	struct rules rules = { .n = 2, .r = {
+		{ .action = RULE_BYPASS, .proto = 17, .nic = RULE_ANY_NIC, .port = { 123, 123 },
+		  .guest_port = { 0, 65535 }, .client_port = { 0, 65535 } },
+		{ .action = RULE_HOLD, .family = 4, .nic = 1, .port = { 0, 65535 }, .guest_port = { 0, 65535 },
+		  .client_port = { 1024, 65535 }, .client = { .addr = { 192, 0, 2, 0 }, .family = 4, .bits = 24 } },
+	} };
+	uint8_t frame[4 + 2 * RULE_BYTES];
 
-	memset(frame, 0x5a, sizeof(frame));
+	assert_int_equal(rules_encode(&rules, frame, sizeof(frame)), sizeof(frame));
 	for (int t = 0; t < NM_MAX; t++) {
 		struct net_msg m = { .type = (uint8_t)t, .nic = 2, .has_ts = 1, .epoch = 77, .seq = 1ull << 40,
 				     .room = 4096 };
@@ -173,7 +217,8 @@ static void net(void **state)
 			memset(m.key.other, 0x22, 16);
 			m.key.guest_port = 6379;
 			m.key.other_port = 40001;
-			m.key.vlan = 5;
+			m.key.vlan = FLOW_VLAN | 5;
+			m.key.vlan_inner = FLOW_VLAN | 4095;
 			m.key.family = 6;
 			m.key.proto = 6;
 			m.key.nic = 2;
@@ -202,6 +247,19 @@ static void net(void **state)
 		assert_int_equal(len, codec_net_has_frame((unsigned int)t) ? sizeof(frame) : 0);
 		if (f)
 			assert_memory_equal(f, frame, len);
+		if (t == NM_RULES) {
+			/* Rules are looked at before anybody else does: cut, too long, one that cannot be. */
+			assert_true(codec_net_get(&h, p, n - 1, &b, &f, &len, &e) < 0);
+			p[n++] = 0;
+			assert_true(codec_net_get(&h, p, n--, &b, &f, &len, &e) < 0);
+			p[k + 4] = RULE_HOLD + 1;
+			assert_true(codec_net_get(&h, p, n, &b, &f, &len, &e) < 0);
+			assert_null(f);
+			p[k + 4] = RULE_BYPASS;
+			assert_int_equal(codec_net_get(&h, p, n, &b, &f, &len, &e), 0);
+		}
+		if (m.key.family)
+			flow_bytes(&h, p, n);
 		for (size_t cut = 0; cut < (size_t)k + (f ? 1 : 0); cut++) {
 			uint8_t *exact = malloc(cut ? cut : 1);
 
@@ -281,14 +339,15 @@ static void bulk(void **state)
 /* The order of these lists is part of the protocol: who changes it raises WIRE_VERSION and docs/protocol.md. */
 static void numbers(void **state)
 {
-	assert_int_equal(WIRE_VERSION, 1);
+	assert_int_equal(WIRE_VERSION, 2);
 	assert_int_equal(CTL_EPOCH_END, 0);
 	assert_int_equal(CTL_PROMOTE, 5);
 	assert_int_equal(CTL_CLAIM, 9);
 	assert_int_equal(CTL_TYPE_MAX, 12);
 	assert_int_equal(NM_INPUT, 0);
 	assert_int_equal(NM_BARRIER, 6);
-	assert_int_equal(NM_MAX, 8);
+	assert_int_equal(NM_RULES, 8);
+	assert_int_equal(NM_MAX, 9);
 }
 
 static void garbage(void **state)

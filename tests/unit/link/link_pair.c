@@ -406,9 +406,9 @@ static void strangers(void **state)
 		expect_refuse(fd, "not Lockstep's link protocol");
 
 		fd = dial_raw(port);
-		n = raw_hello(m, WIRE_HELLO, WIRE_CONTROL, "web", 2, NULL);
+		n = raw_hello(m, WIRE_HELLO, WIRE_CONTROL, "web", WIRE_VERSION + 1, NULL);
 		send(fd, m, n, 0);
-		expect_refuse(fd, "protocol 2");
+		expect_refuse(fd, "protocol 3");
 
 		fd = dial_raw(port);
 		n = raw_hello(m, WIRE_HELLO, WIRE_CONTROL, "other", WIRE_VERSION, NULL);

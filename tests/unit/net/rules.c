@@ -87,7 +87,7 @@ static void mistakes(void **state)
 		{ "bypass,guest-port=1,proto=47", "guest-port= does not go with" },
 		{ "bypass,proto=icmp6,client-port=1", "client-port= does not go with" },
 		{ "bypass,client=192.0.2", "client=192.0.2: an address is written" },
-		{ "bypass,client=192.0.2.256", "an address is written" }, { "bypass,client=a.example", "an address is" },
+		{ "bypass,client=192.0.2.256", "an address is written" }, { "bypass,client=a.test", "an address is" },
 		{ "bypass,client=fe80::1%e", "an address is written" }, { "bypass,client=/8", "an address is written" },
 		{ "bypass,client=1111:2222:3333:4444:5555:6666:7777:8888:9999:aaaa", "an address is written" },
 		{ "bypass,client=192.0.2.0/33", "from 0 to 32" }, { "bypass,client=2001:db8::/129", "from 0 to 128" },
