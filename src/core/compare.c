@@ -3,8 +3,7 @@
  * Comparison: theory of operation (P1)
  *
  * A connection is compared as a stream, not packet by packet: the copies may cut, merge, delay and retransmit
- * differently. Each flow has two lists of held segments, the PVM's and the SVM's, sorted by client sequence number
- * and not overlapping (what comes twice is trimmed on entry). The stream's symbols are SYN, the payload bytes and
+ * differently. Each flow has two lists of held segments, the PVM's and the SVM's (hold.c). The stream's symbols are SYN, the payload bytes and
  * FIN, each with its own position. From the position up to which everything was let out (out_nxt) the two lists are
  * walked; equal symbols advance the position, and the verified prefix of a PVM segment leaves as a segment of its
  * own. Were only whole segments let out, two copies that cut differently could wait for one another for ever: the
@@ -25,9 +24,6 @@
 
 #include <string.h>
 
-#define GUEST_SYN_WAIT (100 * NS_PER_MS)	/* the SVM may have chosen another port for a connection of its own */
-
-#define SMALL_WINDOW	1460	/* bytes */
 #define GUESS_FROM	3
 #define GUESS_CHECK	8
 
@@ -63,96 +59,14 @@ static void cut_tail(struct packet *p, uint32_t pos)
 	packet_cut_tail(p, pos - p->seq - !!(p->flags & TCP_SYN));
 }
 
-static void count_held(struct net *net, struct flow *f, struct flow_side *s, int by)
-{
-	if (s == &f->loc)
-		net->n_held += (uint32_t)by;
-	else
-		net->n_held_rem += (uint32_t)by;
-}
-
-void hold_watch(struct net *net, struct flow *f)
-{
-	if (f->on_held)
-		return;
-	f->on_held = true;
-	f->held_next = net->held_head;
-	net->held_head = f->self;
-}
-
-void hold_segment(struct net *net, struct flow *f, struct flow_side *s, uint32_t frame, struct packet *p)
-{
-	struct frame_meta *m = net->fp.meta;
-	uint32_t prev = FRAME_NONE, i = s->held.head;
-	uint32_t end = p->seq + packet_span(p);
-
-	if ((s == &f->loc ? net->n_held : net->n_held_rem) >= 2 * net->cfg.max_held) {
-		/* The checkpoint that was asked for at the limit takes too long: lost as on a network, and sent again by TCP. */
-		net->st.drop_held++;
-		frame_free(&net->fp, frame);
-		return;
-	}
-
-	for (; i != FRAME_NONE; prev = i, i = m[i].next) {
-		if (seq_leq(end, m[i].seq))
-			break;
-		if (seq_leq(m[i].end, p->seq))
-			continue;
-		if (seq_lt(p->seq, m[i].seq)) {
-			/* It fills a gap; what it holds beyond is there already, or will be retransmitted. */
-			cut_tail(p, m[i].seq);
-			end = m[i].seq;
-			break;
-		}
-		if (seq_leq(end, m[i].end)) {
-			/* The held copy stays: numbers, window and time are made anew when it leaves. */
-			frame_free(&net->fp, frame);
-			return;
-		}
-		cut_front(p, m[i].end);
-	}
-	m[frame].seq = p->seq;
-	m[frame].end = end;
-	m[frame].len = p->frame_len;
-	m[frame].next = i;
-	if (prev == FRAME_NONE)
-		s->held.head = frame;
-	else
-		m[prev].next = frame;
-	if (i == FRAME_NONE)
-		s->held.tail = frame;
-	s->held.n++;
-	count_held(net, f, s, 1);
-	if (s == &f->loc) {
-		if (s->held.n == 1)
-			f->held_since = net->now;
-		hold_watch(net, f);
-	}
-	if (s->held.n > net->cfg.max_held_flow || net->n_held > net->cfg.max_held || net->n_held_rem > net->cfg.max_held)
-		net_want(net, CAUSE_HELD);
-}
-
-void hold_clear(struct net *net, struct flow *f, struct flow_side *s)
-{
-	count_held(net, f, s, -(int)s->held.n);
-	frame_list_clear(&net->fp, &s->held);
-	if (s == &f->loc && f->held_rst != FRAME_NONE) {
-		frame_free(&net->fp, f->held_rst);
-		f->held_rst = FRAME_NONE;
-		net->n_held--;
-	}
-}
-
 /* The SVM's held segment that covers @pos, older ones dropped; FRAME_NONE: it has not said that yet. */
 static uint32_t svm_at(struct net *net, struct flow *f, uint32_t pos)
 {
 	struct frame_meta *m = net->fp.meta;
 	struct frame_list *l = &f->rem.held;
 
-	while (l->head != FRAME_NONE && seq_leq(m[l->head].end, pos)) {
-		frame_free(&net->fp, frame_list_pop(&net->fp, l));
-		net->n_held_rem--;
-	}
+	while (l->head != FRAME_NONE && seq_leq(m[l->head].end, pos))
+		frame_free(&net->fp, hold_pop(net, f, &f->rem));
 	return l->head != FRAME_NONE && seq_leq(m[l->head].seq, pos) ? l->head : FRAME_NONE;
 }
 
@@ -196,8 +110,7 @@ static bool let_out_prefix(struct net *net, struct flow *f, uint32_t upto)
 	struct packet p;
 
 	if (upto == m->end) {
-		frame_list_pop(&net->fp, &f->loc.held);
-		net->n_held--;
+		hold_pop(net, f, &f->loc);
 		packet_parse(net_data(net, h), m->len, &p);
 		f->out_nxt = upto;
 		release_segment(net, f, h, &p);
@@ -233,25 +146,11 @@ static void compare_rst(struct net *net, struct flow *f)
 		f->diverged = true;
 		return;
 	}
-	f->held_rst = FRAME_NONE;
+	hold_take_rst(net, f);
 	f->rem.rst = false;
-	net->n_held--;
 	packet_parse(net_data(net, h), net->fp.meta[h].len, &p);
 	net->st.released_compared++;
 	release_segment(net, f, h, &p);
-}
-
-/* Ask for a checkpoint and say for which flow: people want to know why. */
-static void want_for(struct net *net, struct flow *f, enum ckpt_cause cause)
-{
-	struct net_act *a = net_want(net, cause);
-
-	if (!a)
-		return;
-	a->msg.key = f->key;
-	a->msg.seq32 = f->out_nxt;
-	a->msg.ack32 = f->loc.ack;
-	a->msg.room = f->loc.held.n;
 }
 
 void compare_guess(struct net *net, struct flow *f)
@@ -260,7 +159,7 @@ void compare_guess(struct net *net, struct flow *f)
 		return;
 	f->diverged = true;
 	net->st.guessed++;
-	net_want(net, CAUSE_MISMATCH);
+	hold_want(net, f, CAUSE_MISMATCH);
 }
 
 void compare_flow(struct net *net, struct flow *f)
@@ -275,9 +174,8 @@ void compare_flow(struct net *net, struct flow *f)
 
 		if (f->out_known && seq_leq(m->end, f->out_nxt)) {
 			/* STAGED has moved the position past it: it is a retransmission now. */
-			uint32_t h = frame_list_pop(&net->fp, &f->loc.held);
+			uint32_t h = hold_pop(net, f, &f->loc);
 
-			net->n_held--;
 			packet_parse(net_data(net, h), m->len, &a);
 			release_segment(net, f, h, &a);
 			continue;
@@ -313,47 +211,6 @@ void compare_flow(struct net *net, struct flow *f)
 	if (f->diverged) {
 		if (!(net->wanted & 1u << CAUSE_MISMATCH))
 			net->st.mismatches++;
-		want_for(net, f, CAUSE_MISMATCH);
-	}
-}
-
-/*
- * Look for held output that is too old. The time counts only while there is an SVM that could answer: a slow one
- * must not be made slower by checkpoints, so the limit doubles with each that a timeout has caused in a row.
- */
-void compare_scan(struct net *net)
-{
-	nstime limit = net->cfg.compare_timeout << (net->backoff > 4 ? 4 : net->backoff);
-	uint32_t *link = &net->held_head;
-
-	while (*link != FLOW_NONE) {
-		struct flow *f = &net->flows.flows[*link];
-		nstime since = f->held_since, most = limit;
-
-		if (!f->loc.held.n && f->held_rst == FRAME_NONE && !f->owed) {
-			*link = f->held_next;
-			f->on_held = false;
-			continue;
-		}
-		link = &f->held_next;
-		if (!net->loaded)
-			continue;
-		if (f->loc.held.n) {
-			struct packet p;
-
-			packet_parse(net_data(net, f->loc.held.head), net->fp.meta[f->loc.held.head].len, &p);
-			if ((p.flags & (TCP_SYN | TCP_ACK)) == TCP_SYN && most > GUEST_SYN_WAIT)
-				most = GUEST_SYN_WAIT;
-		} else if (f->held_rst == FRAME_NONE) {
-			/* A smaller window alone keeps nobody waiting, unless it is as good as shut. */
-			if (f->out_ack_known && !seq_lt(f->out_ack, f->loc.ack) &&
-			    seq_lt(f->out_ack + SMALL_WINDOW, f->out_edge))
-				continue;
-			since = f->owed_since;
-		}
-		if (since < net->loaded_at)
-			since = net->loaded_at;
-		if (net->now - since >= most)
-			want_for(net, f, CAUSE_TIMEOUT);
+		hold_want(net, f, CAUSE_MISMATCH);
 	}
 }

@@ -1,9 +1,14 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * Connection tracking: one table of fixed size, hashed with a secret key (a client chooses ports, so it could
- * choose collisions), linked by age. Nothing is removed by time: a flow is forgotten when its place is needed and
- * it carries nothing, the longest unused first; so a flood of new connections cannot push out one with an
- * untranslatable past. Pure; belongs to one struct net.
+ * Connection tracking: theory of operation
+ *
+ * One table of fixed size, hashed with a secret key (a client chooses ports, so it could choose collisions). Nothing
+ * is removed by time: a flow is forgotten when its place is needed. Who has to go is decided by class, the longest
+ * unused first: connections that were never seen to be established, then datagram flows that carry nothing, then idle
+ * connections. So a flood of new connections pushes out its own kind, and never one with an untranslatable past.
+ *
+ * A flow is in the hash, in the list of all, in the list of its class by age, and in any of the FLOW_LISTS; all but the
+ * first are doubly linked, so that any flow can be taken out at once. Pure; belongs to one struct net.
  */
 #include "core/flow.h"
 
@@ -14,7 +19,6 @@
 #include "base/siphash.h"
 
 #define CLOSED_NS	(120 * NS_PER_S)
-#define EVICT_LOOK 64	/* oldest flows that are looked at for one that may go */
 
 int flow_table_init(struct flow_table *t, uint32_t n, const uint64_t key[2])
 {
@@ -51,7 +55,13 @@ void flow_table_reset(struct flow_table *t)
 	memset(t->buckets, 0xff, t->n_buckets * sizeof(*t->buckets));
 	t->free_head = t->n ? 0 : FLOW_NONE;
 	t->n_used = 0;
-	t->lru_head = t->lru_tail = FLOW_NONE;
+	t->all_head = FLOW_NONE;
+	for (int i = 0; i < FLOW_CLASSES; i++) {
+		t->lru_head[i] = t->lru_tail[i] = FLOW_NONE;
+		t->n_class[i] = 0;
+	}
+	for (int i = 0; i < FLOW_LISTS; i++)
+		t->list_head[i] = FLOW_NONE;
 }
 
 static uint32_t *bucket(struct flow_table *t, const struct flow_key *key)
@@ -69,34 +79,86 @@ struct flow *flow_find(struct flow_table *t, const struct flow_key *key)
 
 static void lru_unlink(struct flow_table *t, struct flow *f)
 {
-	if (f->lru_prev == FLOW_NONE)
-		t->lru_head = f->lru_next;
+	if (f->lru.prev == FLOW_NONE)
+		t->lru_head[f->cls] = f->lru.next;
 	else
-		t->flows[f->lru_prev].lru_next = f->lru_next;
-	if (f->lru_next == FLOW_NONE)
-		t->lru_tail = f->lru_prev;
+		t->flows[f->lru.prev].lru.next = f->lru.next;
+	if (f->lru.next == FLOW_NONE)
+		t->lru_tail[f->cls] = f->lru.prev;
 	else
-		t->flows[f->lru_next].lru_prev = f->lru_prev;
+		t->flows[f->lru.next].lru.prev = f->lru.prev;
+	t->n_class[f->cls]--;
 }
 
 static void lru_append(struct flow_table *t, struct flow *f)
 {
-	f->lru_prev = t->lru_tail;
-	f->lru_next = FLOW_NONE;
-	if (t->lru_tail == FLOW_NONE)
-		t->lru_head = f->self;
+	uint32_t tail = t->lru_tail[f->cls];
+
+	f->lru.prev = tail;
+	f->lru.next = FLOW_NONE;
+	if (tail == FLOW_NONE)
+		t->lru_head[f->cls] = f->self;
 	else
-		t->flows[t->lru_tail].lru_next = f->self;
-	t->lru_tail = f->self;
+		t->flows[tail].lru.next = f->self;
+	t->lru_tail[f->cls] = f->self;
+	t->n_class[f->cls]++;
 }
 
 void flow_touch(struct flow_table *t, struct flow *f, nstime now)
 {
 	f->last = now;
-	if (t->lru_tail == f->self)
+	if (t->lru_tail[f->cls] == f->self)
 		return;
 	lru_unlink(t, f);
 	lru_append(t, f);
+}
+
+void flow_establish(struct flow_table *t, struct flow *f)
+{
+	if (f->cls != FLOW_EMBRYO)
+		return;
+	lru_unlink(t, f);
+	f->cls = FLOW_OPEN;
+	lru_append(t, f);
+}
+
+void flow_list_add(struct flow_table *t, struct flow *f, enum flow_list l)
+{
+	struct flow_link *k = &f->link[l];
+
+	if (k->on)
+		return;
+	k->on = true;
+	k->prev = FLOW_NONE;
+	k->next = t->list_head[l];
+	if (k->next != FLOW_NONE)
+		t->flows[k->next].link[l].prev = f->self;
+	t->list_head[l] = f->self;
+}
+
+void flow_list_del(struct flow_table *t, struct flow *f, enum flow_list l)
+{
+	struct flow_link *k = &f->link[l];
+
+	if (!k->on)
+		return;
+	k->on = false;
+	if (k->prev == FLOW_NONE)
+		t->list_head[l] = k->next;
+	else
+		t->flows[k->prev].link[l].next = k->next;
+	if (k->next != FLOW_NONE)
+		t->flows[k->next].link[l].prev = k->prev;
+}
+
+struct flow *flow_list_first(struct flow_table *t, enum flow_list l)
+{
+	return t->list_head[l] == FLOW_NONE ? NULL : &t->flows[t->list_head[l]];
+}
+
+struct flow *flow_list_next(struct flow_table *t, const struct flow *f, enum flow_list l)
+{
+	return f->link[l].next == FLOW_NONE ? NULL : &t->flows[f->link[l].next];
 }
 
 struct flow *flow_make(struct flow_table *t, const struct flow_key *key, nstime now)
@@ -113,39 +175,54 @@ struct flow *flow_make(struct flow_table *t, const struct flow_key *key, nstime 
 	f->self = i;
 	f->used = true;
 	f->last = now;
-	f->stash = f->held_rst = FRAME_NONE;
+	f->held_rst = FRAME_NONE;
 	f->log_head = f->log_tail = FLOW_NONE;
 	frame_list_init(&f->loc.held);
 	frame_list_init(&f->rem.held);
+	frame_list_init(&f->stash);
 	b = bucket(t, key);
 	f->hash_next = *b;
 	*b = i;
+	f->cls = key->datagram ? FLOW_DGRAM : FLOW_EMBRYO;
 	lru_append(t, f);
+	f->all.prev = FLOW_NONE;
+	f->all.next = t->all_head;
+	if (t->all_head != FLOW_NONE)
+		t->flows[t->all_head].all.prev = i;
+	t->all_head = i;
 	t->n_used++;
 	return f;
 }
 
-bool flow_idle(const struct flow *f)
+/* Frames, log entries or lines of a table that wait. */
+static bool carries(const struct flow *f)
 {
-	return !f->loc.held.n && !f->rem.held.n && !f->n_log && f->stash == FRAME_NONE && f->held_rst == FRAME_NONE &&
-	       !f->seq_off && !f->ts_off && !f->pending && !f->has_next && !f->has_table && !f->dirty && !f->on_held &&
-	       !f->rel_due && !f->owed && !f->diverged;
+	return f->loc.held.n || f->rem.held.n || f->n_log || f->stash.n || f->held_rst != FRAME_NONE || f->pending ||
+	       f->has_next || f->has_table || f->link[LIST_DIRTY].on || f->link[LIST_HELD].on || f->link[LIST_REL].on;
 }
 
-struct flow *flow_oldest_idle(struct flow_table *t, nstime now)
+bool flow_idle(const struct flow *f)
 {
-	struct flow *f, *ended = NULL;
-	int look = EVICT_LOOK;
+	return !carries(f) && !f->seq_off && !f->ts_off && !f->owed && !f->diverged;
+}
 
-	flow_for_each(t, f) {
-		if (!look--)
-			break;
+struct flow *flow_oldest(struct flow_table *t, enum flow_class cls)
+{
+	return t->lru_head[cls] == FLOW_NONE ? NULL : &t->flows[t->lru_head[cls]];
+}
+
+struct flow *flow_oldest_idle(struct flow_table *t, enum flow_class cls, nstime now)
+{
+	struct flow *ended = NULL;
+	uint32_t i = t->lru_head[cls];
+
+	for (int look = FLOW_LOOK; look-- && i != FLOW_NONE; i = t->flows[i].lru.next) {
+		struct flow *f = &t->flows[i];
+
 		if (flow_idle(f))
 			return f;
 		/* A translated flow that was closed, and quiet for as long as TIME_WAIT lasts, needs its numbers no more. */
-		if (!ended && (f->loc.rst || f->loc.fin) && now - f->last > CLOSED_NS && !f->pending && !f->has_next &&
-		    !f->has_table && !f->loc.held.n && !f->rem.held.n && !f->n_log &&
-		    f->held_rst == FRAME_NONE && f->stash == FRAME_NONE && !f->dirty && !f->on_held && !f->rel_due)
+		if (!ended && (f->loc.rst || f->loc.fin) && now - f->last > CLOSED_NS && !carries(f))
 			ended = f;
 	}
 	return ended;
@@ -159,6 +236,14 @@ void flow_remove(struct flow_table *t, struct flow *f)
 		b = &t->flows[*b].hash_next;
 	*b = f->hash_next;
 	lru_unlink(t, f);
+	for (int l = 0; l < FLOW_LISTS; l++)
+		flow_list_del(t, f, l);
+	if (f->all.prev == FLOW_NONE)
+		t->all_head = f->all.next;
+	else
+		t->flows[f->all.prev].all.next = f->all.next;
+	if (f->all.next != FLOW_NONE)
+		t->flows[f->all.next].all.prev = f->all.prev;
 	f->used = false;
 	f->hash_next = t->free_head;
 	t->free_head = f->self;
@@ -168,9 +253,11 @@ void flow_remove(struct flow_table *t, struct flow *f)
 void flow_side_reset(struct flow_side *s)
 {
 	struct frame_list held = s->held;
+	uint32_t bytes = s->held_bytes;
 
 	memset(s, 0, sizeof(*s));
 	s->held = held;
+	s->held_bytes = bytes;
 }
 
 void flow_side_update(struct flow_side *s, const struct packet *p, uint8_t ws)

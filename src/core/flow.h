@@ -26,8 +26,33 @@ struct flow_side {
 	struct {
 		uint32_t left, right;
 	} sack[PACKET_MAX_SACK];
-	struct frame_list held;	/* segments not yet matched, by sequence number, not overlapping */
+	/* Not yet matched. TCP: segments by sequence number, not overlapping. Datagrams: as they came. */
+	struct frame_list held;
+	uint32_t held_bytes;
 };
+
+/* How dear a flow is: under pressure the first ones go first. */
+enum flow_class {
+	FLOW_EMBRYO,	/* TCP that was never seen to be established: a flood is made of these */
+	FLOW_DGRAM,	/* not TCP */
+	FLOW_OPEN,	/* TCP with a client that has answered, or a guest that talks */
+	FLOW_CLASSES
+};
+
+/* Lists that a flow may be in, besides the one of its class. */
+enum flow_list {
+	LIST_DIRTY,	/* touched in this step */
+	LIST_HELD,	/* has held output, or owes an acknowledgement */
+	LIST_REL,	/* primary: RELEASED is due */
+	FLOW_LISTS
+};
+
+struct flow_link {
+	uint32_t prev, next;
+	bool on;
+};
+
+#define FLOW_TWICE 4	/* datagrams of a flow that were matched last, to know an answer that the SVM gives twice */
 
 #define FLOW_NONE UINT32_MAX
 
@@ -37,10 +62,18 @@ struct flow_side {
  */
 struct flow {
 	struct flow_key key;
-	uint32_t hash_next, lru_prev, lru_next, self;
-	bool used, dirty, on_held;
-	uint32_t dirty_next, held_next;
+	uint32_t hash_next, self;
+	struct flow_link lru, all, link[FLOW_LISTS];
+	bool used;
+	uint8_t cls;		/* enum flow_class */
 	nstime last;		/* of the last frame */
+
+	uint8_t action;		/* enum rule_action, as of rules_gen */
+	uint32_t rules_gen;
+	bool is_signed;		/* MD5 or AO: nothing may be changed */
+	bool asked;		/* something came in on it: what the guest says may be an answer */
+	uint64_t twice[FLOW_TWICE];
+	uint8_t twice_at;
 
 	/* Translation (P6): client number = guest number + offset, for the local guest. */
 	uint32_t seq_off, ts_off;
@@ -51,7 +84,7 @@ struct flow {
 	uint32_t isn;
 	uint32_t isn_tsval;
 	uint32_t next_isn, next_tsval;
-	uint32_t stash;				/* secondary: a SYN of the SVM that waits for FLOW */
+	struct frame_list stash;		/* secondary: a SYN of the SVM, and what follows it, that wait for FLOW */
 
 	/* Primary: FLOW was sent and confirmed for this isn. */
 	bool flow_sent, flow_ok;
@@ -92,11 +125,8 @@ struct flow {
 	uint32_t log_head, log_tail;
 	uint32_t n_log;
 
-	bool rel_due;		/* primary: tell the secondary */
-	uint32_t rel_next;
-
-	uint8_t eth[14], ip[20];	/* headers of the guest's last segment, to build acknowledgements */
-	bool have_headers;
+	uint8_t head[PACKET_HEAD_MAX];	/* headers of the guest's last segment, to build acknowledgements */
+	uint8_t head_len;		/* 0: not known */
 };
 
 /* flow_scale() - the window scale in force, for reading the guest's own windows; 0 when none is or it is not known */
@@ -110,7 +140,9 @@ struct flow_table {
 	uint32_t *buckets;
 	uint32_t n, n_buckets;
 	uint32_t free_head, n_used;
-	uint32_t lru_head, lru_tail;	/* oldest first */
+	uint32_t n_class[FLOW_CLASSES];
+	uint32_t lru_head[FLOW_CLASSES], lru_tail[FLOW_CLASSES];	/* oldest first */
+	uint32_t all_head, list_head[FLOW_LISTS];
 	uint64_t key[2];
 };
 
@@ -124,11 +156,28 @@ struct flow *flow_find(struct flow_table *t, const struct flow_key *key);
 /* flow_touch() - it is the youngest now */
 void flow_touch(struct flow_table *t, struct flow *f, nstime now);
 
-/* flow_make() - a new flow; NULL when the table is full: flow_oldest_idle() may make room */
+/* flow_make() - a new flow of class FLOW_EMBRYO or FLOW_DGRAM, as its key says; NULL when the table is full */
 struct flow *flow_make(struct flow_table *t, const struct flow_key *key, nstime now);
 
-/* flow_oldest_idle() - the longest unused flow that carries nothing that must be kept; NULL: none among the oldest */
-struct flow *flow_oldest_idle(struct flow_table *t, nstime now);
+/* flow_establish() - the connection is real: class FLOW_OPEN from now on */
+void flow_establish(struct flow_table *t, struct flow *f);
+
+/* flow_oldest() - the longest unused flow of a class, or NULL */
+struct flow *flow_oldest(struct flow_table *t, enum flow_class cls);
+
+/*
+ * flow_oldest_idle() - the longest unused flow of a class that carries nothing that must be kept; NULL: none among
+ * the oldest FLOW_LOOK
+ */
+#define FLOW_LOOK 64
+struct flow *flow_oldest_idle(struct flow_table *t, enum flow_class cls, nstime now);
+
+/* flow_list_add(), flow_list_del() - once in a list at the most; flow_list_first(): NULL when it is empty */
+void flow_list_add(struct flow_table *t, struct flow *f, enum flow_list l);
+void flow_list_del(struct flow_table *t, struct flow *f, enum flow_list l);
+struct flow *flow_list_first(struct flow_table *t, enum flow_list l);
+/* flow_list_next() - the one after @f, or NULL */
+struct flow *flow_list_next(struct flow_table *t, const struct flow *f, enum flow_list l);
 
 /* flow_remove() - forget a flow; its frames must have been freed */
 void flow_remove(struct flow_table *t, struct flow *f);
@@ -136,10 +185,10 @@ void flow_remove(struct flow_table *t, struct flow *f);
 /* flow_idle() - whether forgetting the flow loses nothing */
 bool flow_idle(const struct flow *f);
 
-/* The body may touch the flow (which moves it), and must remove none. */
+/* In no order. The body must remove no other flow than its own. */
 #define flow_for_each(t, f) \
-	for (uint32_t i_ = (t)->lru_head, next_; \
-	     i_ != FLOW_NONE && ((f) = &(t)->flows[i_], next_ = (f)->lru_next, true); i_ = next_)
+	for (uint32_t i_ = (t)->all_head, next_; \
+	     i_ != FLOW_NONE && ((f) = &(t)->flows[i_], next_ = (f)->all.next, true); i_ = next_)
 
 /*
  * flow_side_update() - take in what a segment says

@@ -18,7 +18,8 @@ struct flow_key {
 	uint8_t family;		/* 4, 6, or 0: not IP; then the addresses are MACs and guest_port is the Ethernet type */
 	uint8_t proto;		/* IP protocol */
 	uint8_t nic;
-	uint8_t pad[5];		/* zero */
+	uint8_t datagram;	/* 1: not a stream of TCP segments */
+	uint8_t pad[4];		/* zero */
 };
 
 #define FLOW_VLAN 0x1000	/* set with each tag, so that id 0 is told from no tag */

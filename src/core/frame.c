@@ -47,7 +47,7 @@ uint32_t frame_alloc(struct frame_pool *fp, bool input)
 		return FRAME_NONE;
 	fp->free_head = fp->meta[h].next;
 	fp->n_free--;
-	fp->meta[h] = (struct frame_meta){ .next = FRAME_NONE, .used = true };
+	fp->meta[h] = (struct frame_meta){ .next = FRAME_NONE, .piece = FRAME_NONE, .used = true };
 	return h;
 }
 
@@ -56,6 +56,20 @@ void frame_free(struct frame_pool *fp, uint32_t h)
 	fp->meta[h].used = false;
 	fp->meta[h].next = fp->dead_head;
 	fp->dead_head = h;
+}
+
+uint32_t frame_free_chain(struct frame_pool *fp, uint32_t h)
+{
+	uint32_t n = 0;
+
+	while (h != FRAME_NONE) {
+		uint32_t next = fp->meta[h].piece;
+
+		frame_free(fp, h);
+		h = next;
+		n++;
+	}
+	return n;
 }
 
 void frame_reap(struct frame_pool *fp)

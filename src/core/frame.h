@@ -11,9 +11,11 @@
  */
 struct frame_meta {
 	uint32_t len;
+	uint32_t bytes;		/* held: that were counted for it */
 	uint32_t next;		/* in whatever list the frame is */
 	uint64_t epoch;		/* the guest made it in this epoch */
-	uint32_t seq, end;	/* held TCP segments: client sequence numbers */
+	uint32_t seq, end;	/* held TCP segments: client sequence numbers; datagrams: 0 and bytes of content */
+	uint32_t piece;		/* the next fragment of the same datagram, or FRAME_NONE */
 	uint8_t nic;
 	bool used;
 };
@@ -40,6 +42,8 @@ void frame_pool_reset(struct frame_pool *fp);
 uint32_t frame_alloc(struct frame_pool *fp, bool input);
 /* frame_free() - the frame is not needed after this step */
 void frame_free(struct frame_pool *fp, uint32_t h);
+/* frame_free_chain() - the same for all fragments of a datagram. Return: how many frames */
+uint32_t frame_free_chain(struct frame_pool *fp, uint32_t h);
 /* frame_reap() - the last step's actions were carried out */
 void frame_reap(struct frame_pool *fp);
 

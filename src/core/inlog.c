@@ -7,7 +7,7 @@
  *  - a TCP segment until both the PVM (as told to the client: RELEASED) and the SVM have acknowledged all of it.
  *    While a checkpoint is under way the primary lets no acknowledgement out that is above what the PVM had said at
  *    the barrier, so "told to the client" is covered by the old state and by the new one;
- *  - the last segment of a flow always: its acknowledgement number is news to a reloaded SVM;
+ *  - the last segment of a flow always, unless it is a SYN: its acknowledgement number is news to a reloaded SVM;
  *  - everything else until a commit whose cut comes after it.
  * Before the first barrier there is no state to go on from; the log then forgets its oldest frames when full, and at
  * the barrier what its cut covers.
@@ -82,7 +82,11 @@ static void drop(struct net *net, uint32_t i, uint32_t prev)
 static void to_guest(struct net *net, struct log_entry *e)
 {
 	uint8_t nic = net->fp.meta[e->frame].nic;
-	uint32_t h = rewrite_in(net, e->frame);
+	struct packet p;
+	uint32_t h;
+
+	packet_parse(net_data(net, e->frame), net->fp.meta[e->frame].len, &p);
+	h = rewrite_in(net, e->frame, &p);
 
 	if (h == FRAME_NONE)
 		return;
@@ -144,9 +148,12 @@ void inlog_trim(struct net *net, struct flow *f)
 		bool covered = seq_leq(e->end, f->loc.ack) &&
 			       (FAULT(net, NET_FAULT_LOG_SVM_ACK) || seq_leq(e->end, f->rel_ack));
 
-		if (!covered || e->seq > log->given || e->flow_next == FLOW_NONE)
+		/* A SYN that both have answered is no news to anybody, and in a flood there are many. */
+		if (!covered || e->seq > log->given || (e->flow_next == FLOW_NONE && !e->syn))
 			break;
 		f->log_head = e->flow_next;
+		if (f->log_head == FLOW_NONE)
+			f->log_tail = FLOW_NONE;
 		f->n_log--;
 		e->flow = FLOW_NONE;
 		frame_free(&net->fp, e->frame);
@@ -207,14 +214,17 @@ void inlog_take(struct net *net, uint64_t seq, uint8_t nic, uint32_t frame)
 		log->next_out = i;
 
 	packet_parse(net_data(net, frame), net->fp.meta[frame].len, &p);
-	if (p.kind == PK_TCP4) {
+	announce_learn(net, nic, &p, false);
+	track_input(net, nic, &p);
+	if (p.kind == PK_TCP) {
 		struct flow_key key;
 		struct flow *f;
 
 		packet_key(&p, nic, false, &key);
-		f = net_flow(net, &key);
+		f = track_flow(net, &key);
+		if (f && (p.flags & (TCP_ACK | TCP_SYN)) == TCP_ACK)
+			svm_moved_on(net, f);
 		if (f && (p.flags & TCP_SYN)) {
-			net_client_syn(f, &p);
 			/* A new connection of the same addresses numbers anew: old acknowledgements say nothing about it. */
 			f->rel_known = false;
 			f->loc.ack_known = false;
@@ -222,6 +232,7 @@ void inlog_take(struct net *net, uint64_t seq, uint8_t nic, uint32_t frame)
 		if (f && !(p.flags & TCP_RST)) {
 			e->flow = f->self;
 			e->span = packet_span(&p);
+			e->syn = p.flags & TCP_SYN;
 			e->end = p.seq + e->span;
 			if (f->log_tail == FLOW_NONE)
 				f->log_head = i;
@@ -234,6 +245,16 @@ void inlog_take(struct net *net, uint64_t seq, uint8_t nic, uint32_t frame)
 		}
 	}
 	inlog_deliver(net);
+}
+
+void inlog_unlink(struct net *net, struct flow *f)
+{
+	struct inlog *log = &net->log;
+
+	for (uint32_t i = f->log_head; i != FLOW_NONE; i = log->e[i].flow_next)
+		log->e[i].flow = FLOW_NONE;
+	f->log_head = f->log_tail = FLOW_NONE;
+	f->n_log = 0;
 }
 
 void inlog_commit(struct net *net, uint64_t cut)
@@ -295,11 +316,13 @@ void inlog_tell(struct net *net)
 	room = keeps(net) ? log->n - log->n_used : log->n / 2;
 	if (room > net->fp.n_free / 2)
 		room = net->fp.n_free / 2;
-	if (log->last == log->told && room / 8 == log->told_room / 8)
+	if (log->last == log->told && room / 8 == log->told_room / 8 && !net->flows_scarce)
 		return;
 	log->told = log->last;
 	log->told_room = room;
 	a = net_msg_new(net, NM_LOGGED);
 	a->msg.seq = log->last;
 	a->msg.room = room;
+	a->msg.has_ts = net->flows_scarce;
+	net->flows_scarce = false;
 }

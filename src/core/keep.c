@@ -43,10 +43,9 @@ void keep_resend(struct net *net, struct flow *f)
 {
 	uint32_t h;
 
-	while ((h = frame_list_pop(&net->fp, &f->rem.held)) != FRAME_NONE) {
+	while ((h = hold_pop(net, f, &f->rem)) != FRAME_NONE) {
 		struct packet p;
 
-		net->n_held_rem--;
 		packet_parse(net_data(net, h), net->fp.meta[h].len, &p);
 		rewrite_shift(net, f, &p);
 		if (!f->ws_known && f->loc.ack_known && f->loc.win) {
@@ -64,13 +63,13 @@ void keep_resend(struct net *net, struct flow *f)
 
 void keep_tell(struct net *net)
 {
+	struct flow *f;
+
 	net->rel_at = net->now + net->cfg.released_every;
-	while (net->rel_head != FLOW_NONE) {
-		struct flow *f = &net->flows.flows[net->rel_head];
+	while ((f = flow_list_first(&net->flows, LIST_REL))) {
 		struct net_act *a;
 
-		net->rel_head = f->rel_next;
-		f->rel_due = false;
+		flow_list_del(&net->flows, f, LIST_REL);
 		if (net->role != NET_PRIMARY)
 			continue;
 		a = net_msg_new(net, NM_RELEASED);
@@ -92,16 +91,15 @@ void keep_tell(struct net *net)
 
 void keep_told(struct net *net, const struct net_msg *m)
 {
-	struct flow *f = net_flow(net, &m->key);
+	struct flow *f = track_flow(net, &m->key);
 
-	if (!f || (f->isn_known && f->isn != m->isn))
+	/* 0: the primary had forgotten the flow, and met it again. */
+	if (!f || (f->isn_known && m->isn && f->isn != m->isn))
 		return;
 	f->rel_nxt = m->seq32;
 	f->rel_out = true;
-	while (f->rem.held.head != FRAME_NONE && seq_leq(net->fp.meta[f->rem.held.head].end, f->rel_nxt)) {
-		frame_free(&net->fp, frame_list_pop(&net->fp, &f->rem.held));
-		net->n_held_rem--;
-	}
+	while (f->rem.held.head != FRAME_NONE && seq_leq(net->fp.meta[f->rem.held.head].end, f->rel_nxt))
+		frame_free(&net->fp, hold_pop(net, f, &f->rem));
 	if (m->room) {
 		f->rel_ack = f->rel_known ? seq_max(f->rel_ack, m->ack32) : m->ack32;
 		f->rel_known = true;

@@ -5,8 +5,14 @@
  * Goal: clients talk to one VM that never stops. Each frame from the external network is given to both copies, each
  * frame of the PVM leaves only when P1 allows it. This file takes events and hands out actions; what they mean
  * stands in
+ *      track.c    which flow a frame belongs to, and which flow has to go
  *      inlog.c    the secondary's log of input (P2)
- *      compare.c  held output and the comparison of the two copies (P1)
+ *      svm.c      what the SVM says, on its own node
+ *      hold.c     held output, its limits and its age
+ *      compare.c  the comparison of TCP streams (P1)
+ *      datagram.c the comparison of everything else (P1)
+ *      frag.c     fragmented output
+ *      hybrid.c   periodic epochs when the copies keep differing
  *      release.c  what leaves, with which numbers (P1, P2)
  *      rewrite.c  translation of numbers (P6)
  *      keep.c     what the client has seen, and what is kept for promotion
@@ -40,16 +46,41 @@ void net_cfg_default(struct net_cfg *cfg, uint32_t n_nics, uint32_t mtu)
 {
 	memset(cfg, 0, sizeof(*cfg));
 	cfg->n_nics = n_nics;
-	cfg->frame_size = mtu + 14 + 8;
+	cfg->frame_size = mtu + NET_ETH_EXTRA;
 	cfg->n_frames = 16384;
 	cfg->n_flows = 16384;
 	cfg->n_log = 8192;
 	cfg->max_held_flow = 1024;
 	cfg->max_held = 4096;
+	cfg->max_flow_bytes = 4u << 20;
+	cfg->max_bytes = 16u << 20;
+	cfg->n_reasm = 64;
 	cfg->compare_timeout = 3 * NS_PER_S;
+	cfg->expired_scan_cycle = 50 * NS_PER_MS;
 	cfg->gate_wait = 2 * NS_PER_MS;
 	cfg->other_delay = 10 * NS_PER_MS;
 	cfg->released_every = 5 * NS_PER_MS;
+	cfg->hybrid_from = 8;
+	cfg->hybrid_gap = 100 * NS_PER_MS;
+	cfg->hybrid_min = 2 * NS_PER_MS;
+	cfg->hybrid_max = 200 * NS_PER_MS;
+	cfg->hybrid_try = NS_PER_S;
+}
+
+/* Settings that a NIC has not of its own are those of all. */
+static void take_cfg(struct net *net, const struct net_cfg *cfg)
+{
+	net->cfg = *cfg;
+	for (unsigned int i = 0; i < NET_MAX_NICS; i++) {
+		struct net_nic_cfg *c = &net->cfg.nic[i];
+
+		if (!c->compare_timeout)
+			c->compare_timeout = cfg->compare_timeout;
+		if (!c->expired_scan_cycle)
+			c->expired_scan_cycle = cfg->expired_scan_cycle;
+		if (!c->max_queue_size)
+			c->max_queue_size = cfg->max_held_flow;
+	}
 }
 
 static void net_clear(struct net *net)
@@ -69,10 +100,14 @@ static void net_clear(struct net *net)
 	net->holding = net->loaded = false;
 	net->staged = 0;
 	net->room = true;
-	net->n_held = net->n_held_rem = 0;
-	net->held_head = net->dirty_head = net->rel_head = FLOW_NONE;
+	net->n_held = net->n_held_rem = net->n_bytes = net->n_bytes_rem = 0;
 	net->wanted = 0;
-	net->loaded_at = net->scan_at = net->rel_at = net->other_since = 0;
+	net->loaded_at = net->rel_at = net->other_since = 0;
+	memset(net->scan_at, 0, sizeof(net->scan_at));
+	net->rules_gen = 1;
+	net->rules_due = net->flows_scarce = false;
+	hybrid_reset(net);
+	frag_reset(net);
 	net->backoff = 0;
 	net->timeout_last = false;
 	net->have_state = net->barrier_seen = net->replay_due = net->table_lost = false;
@@ -86,12 +121,13 @@ struct net *net_new(const struct net_cfg *cfg)
 
 	if (!net)
 		return NULL;
-	net->cfg = *cfg;
+	take_cfg(net, cfg);
 	/* Every frame can leave once in a step, every flow can be told of thrice; batches add a few. */
 	net->act_cap = 3 * cfg->n_frames + 4 * cfg->n_flows + 4 * NET_MAX_BATCH;
 	net->acts = malloc(net->act_cap * sizeof(*net->acts));
 	if (!net->acts || frame_pool_init(&net->fp, cfg->n_frames, cfg->frame_size) < 0 ||
-	    flow_table_init(&net->flows, cfg->n_flows, cfg->hash_key) < 0 || inlog_init(&net->log, cfg->n_log) < 0) {
+	    flow_table_init(&net->flows, cfg->n_flows, cfg->hash_key) < 0 || inlog_init(&net->log, cfg->n_log) < 0 ||
+	    frag_init(net) < 0) {
 		net_free(net);
 		return NULL;
 	}
@@ -106,14 +142,16 @@ void net_free(struct net *net)
 	frame_pool_free(&net->fp);
 	flow_table_free(&net->flows);
 	inlog_free(&net->log);
+	frag_free(net);
 	free(net->acts);
 	free(net);
 }
 
 void net_reset(struct net *net, const struct net_cfg *cfg)
 {
-	assert(cfg->n_frames == net->cfg.n_frames && cfg->n_flows == net->cfg.n_flows && cfg->n_log == net->cfg.n_log);
-	net->cfg = *cfg;
+	assert(cfg->n_frames == net->cfg.n_frames && cfg->n_flows == net->cfg.n_flows && cfg->n_log == net->cfg.n_log &&
+	       cfg->n_reasm == net->cfg.n_reasm);
+	take_cfg(net, cfg);
 	net_clear(net);
 }
 
@@ -150,6 +188,8 @@ void net_frame_missed(struct net *net)
 void net_set_rules(struct net *net, const struct rules *rules)
 {
 	net->cfg.rules = *rules;
+	net->rules_gen++;
+	net->rules_due = net->role == NET_PRIMARY;
 }
 
 const struct rules *net_rules(const struct net *net)
@@ -187,6 +227,12 @@ void net_stats_get(const struct net *net, struct net_stats *out)
 	out->logged = net->log.n_used;
 	out->flows = net->flows.n_used;
 	out->frames_free = net->fp.n_free;
+	out->held_bytes = net->n_bytes;
+	out->held_svm_bytes = net->n_bytes_rem;
+	out->reasm = net->n_reasm[SIDE_LOC] + net->n_reasm[SIDE_REM];
+	out->flows_embryo = net->flows.n_class[FLOW_EMBRYO];
+	out->hybrid = net->hyb.on;
+	out->hybrid_interval = net->hyb.interval;
 }
 
 struct net_act *net_act_new(struct net *net, enum net_act_type type)
@@ -216,6 +262,8 @@ struct net_act *net_want(struct net *net, enum ckpt_cause cause)
 
 	if (net->role != NET_PRIMARY || !net->holding || net->wanted & 1u << cause)
 		return NULL;
+	if ((cause == CAUSE_MISMATCH || cause == CAUSE_OTHER) && hybrid_waits(net))
+		return NULL;
 	net->wanted |= 1u << cause;
 	if (cause == CAUSE_TIMEOUT) {
 		net->backoff += net->timeout_last;
@@ -229,36 +277,6 @@ struct net_act *net_want(struct net *net, enum ckpt_cause cause)
 	return a;
 }
 
-void net_dirty(struct net *net, struct flow *f)
-{
-	if (f->dirty)
-		return;
-	f->dirty = true;
-	f->dirty_next = net->dirty_head;
-	net->dirty_head = f->self;
-}
-
-struct flow *net_flow(struct net *net, const struct flow_key *key)
-{
-	struct flow *f = flow_find(&net->flows, key), *old;
-
-	if (f) {
-		flow_touch(&net->flows, f, net->now);
-		return f;
-	}
-	f = flow_make(&net->flows, key, net->now);
-	if (f)
-		return f;
-	old = flow_oldest_idle(&net->flows, net->now);
-	if (!old) {
-		net->st.flows_full++;
-		return NULL;
-	}
-	net->st.flows_evicted++;
-	flow_remove(&net->flows, old);
-	return flow_make(&net->flows, key, net->now);
-}
-
 void net_give(struct net *net, uint8_t nic, uint32_t frame)
 {
 	struct net_act *a = net_act_new(net, NA_GUEST);
@@ -268,34 +286,9 @@ void net_give(struct net *net, uint8_t nic, uint32_t frame)
 	net->st.guest_in++;
 }
 
-void net_client_syn(struct flow *f, const struct packet *p)
+static void give_input(struct net *net, uint8_t nic, uint32_t frame, uint64_t seq, struct packet *p)
 {
-	/* A stray SYN must not change a connection that is open. */
-	if (!(p->flags & TCP_ACK))
-		f->syn_no_ws = !p->has_ws;
-	else if (!f->loc.ack_known)
-		f->no_ws = !p->has_ws;
-}
-
-/* Remember whether the client's SYN allows window scaling: the guest's own offer alone does not put it in force. */
-static void note_client_syn(struct net *net, uint8_t nic, uint32_t frame)
-{
-	struct flow_key key;
-	struct packet p;
-	struct flow *f;
-
-	packet_parse(net_data(net, frame), net->fp.meta[frame].len, &p);
-	if (p.kind != PK_TCP4 || !(p.flags & TCP_SYN))
-		return;
-	packet_key(&p, nic, false, &key);
-	f = net_flow(net, &key);
-	if (f)
-		net_client_syn(f, &p);
-}
-
-static void give_input(struct net *net, uint8_t nic, uint32_t frame, uint64_t seq)
-{
-	uint32_t h = rewrite_in(net, frame);
+	uint32_t h = rewrite_in(net, frame, p);
 
 	net->given_seq = seq;
 	if (h == FRAME_NONE) {
@@ -308,8 +301,21 @@ static void give_input(struct net *net, uint8_t nic, uint32_t frame, uint64_t se
 		frame_free(&net->fp, frame);
 }
 
+/* Whether the secondary's log and the connection to it have room for one more frame. */
+static bool peer_takes(const struct net *net)
+{
+	return net->room && net->in_seq - net->logged < net->peer_room;
+}
+
+/* In a flood what is under way comes first: the last quarter of the log is not for what would begin a flow. */
+static bool last_quarter(const struct net *net)
+{
+	return net->peer_room - (net->in_seq - net->logged) < net->cfg.n_log / 4;
+}
+
 static void from_tap(struct net *net, uint8_t nic, uint32_t frame)
 {
+	struct packet p;
 	uint64_t seq;
 	bool share;
 
@@ -320,19 +326,24 @@ static void from_tap(struct net *net, uint8_t nic, uint32_t frame)
 		frame_free(&net->fp, frame);
 		return;
 	}
-	share = net->role == NET_PRIMARY;
-	if (share && (!net->room || net->in_seq - net->logged >= net->peer_room)) {
-		/* Before the first barrier no state depends on what the secondary has logged. */
-		share = false;
-	}
-	if (net->role == NET_PRIMARY && net->holding && !share) {
-		net->st.drop_room++;
-		net_want(net, CAUSE_INLOG);
-		frame_free(&net->fp, frame);
-		return;
+	/* Before the first barrier no state depends on what the secondary has logged. */
+	share = net->role == NET_PRIMARY && peer_takes(net);
+	packet_parse(net_data(net, frame), net->fp.meta[frame].len, &p);
+	if (net->role == NET_PRIMARY && net->holding) {
+		bool stranger = share && last_quarter(net) && !track_known(net, nic, &p);
+
+		if (!share || stranger) {
+			if (stranger)
+				net->st.drop_syn++;
+			else
+				net->st.drop_room++;
+			net_want(net, CAUSE_INLOG);
+			frame_free(&net->fp, frame);
+			return;
+		}
 	}
 	net->fp.meta[frame].nic = nic;
-	note_client_syn(net, nic, frame);
+	track_input(net, nic, &p);
 	seq = ++net->in_seq;
 	if (share) {
 		struct net_act *a = net_msg_new(net, NM_INPUT);
@@ -343,7 +354,7 @@ static void from_tap(struct net *net, uint8_t nic, uint32_t frame)
 		net->st.peer_out++;
 	}
 	if (net->gate_open) {
-		give_input(net, nic, frame, seq);
+		give_input(net, nic, frame, seq, &p);
 	} else if (net->gated.n >= net->fp.n / 4) {
 		/* As a NIC whose ring is full: lost for this copy, and a client's retransmission comes to both. */
 		net->st.drop_pool++;
@@ -356,21 +367,35 @@ static void from_tap(struct net *net, uint8_t nic, uint32_t frame)
 
 static void from_guest(struct net *net, uint8_t nic, uint32_t frame)
 {
+	struct packet p;
+
 	net->st.guest_out++;
 	net->fp.meta[frame].nic = nic;
 	net->fp.meta[frame].epoch = net->epoch;
-	announce_learn_guest(net, nic, net_data(net, frame), net->fp.meta[frame].len);
+	packet_parse(net_data(net, frame), net->fp.meta[frame].len, &p);
 	switch (net->role) {
 	case NET_ALONE:
-		release_alone(net, frame, nic);
+		release_alone(net, frame, nic, &p);
 		break;
 	case NET_PRIMARY:
-		release_pvm(net, frame, nic);
+		release_pvm(net, frame, nic, &p);
 		break;
 	case NET_SECONDARY:
-		release_svm(net, frame, nic, net->epoch);
+		announce_learn(net, nic, &p, true);
+		svm_output(net, frame, nic, &p);
 		break;
 	}
+}
+
+/* One frame of the SVM, made in epoch @epoch. */
+static void from_svm(struct net *net, uint8_t nic, uint32_t frame, uint64_t epoch)
+{
+	struct packet p;
+
+	net->fp.meta[frame].nic = nic;
+	net->fp.meta[frame].epoch = epoch;
+	packet_parse(net_data(net, frame), net->fp.meta[frame].len, &p);
+	release_svm(net, frame, nic, &p);
 }
 
 static void answer_cut(struct net *net)
@@ -387,6 +412,7 @@ static void answer_cut(struct net *net)
 
 static void gate_close(struct net *net, uint64_t n)
 {
+	hybrid_closing(net);
 	net->gate_open = false;
 	net->closing = true;
 	net->close_n = n;
@@ -410,8 +436,11 @@ static void stop_waiting(struct net *net)
 
 static void gate_open(struct net *net)
 {
+	struct packet p;
 	uint32_t h;
 
+	if (!net->gate_open)
+		hybrid_opened(net);
 	net->gate_open = true;
 	stop_waiting(net);
 	if (net->replay_due) {
@@ -420,8 +449,10 @@ static void gate_open(struct net *net)
 	}
 	if (net->role == NET_SECONDARY)
 		inlog_deliver(net);
-	while ((h = frame_list_pop(&net->fp, &net->gated)) != FRAME_NONE)
-		give_input(net, net->fp.meta[h].nic, h, net->fp.meta[h].epoch);
+	while ((h = frame_list_pop(&net->fp, &net->gated)) != FRAME_NONE) {
+		packet_parse(net_data(net, h), net->fp.meta[h].len, &p);
+		give_input(net, net->fp.meta[h].nic, h, net->fp.meta[h].epoch, &p);
+	}
 }
 
 /* The local VM is stopped and all it had said is taken. */
@@ -450,6 +481,9 @@ static void set_role(struct net *net, enum net_role role, uint64_t epoch)
 	net->room = true;
 	net->gate_open = role != NET_SECONDARY;
 	net->have_state = net->barrier_seen = net->table_lost = false;
+	net->rules_due = role == NET_PRIMARY;
+	hybrid_reset(net);
+	frag_clear(net, SIDE_REM);
 	inlog_clear(net);
 	inlog_reset(net);
 	flow_for_each(&net->flows, f) {
@@ -464,7 +498,9 @@ static void set_role(struct net *net, enum net_role role, uint64_t epoch)
 
 static void promote(struct net *net)
 {
+	struct packet p;
 	struct flow *f;
+	uint32_t h;
 
 	if (net->role != NET_SECONDARY)
 		return;
@@ -472,14 +508,12 @@ static void promote(struct net *net)
 	stop_waiting(net);
 	rewrite_forget(net);
 	flow_for_each(&net->flows, f) {
-		uint32_t h = f->stash;
-
 		keep_resend(net, f);
-		if (h == FRAME_NONE)
-			continue;
 		/* No client has seen an answer to this SYN yet: the SVM's own numbers become the client's. */
-		f->stash = FRAME_NONE;
-		release_alone(net, h, net->fp.meta[h].nic);
+		while ((h = frame_list_pop(&net->fp, &f->stash)) != FRAME_NONE) {
+			packet_parse(net_data(net, h), net->fp.meta[h].len, &p);
+			release_alone(net, h, net->fp.meta[h].nic, &p);
+		}
 	}
 	if (net->gate_open)
 		inlog_replay(net);
@@ -519,6 +553,39 @@ static void loaded(struct net *net, uint64_t n)
 	net->epoch = n + 1;
 }
 
+static void take_rules(struct net *net, uint32_t frame)
+{
+	struct rules rules;
+
+	if (frame == NET_NONE || rules_decode(net_data(net, frame), net->fp.meta[frame].len, &rules) < 0)
+		net->st.drop_bad++;
+	else
+		net_set_rules(net, &rules);
+	if (frame != NET_NONE)
+		frame_free(&net->fp, frame);
+}
+
+static void tell_rules(struct net *net)
+{
+	uint32_t h = frame_alloc(&net->fp, false);
+	struct net_act *a;
+	int len;
+
+	if (h == FRAME_NONE)
+		return;
+	net->rules_due = false;
+	len = rules_encode(&net->cfg.rules, net_data(net, h), net->cfg.frame_size);
+	if (len < 0) {
+		net->st.drop_bad++;
+		frame_free(&net->fp, h);
+		return;
+	}
+	net->fp.meta[h].len = (uint32_t)len;
+	a = net_msg_new(net, NM_RULES);
+	a->frame = h;
+	frame_free(&net->fp, h);
+}
+
 static void from_peer(struct net *net, const struct net_ev *ev)
 {
 	const struct net_msg *m = &ev->msg;
@@ -535,7 +602,6 @@ static void from_peer(struct net *net, const struct net_ev *ev)
 	}
 	switch (m->type) {
 	case NM_INPUT:
-		announce_learn_input(net, m->nic, net_data(net, ev->frame), net->fp.meta[ev->frame].len);
 		inlog_take(net, m->seq, m->nic, ev->frame);
 		break;
 	case NM_OUTPUT:
@@ -546,7 +612,7 @@ static void from_peer(struct net *net, const struct net_ev *ev)
 			frame_free(&net->fp, ev->frame);
 			break;
 		}
-		release_svm(net, ev->frame, m->nic, m->epoch);
+		from_svm(net, m->nic, ev->frame, m->epoch);
 		break;
 	case NM_LOGGED:
 		if (m->seq > net->in_seq || m->seq < net->logged) {
@@ -557,6 +623,8 @@ static void from_peer(struct net *net, const struct net_ev *ev)
 		net->peer_room = m->room;
 		if (m->room < net->cfg.n_log / 4)
 			net_want(net, CAUSE_INLOG);
+		if (m->has_ts && net_want(net, CAUSE_FLOWS))
+			net->st.limit_flows++;
 		break;
 	case NM_FLOW:
 		rewrite_flow(net, m);
@@ -586,6 +654,9 @@ static void from_peer(struct net *net, const struct net_ev *ev)
 		break;
 	case NM_RELEASED:
 		keep_told(net, m);
+		break;
+	case NM_RULES:
+		take_rules(net, ev->frame);
 		break;
 	default:
 		net->st.drop_bad++;
@@ -654,10 +725,11 @@ static void timers(struct net *net)
 	}
 	if (net->other.n && net->now >= net->other_since + net->cfg.other_delay)
 		net_want(net, CAUSE_OTHER);
-	if (net->held_head != FLOW_NONE && net->now >= net->scan_at) {
-		net->scan_at = net->now + net->cfg.compare_timeout / 64;
-		compare_scan(net);
-	}
+	hold_scan(net);
+	frag_timers(net);
+	hybrid_timers(net);
+	if (net->rules_due && net->role == NET_PRIMARY)
+		tell_rules(net);
 	if (net->announce_left && net->now >= net->announce_at)
 		announce_now(net);
 }
@@ -689,6 +761,11 @@ size_t net_step(struct net *net, nstime now, const struct net_ev *in, size_t n, 
 	return k;
 }
 
+static nstime sooner(nstime a, nstime b)
+{
+	return a < b ? a : b;
+}
+
 nstime net_deadline(const struct net *net)
 {
 	nstime at = NS_NEVER;
@@ -697,14 +774,12 @@ nstime net_deadline(const struct net *net)
 		return 0;
 	if (net->closing)
 		at = net->gate_deadline;
-	if (net->other.n && net->role == NET_PRIMARY && net->holding && !(net->wanted & 1u << CAUSE_OTHER) &&
-	    net->other_since + net->cfg.other_delay < at)
-		at = net->other_since + net->cfg.other_delay;
-	if (net->held_head != FLOW_NONE && net->scan_at < at)
-		at = net->scan_at;
-	if (net->announce_left && net->announce_at < at)
-		at = net->announce_at;
-	if (net->rel_head != FLOW_NONE && net->rel_at < at)
-		at = net->rel_at;
-	return at;
+	if (net->other.n && net->role == NET_PRIMARY && net->holding && !net->hyb.on &&
+	    !(net->wanted & 1u << CAUSE_OTHER))
+		at = sooner(at, net->other_since + net->cfg.other_delay);
+	if (net->announce_left)
+		at = sooner(at, net->announce_at);
+	if (net->flows.list_head[LIST_REL] != FLOW_NONE)
+		at = sooner(at, net->rel_at);
+	return sooner(sooner(at, hold_deadline(net)), sooner(frag_deadline(net), hybrid_deadline(net)));
 }

@@ -215,6 +215,7 @@ struct net_stats {
 	uint64_t signed_flows;		/* TCP with MD5 or AO: epochs only */
 	uint64_t icmp_translated;	/* ICMP errors whose quoted TCP header was translated */
 	uint64_t drop_syn;		/* input dropped at the TAP that would have begun a flow, in a flood */
+	uint64_t addrs_full;		/* addresses of the guest that will not be announced: too many */
 	uint64_t flows_embryo_evicted;	/* connections that had not been established */
 	uint64_t limit_flow, limit_held, limit_bytes, limit_flows;	/* checkpoints asked for at a limit */
 	uint64_t hybrid_entered, hybrid_left;

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-/* Private to core/net.c, inlog.c, release.c, keep.c, compare.c, rewrite.c and announce.c. Nobody else includes this. */
+/*
+ * Private to core/net.c and to the files that it owns: inlog, track, hold, compare, datagram, frag, hybrid, release,
+ * keep, rewrite and announce. Nobody else includes this.
+ */
 #ifndef CORE_NET_INTERNAL_H
 #define CORE_NET_INTERNAL_H
 
@@ -8,8 +11,10 @@
 #include "core/net.h"
 #include "core/packet.h"
 
-#define NET_ADDRS	16	/* addresses of the guest that are announced; more are not learnt */
+#define NET_ADDRS	32	/* addresses of the guest that are announced; more are not learnt */
 #define ANNOUNCE_TIMES	4
+#define NET_ETH_EXTRA	(14 + 4 * PACKET_MAX_TAGS)	/* what a frame has beyond the MTU */
+#define STASH_MAX	16	/* segments of the SVM that wait behind a SYN for FLOW */
 
 #ifdef LOCKSTEP_FAULTS
 #define FAULT(net, f) (((net)->cfg.faults & (f)) != 0)
@@ -24,6 +29,7 @@ struct log_entry {
 	uint32_t flow;			/* FLOW_NONE: leaves only with a commit */
 	uint32_t end;			/* TCP: sequence number after the segment */
 	uint32_t span;			/* TCP: numbers that it takes */
+	bool syn;
 	uint32_t next, flow_next;	/* in the log, in its flow's part of the log */
 };
 
@@ -36,6 +42,26 @@ struct inlog {
 	uint64_t given;			/* highest seq given to the guest */
 	uint64_t told;			/* last LOGGED sent */
 	uint32_t told_room;
+};
+
+/* A fragmented datagram of the guest that is not complete. */
+struct reasm {
+	struct flow_key key;		/* addresses and protocol */
+	uint32_t id, head;		/* pieces by offset, linked by frame_meta.piece; FRAME_NONE: free */
+	uint32_t n;			/* pieces */
+	uint32_t have, total;		/* bytes; total is 0 until the last piece has come */
+	uint64_t epoch;			/* of its first piece */
+	nstime since;
+};
+
+/* The two copies: whose output it is. */
+enum net_side { SIDE_LOC, SIDE_REM, SIDES };
+
+struct hybrid {
+	bool on, trial;
+	bool due;			/* something waits for the next periodic checkpoint */
+	uint32_t streak;		/* checkpoints in a row that a difference caused */
+	nstime closed_at, interval, since, try_for;
 };
 
 struct net {
@@ -69,10 +95,17 @@ struct net {
 	uint64_t cut;
 	struct frame_list other;	/* held frames that are not compared */
 	nstime other_since;
-	uint32_t n_held, n_held_rem;
-	uint32_t held_head, dirty_head, rel_head;	/* flows */
+	uint32_t n_held, n_held_rem;	/* frames */
+	uint32_t n_bytes, n_bytes_rem;
 	uint32_t wanted;		/* causes asked for in this epoch, a bit each */
-	nstime loaded_at, scan_at, rel_at;
+	nstime loaded_at, rel_at;
+	nstime scan_at[NET_MAX_NICS];
+	uint32_t rules_gen;
+	bool rules_due;			/* the peer must be told */
+	struct hybrid hyb;
+	struct reasm *reasm[SIDES];
+	uint32_t n_reasm[SIDES];
+	uint8_t *scratch;		/* FRAG_MAX bytes */
 	uint32_t backoff;		/* doublings of compare_timeout */
 	bool timeout_last;		/* the last checkpoint was asked for by a timeout */
 
@@ -81,12 +114,15 @@ struct net {
 	bool have_state;		/* a checkpoint was loaded: nothing may be lost from the log */
 	bool barrier_seen;
 	bool table_lost;		/* a line of the PVM's table found no room */
+	bool flows_scarce;		/* a flow found no room: the primary is to make a checkpoint */
 	uint64_t barrier_n, barrier_cut;
 	bool replay_due;
 
 	/* Announcement. */
-	struct {
-		uint8_t nic, ip[4];
+	struct net_addr {
+		uint8_t nic, family;
+		uint16_t tags[PACKET_MAX_TAGS];
+		uint8_t ip[16];
 	} addr[NET_ADDRS];
 	unsigned int n_addr;
 	unsigned int announce_left;
@@ -96,18 +132,40 @@ struct net {
 /* net.c */
 struct net_act *net_act_new(struct net *net, enum net_act_type type);
 struct net_act *net_msg_new(struct net *net, enum net_msg_type type);
-/* net_want() - Return: the action, to add the flow to, or NULL when it was asked for before */
+/* net_want() - Return: the action, to add the flow to, or NULL when it was asked for before, or must not be */
 struct net_act *net_want(struct net *net, enum ckpt_cause cause);
-void net_dirty(struct net *net, struct flow *f);
 void net_give(struct net *net, uint8_t nic, uint32_t frame);
-/* net_client_syn() - take in the window scale of a SYN that the guest receives */
-void net_client_syn(struct flow *f, const struct packet *p);
-struct flow *net_flow(struct net *net, const struct flow_key *key);
 
-static inline uint8_t *net_data(struct net *net, uint32_t h)
+static inline uint8_t *net_data(struct net *net, uint32_t frame)
 {
-	return frame_data(&net->fp, h);
+	return frame_data(&net->fp, frame);
 }
+
+/* net_nic() - the settings in force for a NIC */
+static inline const struct net_nic_cfg *net_nic(const struct net *net, uint8_t nic)
+{
+	return &net->cfg.nic[nic];
+}
+
+static inline void net_dirty(struct net *net, struct flow *f)
+{
+	flow_list_add(&net->flows, f, LIST_DIRTY);
+}
+
+/* track.c: which flow a frame belongs to, and which flow has to go */
+/* track_flow() - find or make; NULL: no room (counted) */
+struct flow *track_flow(struct net *net, const struct flow_key *key);
+/*
+ * track_input() - a frame from the external network: what it says of its flow
+ * @p: may be a first fragment, which is looked into
+ */
+void track_input(struct net *net, uint8_t nic, const struct packet *p);
+/* track_known() - whether input belongs to a flow that is there, or to none at all */
+bool track_known(struct net *net, uint8_t nic, const struct packet *p);
+/* track_client_syn() - the client's SYN decides whether window scaling is in force */
+void track_client_syn(struct flow *f, const struct packet *p);
+/* track_action() - what the rules say. Return: enum rule_action */
+enum rule_action track_action(struct net *net, struct flow *f);
 
 /* inlog.c: the secondary's log of input */
 int inlog_init(struct inlog *log, uint32_t n);
@@ -116,6 +174,8 @@ void inlog_reset(struct net *net);
 void inlog_take(struct net *net, uint64_t seq, uint8_t nic, uint32_t frame);
 void inlog_deliver(struct net *net);
 void inlog_trim(struct net *net, struct flow *f);
+/* inlog_unlink() - the flow is forgotten: its entries leave with a commit */
+void inlog_unlink(struct net *net, struct flow *f);
 void inlog_commit(struct net *net, uint64_t cut);
 /* inlog_cut() - forget what a state with this cut has */
 void inlog_cut(struct net *net, uint64_t cut);
@@ -124,7 +184,8 @@ void inlog_clear(struct net *net);
 void inlog_tell(struct net *net);
 
 /* rewrite.c: the translation table */
-uint32_t rewrite_in(struct net *net, uint32_t frame);
+/* rewrite_in() - Return: the frame to give to the guest, @frame itself or a translated copy; FRAME_NONE: no frame free */
+uint32_t rewrite_in(struct net *net, uint32_t frame, struct packet *p);
 void rewrite_out(struct net *net, struct flow *f, struct packet *p);
 void rewrite_shift(struct net *net, struct flow *f, struct packet *p);
 bool rewrite_svm_syn(struct net *net, struct flow *f, struct packet *p);
@@ -134,24 +195,82 @@ void rewrite_send_table(struct net *net, uint64_t n);
 void rewrite_commit(struct net *net);
 void rewrite_forget(struct net *net);
 
-/* compare.c: held output and the comparison of the two streams */
+/* hold.c: held output, its limits */
 void hold_segment(struct net *net, struct flow *f, struct flow_side *s, uint32_t frame, struct packet *p);
-void hold_watch(struct net *net, struct flow *f);
+/* hold_append() - a datagram, with all of its pieces, behind those that are there; freed when there is no room */
+void hold_append(struct net *net, struct flow *f, struct flow_side *s, uint32_t frame, uint32_t content);
+/* hold_pop() - the first one, not held any more; FRAME_NONE: none */
+uint32_t hold_pop(struct net *net, struct flow *f, struct flow_side *s);
+void hold_rst(struct net *net, struct flow *f, uint32_t frame);
+/* hold_take_rst() - Return: the reset that was held, the caller's now */
+uint32_t hold_take_rst(struct net *net, struct flow *f);
 void hold_clear(struct net *net, struct flow *f, struct flow_side *s);
+/* hold_other() - a frame that is not compared: it leaves with the checkpoint of its epoch */
+void hold_other(struct net *net, uint32_t frame);
+/* hold_want() - ask for a checkpoint and say for which flow: people want to know why */
+void hold_want(struct net *net, struct flow *f, enum ckpt_cause cause);
+/* hold_scan() - look for held output that is too old */
+void hold_scan(struct net *net);
+nstime hold_deadline(const struct net *net);
+
+/* compare.c: the comparison of the two copies' streams */
 void compare_guess(struct net *net, struct flow *f);
 void compare_flow(struct net *net, struct flow *f);
-void compare_scan(struct net *net);
+
+/* datagram.c: what is not a TCP stream */
+void datagram_pvm(struct net *net, uint32_t frame, uint8_t nic, const struct packet *p);
+void datagram_svm(struct net *net, uint32_t frame, uint8_t nic, const struct packet *p);
+void datagram_compare(struct net *net, struct flow *f);
+/* datagram_emit() - let out all pieces */
+void datagram_emit(struct net *net, uint32_t frame);
+
+/* frag.c: fragmented output of the guest */
+int frag_init(struct net *net);
+void frag_free(struct net *net);
+void frag_reset(struct net *net);
+/*
+ * frag_take() - one fragment of a copy's output; taken
+ * Return: the head of the chain when the datagram is complete, else FRAME_NONE
+ */
+uint32_t frag_take(struct net *net, enum net_side side, uint32_t frame, uint8_t nic, const struct packet *p);
+/* frag_content() - bytes of a complete chain */
+uint32_t frag_content(const struct net *net, uint32_t head);
+/* frag_tcp() - a complete TCP segment in pieces becomes segments that fit: each is given to @fn; the chain is freed */
+void frag_tcp(struct net *net, uint32_t head, void (*fn)(struct net *net, uint32_t frame, uint8_t nic, struct packet *p));
+/* frag_staged() - let out the PVM's incomplete ones up to epoch @n */
+void frag_staged(struct net *net, uint64_t n);
+void frag_clear(struct net *net, enum net_side side);
+nstime frag_deadline(const struct net *net);
+void frag_timers(struct net *net);
+
+/* hybrid.c: periodic epochs when the copies keep differing */
+void hybrid_reset(struct net *net);
+bool hybrid_waits(struct net *net);
+void hybrid_closing(struct net *net);
+void hybrid_barrier(struct net *net);
+void hybrid_opened(struct net *net);
+void hybrid_timers(struct net *net);
+nstime hybrid_deadline(const struct net *net);
 
 /* release.c: what leaves */
 void release_emit(struct net *net, uint8_t nic, uint32_t frame);
 void release_segment(struct net *net, struct flow *f, uint32_t frame, struct packet *p);
-void release_pvm(struct net *net, uint32_t frame, uint8_t nic);
-void release_alone(struct net *net, uint32_t frame, uint8_t nic);
-void release_svm(struct net *net, uint32_t frame, uint8_t nic, uint64_t epoch);
+/* release_learn() - what a segment of the local guest tells of its connection */
+void release_learn(struct net *net, struct flow *f, const struct packet *p);
+void release_alone(struct net *net, uint32_t frame, uint8_t nic, struct packet *p);
+void release_pvm(struct net *net, uint32_t frame, uint8_t nic, struct packet *p);
+void release_svm(struct net *net, uint32_t frame, uint8_t nic, struct packet *p);
 void release_barrier(struct net *net, uint64_t n);
 void release_staged(struct net *net, uint64_t n);
 void release_all(struct net *net);
 void release_finish(struct net *net);
+
+/* svm.c: the secondary's own VM speaks */
+void svm_output(struct net *net, uint32_t frame, uint8_t nic, struct packet *p);
+/* svm_unstash() - what waited for FLOW goes on its way */
+void svm_unstash(struct net *net, struct flow *f);
+/* svm_moved_on() - the client has an answer: the SYN that waits will get no FLOW any more */
+void svm_moved_on(struct net *net, struct flow *f);
 
 /* keep.c: what the client has seen, and what is kept for promotion */
 void keep_output(struct net *net, struct flow *f, const struct packet *p);
@@ -160,8 +279,8 @@ void keep_tell(struct net *net);
 void keep_told(struct net *net, const struct net_msg *m);
 
 /* announce.c: the guest's addresses */
-void announce_learn_guest(struct net *net, uint8_t nic, const uint8_t *d, uint32_t len);
-void announce_learn_input(struct net *net, uint8_t nic, const uint8_t *d, uint32_t len);
+/* announce_learn() - on the secondary: a frame of the guest, or to it */
+void announce_learn(struct net *net, uint8_t nic, const struct packet *p, bool from_guest);
 void announce_now(struct net *net);
 
 #endif

@@ -1,42 +1,31 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * Frames as bytes (RFC 791, 9293, 7323, 2018). Runs wherever core/net runs; pure.
+ * What is in a frame: theory of operation (RFC 791, 8200, 9293, 7323, 2018, 792, 4443, 4861, 3376, 3810)
  *
- * Fields that are changed one by one keep their checksum by difference, so a segment that came with a wrong
- * checksum still has a wrong one afterwards and the guest drops it as it would have. Only where a segment is cut
- * the sum is made anew, and those segments come from the guest's own stack.
+ * A frame is looked at once and becomes one of five kinds; the rest of core/ asks for the kind and never for bytes.
+ * Nothing in it is trusted: each header is taken only when it lies inside the one around it, all lengths are checked
+ * before they are used, and what does not fit together is PK_OTHER, which is compared as it stands. What cannot be
+ * translated, because an address in the packet is not the one that its checksum was made with (source routes that are
+ * still under way) or because changing it would break a signature of the whole packet (AH), is a datagram and not TCP.
+ *
+ * Not done: jumbograms (a TAP carries none), and looking into tunnels: their content is a datagram like any other.
+ * Runs wherever core/net runs; pure.
  */
 #include "core/packet.h"
 
 #include <string.h>
 
-#define ETH_LEN		14
-#define ETH_IP4		0x0800
-#define ETH_ARP		0x0806
-#define ETH_RARP	0x8035
-#define IP_TCP		6
+#include "core/packet_bytes.h"
 
-static uint16_t get16(const uint8_t *p)
-{
-	return (uint16_t)(p[0] << 8 | p[1]);
-}
+#define IP6_HOP		0
+#define IP6_ROUTING	43
+#define IP6_FRAG	44
+#define IP6_DEST	60
+#define IP6_HIP		139
+#define IP6_SHIM6	140
 
-static uint32_t get32(const uint8_t *p)
-{
-	return (uint32_t)p[0] << 24 | (uint32_t)p[1] << 16 | (uint32_t)p[2] << 8 | p[3];
-}
-
-static void put16(uint8_t *p, uint32_t v)
-{
-	p[0] = (uint8_t)(v >> 8);
-	p[1] = (uint8_t)v;
-}
-
-static void put32(uint8_t *p, uint32_t v)
-{
-	put16(p, v >> 16);
-	put16(p + 2, v);
-}
+#define IP4_LSRR	131
+#define IP4_SSRR	137
 
 static void parse_options(struct packet *p, uint32_t at, uint32_t end)
 {
@@ -85,284 +74,289 @@ static void parse_options(struct packet *p, uint32_t at, uint32_t end)
 	}
 }
 
+/* Return: false when the TCP header does not fit */
+static bool parse_tcp(struct packet *p)
+{
+	const uint8_t *t = p->data + p->l4;
+	uint32_t doff;
+
+	if (p->len < 20)
+		return false;
+	doff = (uint32_t)(t[12] >> 4) * 4;
+	if (doff < 20 || doff > p->len)
+		return false;
+	p->payload = (uint16_t)(p->l4 + doff);
+	p->len -= doff;
+	p->seq = get32(t + 4);
+	p->ack = get32(t + 8);
+	p->flags = t[13];
+	p->win = get16(t + 14);
+	p->urg = get16(t + 18);
+	parse_options(p, p->l4 + 20u, p->payload);
+	return true;
+}
+
+static bool is_local6(const struct packet *p)
+{
+	uint8_t type;
+
+	if (p->proto != PROTO_ICMP6 || p->len < 4)
+		return false;
+	type = p->data[p->l4];
+	/* MLD (130 to 132, 143) and neighbour discovery (133 to 137) */
+	return (type >= 130 && type <= 137) || type == 143;
+}
+
+/* What IP carries, from @at to p->end. @opaque: it must not be changed. */
+static void parse_upper(struct packet *p, uint8_t proto, uint32_t at, bool opaque)
+{
+	p->proto = proto;
+	p->l4 = (uint16_t)at;
+	p->len = p->end - at;
+	p->kind = PK_DGRAM;
+	if ((p->family == 4 && proto == PROTO_IGMP) || (p->family == 6 && is_local6(p)))
+		p->kind = PK_LOCAL;
+	else if (proto == PROTO_TCP && !opaque && parse_tcp(p))
+		p->kind = PK_TCP;
+}
+
+static void parse_piece(struct packet *p, uint8_t proto, uint32_t at, uint32_t id, uint32_t off, bool more)
+{
+	uint32_t len = p->end - at;
+
+	/* Every piece but the last is a multiple of 8 long, and none ends beyond what a datagram can hold. */
+	if (off + len > 65535 || (more && len % 8) || !len) {
+		p->family = 0;
+		return;
+	}
+	p->kind = PK_FRAG;
+	p->proto = proto;
+	p->l4 = (uint16_t)at;
+	p->len = len;
+	p->frag_id = id;
+	p->frag_off = (uint16_t)off;
+	p->frag_more = more;
+}
+
+static bool source_route(const uint8_t *d, uint32_t at, uint32_t end)
+{
+	while (at < end) {
+		if (d[at] == 0)
+			return false;
+		if (d[at] == 1) {
+			at++;
+			continue;
+		}
+		if (d[at] == IP4_LSRR || d[at] == IP4_SSRR)
+			return true;
+		if (at + 2 > end || d[at + 1] < 2)
+			return false;
+		at += d[at + 1];
+	}
+	return false;
+}
+
+static void parse_ip4(struct packet *p)
+{
+	const uint8_t *d = p->data + p->l3;
+	uint32_t room = p->frame_len - p->l3, ihl, total, frag;
+
+	if (room < 20)
+		return;
+	ihl = (uint32_t)(d[0] & 15) * 4;
+	total = get16(d + 2);
+	if (d[0] >> 4 != 4 || ihl < 20 || total < ihl || total > room)
+		return;
+	p->family = 4;
+	p->end = p->l3 + total;
+	frag = get16(d + 6);
+	if (frag & 0x3fff)
+		parse_piece(p, d[9], p->l3 + ihl, get16(d + 4), (frag & 0x1fff) * 8, frag & 0x2000);
+	else
+		parse_upper(p, d[9], p->l3 + ihl, source_route(p->data, p->l3 + 20u, p->l3 + ihl));
+}
+
+static bool is_extension(uint8_t proto)
+{
+	return proto == IP6_HOP || proto == IP6_ROUTING || proto == IP6_DEST || proto == IP6_HIP || proto == IP6_SHIM6;
+}
+
+static void parse_ip6(struct packet *p)
+{
+	const uint8_t *d = p->data;
+	uint32_t at = p->l3 + IP6_LEN, len;
+	bool opaque = false;
+	uint8_t next;
+
+	if (p->frame_len < at || d[p->l3] >> 4 != 6 || get16(d + p->l3 + 4) > p->frame_len - at)
+		return;
+	p->end = at + get16(d + p->l3 + 4);
+	next = d[p->l3 + 6];
+	for (unsigned int n = 0; is_extension(next) || next == IP6_FRAG; n++) {
+		if (n == PACKET_MAX_EXT || at + 8 > p->end)
+			return;
+		if (next == IP6_FRAG) {
+			uint32_t off = get16(d + at + 2) & 0xfff8u;
+			bool more = d[at + 3] & 1;
+
+			next = d[at];
+			if (off || more) {
+				p->family = 6;
+				parse_piece(p, next, at + 8, get32(d + at + 4), off, more);
+				return;
+			}
+			/* An atomic fragment (RFC 6946) is a whole datagram. */
+			at += 8;
+			continue;
+		}
+		len = ((uint32_t)d[at + 1] + 1) * 8;
+		if (at + len > p->end)
+			return;
+		if (next == IP6_ROUTING && d[at + 3])
+			opaque = true;
+		next = d[at];
+		at += len;
+	}
+	p->family = 6;
+	parse_upper(p, next, at, opaque);
+}
+
 void packet_parse(uint8_t *data, uint32_t len, struct packet *p)
 {
-	uint32_t ihl, total, doff;
+	uint32_t at = 12;
 
 	memset(p, 0, sizeof(*p));
 	p->data = data;
-	p->frame_len = len;
+	p->frame_len = p->end = len;
 	p->kind = PK_OTHER;
 	if (len < ETH_LEN)
 		return;
-	if (get16(data + 12) == ETH_ARP) {
-		if (len >= ETH_LEN + 28)
-			p->kind = PK_ARP;
-		return;
+	p->ether_type = get16(data + at);
+	while (p->ether_type == ETH_VLAN || p->ether_type == ETH_QINQ || p->ether_type == ETH_QINQ_OLD) {
+		if (p->n_tags == PACKET_MAX_TAGS || at + 6 > len)
+			return;
+		p->tag[p->n_tags++] = FLOW_VLAN | (get16(data + at + 2) & 0xfff);
+		at += 4;
+		p->ether_type = get16(data + at);
 	}
-	if (get16(data + 12) != ETH_IP4 || len < ETH_LEN + 20)
+	p->l3 = (uint16_t)(at + 2);
+	if (p->ether_type == ETH_IP4)
+		parse_ip4(p);
+	else if (p->ether_type == ETH_IP6)
+		parse_ip6(p);
+	else if ((p->ether_type == ETH_ARP || p->ether_type == ETH_RARP) && len >= p->l3 + 28u)
+		p->kind = PK_LOCAL;
+}
+
+bool packet_first_piece(struct packet *p)
+{
+	if (p->kind != PK_FRAG || p->frag_off || p->proto != PROTO_TCP || !parse_tcp(p))
+		return false;
+	p->kind = PK_TCP;
+	return true;
+}
+
+static bool has_ports(const struct packet *p)
+{
+	switch (p->proto) {
+	case PROTO_UDP:
+	case PROTO_UDPLITE:
+	case PROTO_DCCP:
+	case PROTO_SCTP:
+		return p->len >= 4;
+	default:
+		return p->kind == PK_TCP;
+	}
+}
+
+/* ICMP messages that carry an identifier are told apart by it, others by their type. */
+static void key_icmp(const struct packet *p, struct flow_key *key)
+{
+	const uint8_t *d = p->data + p->l4;
+	bool id;
+
+	if (p->len < 8)
 		return;
-	p->l3 = ETH_LEN;
-	ihl = (uint32_t)(data[p->l3] & 15) * 4;
-	total = get16(data + p->l3 + 2);
-	if (data[p->l3] >> 4 != 4 || ihl < 20 || total < ihl + 20 || p->l3 + total > len)
-		return;
-	/* More fragments, or an offset: not a whole segment. */
-	if (data[p->l3 + 9] != IP_TCP || get16(data + p->l3 + 6) & 0x3fff)
-		return;
-	p->l4 = (uint16_t)(p->l3 + ihl);
-	doff = (uint32_t)(data[p->l4 + 12] >> 4) * 4;
-	if (doff < 20 || ihl + doff > total)
-		return;
-	p->payload = (uint16_t)(p->l4 + doff);
-	p->len = total - ihl - doff;
-	p->seq = get32(data + p->l4 + 4);
-	p->ack = get32(data + p->l4 + 8);
-	p->flags = data[p->l4 + 13];
-	p->win = get16(data + p->l4 + 14);
-	parse_options(p, p->l4 + 20u, p->payload);
-	p->kind = PK_TCP4;
+	if (p->family == 6)
+		id = d[0] == 128 || d[0] == 129;
+	else
+		id = d[0] == 0 || d[0] == 8 || (d[0] >= 13 && d[0] <= 18);
+	if (id)
+		key->guest_port = get16(d + 4);
+	else
+		key->other_port = d[0];
 }
 
 void packet_key(const struct packet *p, uint8_t nic, bool from_guest, struct flow_key *key)
 {
-	const uint8_t *src = p->data + p->l3 + 12, *dst = src + 4;
-	uint16_t sport = get16(p->data + p->l4), dport = get16(p->data + p->l4 + 2);
+	const uint8_t *src, *dst;
+	unsigned int n;
 
 	memset(key, 0, sizeof(*key));
-	memcpy(key->guest, from_guest ? src : dst, 4);
-	memcpy(key->other, from_guest ? dst : src, 4);
-	key->guest_port = from_guest ? sport : dport;
-	key->other_port = from_guest ? dport : sport;
-	key->family = 4;
-	key->proto = IP_TCP;
 	key->nic = nic;
-}
-
-/* Write @n bytes at @at of the TCP header and correct the checksum by the difference. */
-static void patch(struct packet *p, uint32_t at, const uint8_t *to, uint32_t n)
-{
-	uint8_t *d = p->data, *sum = d + p->l4 + 16;
-	uint32_t s = (uint16_t)~get16(sum);
-
-	for (uint32_t i = 0; i < n; i++) {
-		/* An option may begin at an odd byte: its bytes then weigh the other way round. */
-		int shift = (at + i - p->l4) & 1 ? 0 : 8;
-
-		s += (uint16_t)~((uint32_t)d[at + i] << shift);
-		s += (uint32_t)to[i] << shift;
-		d[at + i] = to[i];
+	key->vlan = p->tag[0];
+	key->vlan_inner = p->tag[1];
+	key->family = p->family;
+	key->datagram = p->kind != PK_TCP;
+	if (!p->family) {
+		if (p->frame_len < ETH_LEN)
+			return;
+		memcpy(key->guest, p->data + (from_guest ? 6 : 0), 6);
+		memcpy(key->other, p->data + (from_guest ? 0 : 6), 6);
+		key->guest_port = p->ether_type;
+		return;
 	}
-	s = (s & 0xffff) + (s >> 16);
-	s = (s & 0xffff) + (s >> 16);
-	put16(sum, (uint16_t)~s);
-}
-
-static void patch32(struct packet *p, uint32_t at, uint32_t v)
-{
-	uint8_t b[4];
-
-	put32(b, v);
-	patch(p, at, b, 4);
-}
-
-void packet_set_seq(struct packet *p, uint32_t seq)
-{
-	if (seq == p->seq)
+	n = p->family == 4 ? 4 : 16;
+	src = p->data + p->l3 + (p->family == 4 ? 12 : 8);
+	dst = src + n;
+	memcpy(key->guest, from_guest ? src : dst, n);
+	memcpy(key->other, from_guest ? dst : src, n);
+	key->proto = p->proto;
+	if (p->kind == PK_FRAG)
 		return;
-	p->seq = seq;
-	patch32(p, p->l4 + 4u, seq);
-}
+	if (has_ports(p)) {
+		uint16_t sport = get16(p->data + p->l4), dport = get16(p->data + p->l4 + 2);
 
-void packet_set_ack(struct packet *p, uint32_t ack)
-{
-	if (ack == p->ack)
-		return;
-	p->ack = ack;
-	patch32(p, p->l4 + 8u, ack);
-}
-
-void packet_set_win(struct packet *p, uint16_t win)
-{
-	uint8_t b[2];
-
-	if (win == p->win)
-		return;
-	p->win = win;
-	put16(b, win);
-	patch(p, p->l4 + 14u, b, 2);
-}
-
-void packet_set_flags(struct packet *p, uint8_t flags)
-{
-	if (flags == p->flags)
-		return;
-	p->flags = flags;
-	patch(p, p->l4 + 13u, &flags, 1);
-}
-
-void packet_set_ts(struct packet *p, uint32_t tsval, uint32_t tsecr)
-{
-	if (!p->has_ts)
-		return;
-	if (tsval != p->tsval)
-		patch32(p, p->ts_at, tsval);
-	if (tsecr != p->tsecr)
-		patch32(p, p->ts_at + 4u, tsecr);
-	p->tsval = tsval;
-	p->tsecr = tsecr;
-}
-
-void packet_set_sack(struct packet *p, unsigned int i, uint32_t left, uint32_t right)
-{
-	patch32(p, p->sack_at + 2u + 8 * i, left);
-	patch32(p, p->sack_at + 6u + 8 * i, right);
-	p->sack[i].left = left;
-	p->sack[i].right = right;
-}
-
-void packet_keep_sack(struct packet *p, unsigned int mask)
-{
-	uint8_t opt[2 + 8 * PACKET_MAX_SACK];
-	unsigned int n = 0, old = p->n_sack;
-
-	if (!old || (mask & ((1u << old) - 1)) == (1u << old) - 1)
-		return;
-	/* NOPs, and in front of them what is left of the option. */
-	memset(opt, 1, sizeof(opt));
-	for (unsigned int i = 0; i < old; i++) {
-		if (!(mask >> i & 1))
-			continue;
-		put32(opt + 2 + 8 * n, p->sack[i].left);
-		put32(opt + 6 + 8 * n, p->sack[i].right);
-		p->sack[n++] = p->sack[i];
+		key->guest_port = from_guest ? sport : dport;
+		key->other_port = from_guest ? dport : sport;
+	} else if (p->proto == (p->family == 4 ? PROTO_ICMP : PROTO_ICMP6)) {
+		key_icmp(p, key);
 	}
-	if (n) {
-		opt[0] = 5;
-		opt[1] = (uint8_t)(2 + 8 * n);
+}
+
+bool packet_quotes_tcp(const struct packet *p, uint8_t nic, struct flow_key *key, uint16_t *seq_at)
+{
+	const uint8_t *d = p->data + p->l4, *q = d + 8;
+	struct packet in = { .data = p->data, .kind = PK_TCP };
+	uint32_t room, head;
+
+	if (p->kind != PK_DGRAM || p->len < 8)
+		return false;
+	room = p->len - 8;
+	if (p->family == 4) {
+		if (p->proto != PROTO_ICMP || !(d[0] == 3 || d[0] == 4 || d[0] == 5 || d[0] == 11 || d[0] == 12))
+			return false;
+		if (room < 20)
+			return false;
+		head = (uint32_t)(q[0] & 15) * 4;
+		/* Only a first piece has the ports. */
+		if (q[0] >> 4 != 4 || head < 20 || q[9] != PROTO_TCP || get16(q + 6) & 0x1fff)
+			return false;
+	} else {
+		if (p->proto != PROTO_ICMP6 || d[0] < 1 || d[0] > 4 || room < IP6_LEN)
+			return false;
+		head = IP6_LEN;
+		if (q[0] >> 4 != 6 || q[6] != PROTO_TCP)
+			return false;
 	}
-	patch(p, p->sack_at, opt, 2 + 8 * old);
-	p->n_sack = (uint8_t)n;
-	if (!n)
-		p->sack_at = 0;
-}
-
-static uint32_t sum_bytes(const uint8_t *d, uint32_t n, uint32_t s)
-{
-	uint64_t t = s;
-	uint32_t i;
-
-	for (i = 0; i + 1 < n; i += 2)
-		t += get16(d + i);
-	if (i < n)
-		t += (uint32_t)d[i] << 8;
-	while (t >> 16)
-		t = (t & 0xffff) + (t >> 16);
-	return (uint32_t)t;
-}
-
-static uint16_t tcp_sum(const struct packet *p)
-{
-	const uint8_t *d = p->data;
-	uint32_t n = get16(d + p->l3 + 2) - (uint32_t)(p->l4 - p->l3);
-
-	return (uint16_t)~sum_bytes(d + p->l4, n, sum_bytes(d + p->l3 + 12, 8, IP_TCP + n));
-}
-
-static void sums_anew(struct packet *p)
-{
-	uint8_t *d = p->data;
-
-	put16(d + p->l3 + 2, (uint32_t)(p->payload - p->l3) + p->len);
-	put16(d + p->l3 + 10, 0);
-	put16(d + p->l3 + 10, (uint16_t)~sum_bytes(d + p->l3, (uint32_t)(p->l4 - p->l3), 0));
-	put32(d + p->l4 + 4, p->seq);
-	d[p->l4 + 13] = p->flags;
-	put16(d + p->l4 + 16, 0);
-	put16(d + p->l4 + 16, tcp_sum(p));
-	p->frame_len = p->payload + p->len;
-}
-
-void packet_cut_tail(struct packet *p, uint32_t keep)
-{
-	p->len = keep;
-	p->flags &= (uint8_t)~(TCP_PSH | TCP_FIN);
-	sums_anew(p);
-}
-
-void packet_cut_front(struct packet *p, uint32_t drop)
-{
-	p->seq += drop + !!(p->flags & TCP_SYN);
-	p->flags &= (uint8_t)~TCP_SYN;
-	p->len -= drop;
-	memmove(p->data + p->payload, p->data + p->payload + drop, p->len);
-	sums_anew(p);
-}
-
-bool packet_checksums_ok(const struct packet *p)
-{
-	return sum_bytes(p->data + p->l3, (uint32_t)(p->l4 - p->l3), 0) == 0xffff && tcp_sum(p) == 0;
-}
-
-uint32_t packet_make_ack(uint8_t *data, const uint8_t *eth, const uint8_t *ip, uint16_t sport, uint16_t dport,
-			 uint32_t seq, uint32_t ack, uint16_t win, bool has_ts, uint32_t tsval, uint32_t tsecr)
-{
-	struct packet p = { .data = data, .kind = PK_TCP4, .l3 = ETH_LEN, .l4 = ETH_LEN + 20 };
-	uint8_t *t = data + ETH_LEN + 20;
-	uint32_t doff = has_ts ? 32 : 20;
-
-	memcpy(data, eth, ETH_LEN);
-	memcpy(data + ETH_LEN, ip, 20);
-	data[ETH_LEN] = 0x45;
-	put16(data + ETH_LEN + 4, 0);
-	put16(data + ETH_LEN + 6, 0x4000);
-	memset(t, 0, doff);
-	put16(t, sport);
-	put16(t + 2, dport);
-	put32(t + 8, ack);
-	t[12] = (uint8_t)(doff / 4 << 4);
-	put16(t + 14, win);
-	if (has_ts) {
-		t[20] = t[21] = 1;
-		t[22] = 8;
-		t[23] = 10;
-		put32(t + 24, tsval);
-		put32(t + 28, tsecr);
-	}
-	p.payload = (uint16_t)(p.l4 + doff);
-	p.seq = seq;
-	p.flags = TCP_ACK;
-	sums_anew(&p);
-	return p.frame_len;
-}
-
-static uint32_t make_arp(uint8_t *data, uint16_t type, uint8_t op, const uint8_t mac[6], const uint8_t ip[4])
-{
-	memset(data, 0, 60);
-	memset(data, 0xff, 6);
-	memcpy(data + 6, mac, 6);
-	put16(data + 12, type);
-	put16(data + 14, 1);
-	put16(data + 16, ETH_IP4);
-	data[18] = 6;
-	data[19] = 4;
-	data[21] = op;
-	memcpy(data + 22, mac, 6);
-	memcpy(data + 28, ip, 4);
-	if (op == 3)
-		memcpy(data + 32, mac, 6);
-	memcpy(data + 38, ip, 4);
-	return 60;
-}
-
-uint32_t packet_make_garp(uint8_t *data, const uint8_t mac[6], const uint8_t ip[4])
-{
-	return make_arp(data, ETH_ARP, 1, mac, ip);
-}
-
-uint32_t packet_make_rarp(uint8_t *data, const uint8_t mac[6])
-{
-	static const uint8_t none[4];
-
-	return make_arp(data, ETH_RARP, 3, mac, none);
+	if (room < head + PACKET_QUOTE_MIN)
+		return false;
+	in.family = p->family;
+	in.proto = PROTO_TCP;
+	in.l3 = (uint16_t)(p->l4 + 8);
+	in.l4 = (uint16_t)(in.l3 + head);
+	memcpy(in.tag, p->tag, sizeof(in.tag));
+	packet_key(&in, nic, true, key);
+	*seq_at = (uint16_t)(in.l4 + 4);
+	return true;
 }

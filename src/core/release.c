@@ -3,9 +3,11 @@
  * What leaves, and with which numbers: theory of operation (P1, P2)
  *
  * The primary lets out a frame of its VM
- *  - at once: ARP; TCP that says nothing new (pure acknowledgements, retransmissions of bytes that were let out);
- *  - when compare.c has verified it;
- *  - when the checkpoint of its epoch is STAGED: everything else (other protocols, diverged flows).
+ *  - at once: the link's own talk (ARP, neighbour discovery, IGMP, MLD), what a rule lets through, and TCP that says
+ *    nothing new (pure acknowledgements, retransmissions of bytes that were let out);
+ *  - when compare.c (TCP) or datagram.c (the rest) has verified it;
+ *  - when the checkpoint of its epoch is STAGED: everything else (flows that differ, that a rule holds, or whose
+ *    segments are signed, so that no field may be changed).
  *
  * Data is never held for its acknowledgement number. Each segment that leaves gets its acknowledgement lowered to
  * what both copies have acknowledged and its window's right edge to the smaller one, though never left of what
@@ -78,7 +80,7 @@ static void note_ack_out(struct flow *f, const struct packet *p)
 	f->out_ack_known = true;
 }
 
-static void note_out(struct net *net, struct flow *f, struct packet *p)
+static void note_out(struct net *net, struct flow *f, const struct packet *p)
 {
 	if (p->has_ts && !(p->flags & TCP_RST)) {
 		f->out_tsval = f->out_ts_known ? seq_max(f->out_tsval, p->tsval) : p->tsval;
@@ -86,11 +88,8 @@ static void note_out(struct net *net, struct flow *f, struct packet *p)
 	}
 	if (p->flags & TCP_ACK && !(p->flags & TCP_RST))
 		note_ack_out(f, p);
-	if (net->role == NET_PRIMARY && !f->rel_due) {
-		f->rel_due = true;
-		f->rel_next = net->rel_head;
-		net->rel_head = f->self;
-	}
+	if (net->role == NET_PRIMARY)
+		flow_list_add(&net->flows, f, LIST_REL);
 }
 
 /* The SVM lacks what it has neither acknowledged nor reported: the client must not hear of it. */
@@ -117,7 +116,7 @@ static void set_owed(struct net *net, struct flow *f)
 		return;
 	f->owed = true;
 	f->owed_since = net->now;
-	hold_watch(net, f);
+	flow_list_add(&net->flows, f, LIST_HELD);
 }
 
 void release_segment(struct net *net, struct flow *f, uint32_t frame, struct packet *p)
@@ -156,15 +155,12 @@ void release_segment(struct net *net, struct flow *f, uint32_t frame, struct pac
 	release_emit(net, net->fp.meta[frame].nic, frame);
 }
 
-static void learn_headers(struct flow *f, const struct packet *p)
+void release_learn(struct net *net, struct flow *f, const struct packet *p)
 {
-	memcpy(f->eth, p->data, sizeof(f->eth));
-	memcpy(f->ip, p->data + p->l3, sizeof(f->ip));
-	f->have_headers = true;
-}
-
-static void learn_scale(struct flow *f, const struct packet *p)
-{
+	f->head_len = (uint8_t)packet_head(p, f->head);
+	/* A guest that talks has a connection. */
+	if (!(p->flags & (TCP_SYN | TCP_RST)))
+		flow_establish(&net->flows, f);
 	if (!(p->flags & TCP_SYN))
 		return;
 	f->ws_known = true;
@@ -184,13 +180,12 @@ static struct flow *take_in(struct net *net, uint32_t frame, uint8_t nic, struct
 	struct flow *f;
 
 	packet_key(p, nic, true, &key);
-	f = net_flow(net, &key);
+	f = track_flow(net, &key);
 	if (!f)
 		return NULL;
 	rewrite_out(net, f, p);
 	net->fp.meta[frame].len = p->frame_len;
-	learn_headers(f, p);
-	learn_scale(f, p);
+	release_learn(net, f, p);
 	flow_side_update(&f->loc, p, flow_scale(f));
 	/* In a SYN the option is only an offer. */
 	if (!(p->flags & (TCP_SYN | TCP_RST)))
@@ -203,36 +198,32 @@ static struct flow *take_in(struct net *net, uint32_t frame, uint8_t nic, struct
 	return f;
 }
 
-void release_alone(struct net *net, uint32_t frame, uint8_t nic)
+/* A TCP segment of a VM that has no copy. */
+static void alone_tcp(struct net *net, uint32_t frame, uint8_t nic, struct packet *p)
 {
-	struct packet p;
-	struct flow *f;
+	struct flow *f = take_in(net, frame, nic, p);
 
-	packet_parse(net_data(net, frame), net->fp.meta[frame].len, &p);
-	if (p.kind == PK_TCP4) {
-		f = take_in(net, frame, nic, &p);
-		if (f && !(p.flags & TCP_RST)) {
-			f->out_nxt = f->loc.nxt;
-			f->out_known = true;
-			note_out(net, f, &p);
-		}
+	if (f && !(p->flags & TCP_RST)) {
+		f->out_nxt = f->loc.nxt;
+		f->out_known = true;
+		note_out(net, f, p);
 	}
 	release_emit(net, nic, frame);
 }
 
-static void hold_other(struct net *net, uint32_t frame)
+void release_alone(struct net *net, uint32_t frame, uint8_t nic, struct packet *p)
 {
-	if (net->n_held >= 2 * net->cfg.max_held) {
-		net->st.drop_held++;
-		frame_free(&net->fp, frame);
-		return;
+	uint32_t h;
+
+	if (p->kind == PK_TCP) {
+		alone_tcp(net, frame, nic, p);
+	} else if (p->kind == PK_FRAG && p->proto == PROTO_TCP) {
+		h = frag_take(net, SIDE_LOC, frame, nic, p);
+		if (h != FRAME_NONE)
+			frag_tcp(net, h, alone_tcp);
+	} else {
+		release_emit(net, nic, frame);
 	}
-	if (!net->other.n)
-		net->other_since = net->now;
-	frame_list_append(&net->fp, &net->other, frame);
-	net->n_held++;
-	if (net->n_held > net->cfg.max_held)
-		net_want(net, CAUSE_HELD);
 }
 
 /* A segment without data, SYN, FIN or RST. */
@@ -281,141 +272,180 @@ static void open_flow(struct net *net, struct flow *f, const struct packet *p)
 	a->msg.tsval = p->tsval;
 }
 
-void release_pvm(struct net *net, uint32_t frame, uint8_t nic)
+/* What was let out before may leave again at once; what lies beyond is new, and held. */
+static void split_retransmission(struct net *net, struct flow *f, uint32_t frame, struct packet *p)
 {
-	struct packet p, old;
-	struct flow *f;
-	uint32_t end, piece;
+	uint32_t piece = frame_alloc(&net->fp, false);
+	struct packet old;
 
-	net->fp.meta[frame].epoch = net->epoch;
-	if (!net->holding) {
-		release_alone(net, frame, nic);
-		return;
-	}
-	packet_parse(net_data(net, frame), net->fp.meta[frame].len, &p);
-	if (p.kind == PK_ARP) {
+	if (piece != FRAME_NONE) {
+		memcpy(net_data(net, piece), p->data, p->frame_len);
+		net->fp.meta[piece].nic = net->fp.meta[frame].nic;
+		net->fp.meta[piece].epoch = net->epoch;
+		packet_parse(net_data(net, piece), p->frame_len, &old);
+		packet_cut_tail(&old, f->out_nxt - old.seq - !!(old.flags & TCP_SYN));
+		net->fp.meta[piece].len = old.frame_len;
 		net->st.passed++;
-		release_emit(net, nic, frame);
-		return;
+		release_segment(net, f, piece, &old);
 	}
-	if (p.kind != PK_TCP4 || !(f = take_in(net, frame, nic, &p))) {
-		if (p.kind == PK_TCP4)
-			net_want(net, CAUSE_FLOWS);
+	packet_cut_front(p, f->out_nxt - p->seq - !!(p->flags & TCP_SYN));
+	net->fp.meta[frame].len = p->frame_len;
+}
+
+/* A TCP segment of the PVM that is neither compared nor changed. Return: false when it is */
+static bool not_compared(struct net *net, struct flow *f, uint32_t frame, uint8_t nic, const struct packet *p)
+{
+	enum rule_action action = track_action(net, f);
+
+	if (action == RULE_BYPASS) {
+		net->st.bypassed++;
+		f->out_known = f->loc.seen;
+		f->out_nxt = f->loc.nxt;
+		note_out(net, f, p);
+		release_emit(net, nic, frame);
+		return true;
+	}
+	if (p->has_signature && !f->is_signed) {
+		f->is_signed = true;
+		net->st.signed_flows++;
+	}
+	if (action != RULE_HOLD && !f->is_signed)
+		return false;
+	/* What was held before the rule came keeps its place. */
+	f->diverged = true;
+	f->owed = false;
+	hold_other(net, frame);
+	return true;
+}
+
+static void pvm_tcp(struct net *net, uint32_t frame, uint8_t nic, struct packet *p)
+{
+	struct flow *f = take_in(net, frame, nic, p);
+
+	if (!f) {
+		if (net_want(net, CAUSE_FLOWS))
+			net->st.limit_flows++;
 		hold_other(net, frame);
 		return;
 	}
 	net_dirty(net, f);
-	if (p.flags & TCP_RST) {
-		if (f->held_rst != FRAME_NONE) {
-			frame_free(&net->fp, f->held_rst);
-			net->n_held--;
-		}
-		f->held_rst = frame;
-		f->held_since = net->now;
-		net->n_held++;
+	if (not_compared(net, f, frame, nic, p))
+		return;
+	if (p->flags & TCP_RST) {
 		f->owed = false;
-		hold_watch(net, f);
+		hold_rst(net, f, frame);
 		compare_flow(net, f);
 		return;
 	}
-	if (p.flags & TCP_SYN)
-		open_flow(net, f, &p);
-	if (!packet_span(&p)) {
-		pure_ack(net, f, frame, &p);
+	if (p->flags & TCP_SYN)
+		open_flow(net, f, p);
+	if (!packet_span(p)) {
+		pure_ack(net, f, frame, p);
 		return;
 	}
-	end = p.seq + packet_span(&p);
 	if (!f->out_known) {
 		f->out_known = true;
-		f->out_nxt = p.seq;
+		f->out_nxt = p->seq;
 	}
-	if (seq_leq(end, f->out_nxt)) {
+	if (seq_leq(p->seq + packet_span(p), f->out_nxt)) {
 		net->st.passed++;
-		release_segment(net, f, frame, &p);
+		release_segment(net, f, frame, p);
 		return;
 	}
-	if (seq_lt(p.seq, f->out_nxt)) {
-		/* Its first part was let out before and may be needed again; the rest is new. */
-		piece = frame_alloc(&net->fp, false);
-		if (piece != FRAME_NONE) {
-			memcpy(net_data(net, piece), p.data, p.frame_len);
-			net->fp.meta[piece].nic = nic;
-			net->fp.meta[piece].epoch = net->epoch;
-			packet_parse(net_data(net, piece), p.frame_len, &old);
-			packet_cut_tail(&old, f->out_nxt - old.seq - !!(old.flags & TCP_SYN));
-			net->fp.meta[piece].len = old.frame_len;
-			net->st.passed++;
-			release_segment(net, f, piece, &old);
-		}
-		packet_cut_front(&p, f->out_nxt - p.seq - !!(p.flags & TCP_SYN));
-		net->fp.meta[frame].len = p.frame_len;
-	}
-	hold_segment(net, f, &f->loc, frame, &p);
+	if (seq_lt(p->seq, f->out_nxt))
+		split_retransmission(net, f, frame, p);
+	hold_segment(net, f, &f->loc, frame, p);
 	compare_flow(net, f);
 	compare_guess(net, f);
 }
 
-/* One frame of the SVM: on the secondary on its way to the primary, on the primary (after release_told) to compare. */
-void release_svm(struct net *net, uint32_t frame, uint8_t nic, uint64_t epoch)
+static void pvm_piece(struct net *net, uint32_t frame, uint8_t nic, struct packet *p)
 {
-	struct net_act *a;
+	uint32_t h = frag_take(net, SIDE_LOC, frame, nic, p);
+
+	if (h == FRAME_NONE)
+		return;
+	packet_parse(net_data(net, h), net->fp.meta[h].len, p);
+	if (p->proto == PROTO_TCP)
+		frag_tcp(net, h, pvm_tcp);
+	else
+		datagram_pvm(net, h, nic, p);
+}
+
+void release_pvm(struct net *net, uint32_t frame, uint8_t nic, struct packet *p)
+{
+	if (!net->holding) {
+		release_alone(net, frame, nic, p);
+		return;
+	}
+	switch (p->kind) {
+	case PK_LOCAL:
+		net->st.passed++;
+		release_emit(net, nic, frame);
+		break;
+	case PK_TCP:
+		pvm_tcp(net, frame, nic, p);
+		break;
+	case PK_FRAG:
+		pvm_piece(net, frame, nic, p);
+		break;
+	case PK_DGRAM:
+	case PK_OTHER:
+		datagram_pvm(net, frame, nic, p);
+		break;
+	}
+}
+
+static void svm_tcp(struct net *net, uint32_t frame, uint8_t nic, struct packet *p)
+{
 	struct flow_key key;
-	struct packet p;
 	struct flow *f;
 
-	packet_parse(net_data(net, frame), net->fp.meta[frame].len, &p);
-	if (p.kind != PK_TCP4) {
-		net->st.drop_silent++;
-		frame_free(&net->fp, frame);
-		return;
-	}
-	packet_key(&p, nic, true, &key);
-	f = net_flow(net, &key);
+	packet_key(p, nic, true, &key);
+	f = track_flow(net, &key);
 	if (!f) {
-		net->st.flows_full++;
 		frame_free(&net->fp, frame);
 		return;
 	}
-	if (net->role == NET_SECONDARY) {
-		if (p.flags & TCP_SYN && !rewrite_svm_syn(net, f, &p)) {
-			if (f->stash != FRAME_NONE)
-				frame_free(&net->fp, f->stash);
-			net->fp.meta[frame].nic = nic;
-			f->stash = frame;
-			return;
-		}
-		if (f->stash != FRAME_NONE && !(p.flags & (TCP_SYN | TCP_RST))) {
-			/* The connection has moved on from the SYN that waited to be translated. */
-			frame_free(&net->fp, f->stash);
-			f->stash = FRAME_NONE;
-		}
-		rewrite_out(net, f, &p);
-		learn_headers(f, &p);
-		learn_scale(f, &p);
-		flow_side_update(&f->loc, &p, flow_scale(f));
-		inlog_trim(net, f);
-		a = net_msg_new(net, NM_OUTPUT);
-		a->nic = a->msg.nic = nic;
-		a->msg.epoch = epoch;
-		a->frame = frame;
-		net->st.peer_out++;
-		keep_output(net, f, &p);
-		frame_free(&net->fp, frame);
-		return;
-	}
-	if (p.flags & TCP_SYN && !(f->rem.syn && f->rem.isn == p.seq)) {
+	if (p->flags & TCP_SYN && !(f->rem.syn && f->rem.isn == p->seq)) {
 		hold_clear(net, f, &f->rem);
 		flow_side_reset(&f->rem);
 	}
-	flow_side_update(&f->rem, &p, flow_scale(f));
+	flow_side_update(&f->rem, p, flow_scale(f));
 	net_dirty(net, f);
-	net->fp.meta[frame].nic = nic;
-	if (packet_span(&p) && !(p.flags & TCP_RST) && !f->diverged &&
-	    !(f->out_known && seq_leq(p.seq + packet_span(&p), f->out_nxt)))
-		hold_segment(net, f, &f->rem, frame, &p);
+	if (packet_span(p) && !(p->flags & TCP_RST) && !f->diverged && track_action(net, f) == RULE_COMPARE &&
+	    !(f->out_known && seq_leq(p->seq + packet_span(p), f->out_nxt)))
+		hold_segment(net, f, &f->rem, frame, p);
 	else
 		frame_free(&net->fp, frame);
 	compare_flow(net, f);
+}
+
+/* One frame of the SVM, in client numbers, to be compared. */
+void release_svm(struct net *net, uint32_t frame, uint8_t nic, struct packet *p)
+{
+	uint32_t h;
+
+	switch (p->kind) {
+	case PK_LOCAL:
+		net->st.drop_silent++;
+		frame_free(&net->fp, frame);
+		break;
+	case PK_TCP:
+		svm_tcp(net, frame, nic, p);
+		break;
+	case PK_FRAG:
+		h = frag_take(net, SIDE_REM, frame, nic, p);
+		if (h == FRAME_NONE)
+			break;
+		packet_parse(net_data(net, h), net->fp.meta[h].len, p);
+		datagram_svm(net, h, nic, p);
+		break;
+	case PK_DGRAM:
+	case PK_OTHER:
+		datagram_svm(net, frame, nic, p);
+		break;
+	}
 }
 
 void release_barrier(struct net *net, uint64_t n)
@@ -423,7 +453,10 @@ void release_barrier(struct net *net, uint64_t n)
 	struct net_act *a;
 	struct flow *f;
 
+	hybrid_barrier(net);
 	rewrite_send_table(net, n);
+	if (!FAULT(net, NET_FAULT_OLD_EPOCH))
+		frag_clear(net, SIDE_REM);
 	flow_for_each(&net->flows, f) {
 		if (FAULT(net, NET_FAULT_OLD_EPOCH)) {
 			/* planted: the SVM's output of n stays */
@@ -467,18 +500,20 @@ static void let_go(struct net *net, struct flow *f, uint64_t n)
 	uint32_t h;
 
 	while ((h = f->loc.held.head) != FRAME_NONE && m[h].epoch <= n) {
-		frame_list_pop(&net->fp, &f->loc.held);
-		net->n_held--;
+		hold_pop(net, f, &f->loc);
+		net->st.released_staged++;
+		if (f->key.datagram) {
+			datagram_emit(net, h);
+			continue;
+		}
 		f->out_nxt = f->out_known ? seq_max(f->out_nxt, m[h].end) : m[h].end;
 		f->out_known = true;
 		packet_parse(net_data(net, h), m[h].len, &p);
-		net->st.released_staged++;
 		release_segment(net, f, h, &p);
 	}
 	h = f->held_rst;
 	if (h != FRAME_NONE && m[h].epoch <= n && !f->loc.held.n) {
-		f->held_rst = FRAME_NONE;
-		net->n_held--;
+		hold_take_rst(net, f);
 		packet_parse(net_data(net, h), m[h].len, &p);
 		net->st.released_staged++;
 		release_segment(net, f, h, &p);
@@ -508,10 +543,7 @@ void release_staged(struct net *net, uint64_t n)
 	net->staged = n;
 	flow_for_each(&net->flows, f) {
 		if (f->bar_set && !FAULT(net, NET_FAULT_NO_RESET)) {
-			struct frame_list held = f->rem.held;
-
-			memset(&f->rem, 0, sizeof(f->rem));
-			f->rem.held = held;
+			flow_side_reset(&f->rem);
 			f->rem.seen = f->bar_seen;
 			f->rem.nxt = f->bar_nxt;
 			f->rem.ack_known = f->bar_ack_known;
@@ -526,10 +558,15 @@ void release_staged(struct net *net, uint64_t n)
 			f->out_known = true;
 		}
 		f->bar_set = false;
+		if (f->key.datagram) {
+			datagram_compare(net, f);
+			continue;
+		}
 		net_dirty(net, f);
 		compare_flow(net, f);
 	}
 	let_go_other(net, n);
+	frag_staged(net, n);
 }
 
 void release_all(struct net *net)
@@ -540,11 +577,15 @@ void release_all(struct net *net)
 		hold_clear(net, f, &f->rem);
 		f->diverged = f->bar_set = false;
 		let_go(net, f, UINT64_MAX);
+		if (f->key.datagram)
+			continue;
 		f->out_nxt = f->loc.seen ? f->loc.nxt : f->out_nxt;
 		f->out_known = f->out_known || f->loc.seen;
 		net_dirty(net, f);
 	}
 	let_go_other(net, UINT64_MAX);
+	frag_staged(net, UINT64_MAX);
+	frag_clear(net, SIDE_REM);
 }
 
 /* Pay what is owed: an acknowledgement of our own when both copies have come further than the client knows. */
@@ -557,7 +598,7 @@ static void originate(struct net *net, struct flow *f)
 
 	if (!f->owed || !allowed(net, f, &ack, &edge))
 		return;
-	if (f->loc.rst || !f->have_headers || !f->out_known) {
+	if (f->loc.rst || !f->head_len || !f->out_known || f->is_signed) {
 		f->owed = false;
 		return;
 	}
@@ -569,7 +610,7 @@ static void originate(struct net *net, struct flow *f)
 		if (h == FRAME_NONE)
 			return;
 		m = &net->fp.meta[h];
-		m->len = packet_make_ack(net_data(net, h), f->eth, f->ip, f->key.guest_port, f->key.other_port,
+		m->len = packet_make_ack(net_data(net, h), f->head, f->head_len, f->key.guest_port, f->key.other_port,
 					 f->out_nxt, ack, window(f, ack, edge), f->ts_on && f->out_ts_known, f->out_tsval,
 					 f->loc.tsecr);
 		m->nic = f->key.nic;
@@ -586,13 +627,12 @@ static void originate(struct net *net, struct flow *f)
 
 void release_finish(struct net *net)
 {
-	while (net->dirty_head != FLOW_NONE) {
-		struct flow *f = &net->flows.flows[net->dirty_head];
+	struct flow *f;
 
-		net->dirty_head = f->dirty_next;
-		f->dirty = false;
+	while ((f = flow_list_first(&net->flows, LIST_DIRTY))) {
+		flow_list_del(&net->flows, f, LIST_DIRTY);
 		originate(net, f);
 	}
-	if (net->rel_head != FLOW_NONE && net->now >= net->rel_at)
+	if (flow_list_first(&net->flows, LIST_REL) && net->now >= net->rel_at)
 		keep_tell(net);
 }

@@ -10,7 +10,7 @@
  * numbers only.
  *
  * A new flow: the PVM's SYN or SYN-ACK makes the primary send FLOW (numbers of the PVM), and is not let out until
- * FLOW_OK. The SVM's own SYN waits in a stash until FLOW is there; from the two the offsets follow. FLOW of an epoch
+ * FLOW_OK. The SVM's own SYN waits until FLOW is there (svm.c); from the two the offsets follow. FLOW of an epoch
  * that the SVM is not yet in waits (next_*) for LOADED.
  *
  * A checkpoint: the primary sends its own nonzero offsets before the barrier (TABLE); with LOADED they become the
@@ -18,7 +18,9 @@
  * first one that the promoted VM sends on a flow decides, once, by how much the flow is shifted so that it is not
  * behind what the client may have seen (RELEASED plus the time since, one tick a millisecond as Linux counts).
  *
- * Signed segments (MD5, AO) are passed as they are: a changed field would break the signature. Pure.
+ * Signed segments (MD5, AO) are passed as they are: a changed field would break the signature, so they leave only
+ * with the checkpoint that makes both copies' numbers equal. An ICMP error to the guest quotes a segment of the guest's
+ * by number, which is translated too, or path MTU discovery would work in one copy only. Pure.
  */
 #include "core/net_internal.h"
 
@@ -31,35 +33,68 @@ static bool translated(const struct flow *f)
 	return f->seq_off || f->ts_off;
 }
 
-uint32_t rewrite_in(struct net *net, uint32_t frame)
+/* A copy of an input frame to change: the frame itself goes to the peer, or stays in the log, as it came. */
+static uint32_t copy_of(struct net *net, uint32_t frame, struct packet *p)
 {
 	struct frame_meta *m = &net->fp.meta[frame];
+	uint32_t h = frame_alloc(&net->fp, false);
+
+	if (h == FRAME_NONE) {
+		net->st.drop_pool++;
+		return h;
+	}
+	memcpy(net_data(net, h), net_data(net, frame), m->len);
+	net->fp.meta[h].len = m->len;
+	net->fp.meta[h].nic = m->nic;
+	p->data = net_data(net, h);
+	return h;
+}
+
+/* An ICMP error about a segment of the guest's. */
+static uint32_t error_in(struct net *net, uint32_t frame, struct packet *p)
+{
 	struct flow_key key;
-	struct packet p;
+	uint16_t seq_at;
 	struct flow *f;
 	uint32_t h;
 
-	packet_parse(net_data(net, frame), m->len, &p);
-	if (p.kind != PK_TCP4 || !(p.flags & TCP_ACK) || p.has_signature)
+	if (!packet_quotes_tcp(p, net->fp.meta[frame].nic, &key, &seq_at))
 		return frame;
-	packet_key(&p, m->nic, false, &key);
+	f = flow_find(&net->flows, &key);
+	if (!f || !f->seq_off)
+		return frame;
+	h = copy_of(net, frame, p);
+	if (h == FRAME_NONE)
+		return h;
+	packet_set_quoted(p, seq_at, f->seq_off);
+	net->st.icmp_translated++;
+	return h;
+}
+
+uint32_t rewrite_in(struct net *net, uint32_t frame, struct packet *p)
+{
+	struct frame_meta *m = &net->fp.meta[frame];
+	struct flow_key key;
+	struct flow *f;
+	uint32_t h;
+
+	if (p->kind == PK_DGRAM)
+		return error_in(net, frame, p);
+	/* The header of a segment in pieces is in the first; the checksum is corrected by difference, so that will do. */
+	if (!(p->kind == PK_TCP || packet_first_piece(p)) || !(p->flags & TCP_ACK) || p->has_signature)
+		return frame;
+	packet_key(p, m->nic, false, &key);
 	f = flow_find(&net->flows, &key);
 	if (!f || !translated(f))
 		return frame;
-	h = frame_alloc(&net->fp, false);
-	if (h == FRAME_NONE) {
-		net->st.drop_pool++;
-		return FRAME_NONE;
-	}
-	memcpy(net_data(net, h), p.data, m->len);
-	net->fp.meta[h].len = m->len;
-	net->fp.meta[h].nic = m->nic;
-	p.data = net_data(net, h);
-	packet_set_ack(&p, p.ack - f->seq_off);
-	if (p.has_ts)
-		packet_set_ts(&p, p.tsval, p.tsecr - f->ts_off);
-	for (unsigned int i = 0; i < p.n_sack; i++)
-		packet_set_sack(&p, i, p.sack[i].left - f->seq_off, p.sack[i].right - f->seq_off);
+	h = copy_of(net, frame, p);
+	if (h == FRAME_NONE)
+		return h;
+	packet_set_ack(p, p->ack - f->seq_off);
+	if (p->has_ts)
+		packet_set_ts(p, p->tsval, p->tsecr - f->ts_off);
+	for (unsigned int i = 0; i < p->n_sack; i++)
+		packet_set_sack(p, i, p->sack[i].left - f->seq_off, p->sack[i].right - f->seq_off);
 	return h;
 }
 
@@ -75,7 +110,7 @@ static void new_incarnation(struct net *net, struct flow *f)
 	f->out_known = f->out_ack_known = f->out_ts_known = f->owed = false;
 	f->flow_sent = f->flow_ok = f->bar_set = f->diverged = false;
 	f->ws_known = f->no_ws = false;
-	f->isn_known = f->said_ts = f->ts_on = false;
+	f->isn_known = f->said_ts = f->ts_on = f->is_signed = false;
 }
 
 /*
@@ -152,21 +187,17 @@ static void flow_now(struct net *net, struct flow *f, uint32_t isn, bool has_ts,
 
 void rewrite_flow(struct net *net, const struct net_msg *m)
 {
-	struct flow *f = net_flow(net, &m->key);
+	struct flow *f = track_flow(net, &m->key);
 	struct net_act *a;
 
-	if (!f) {
-		/* No FLOW_OK: the SYN-ACK waits for the checkpoint that the full table asks for. */
-		net->st.flows_full++;
+	/* No FLOW_OK: the SYN-ACK waits for the checkpoint that the full table asks for (LOGGED says so). */
+	if (!f)
 		return;
-	}
 	if (m->epoch <= net->epoch && net->have_state) {
-		uint32_t h = f->stash;
-
-		flow_now(net, f, m->isn, m->has_ts, m->tsval);
-		f->stash = FRAME_NONE;
-		if (h != FRAME_NONE)
-			release_svm(net, h, net->fp.meta[h].nic, net->epoch);
+		/* Told once more, because the primary had no room for the flow and forgot it: what is known stays. */
+		if (!(f->isn_known && f->isn == m->isn && !f->has_next))
+			flow_now(net, f, m->isn, m->has_ts, m->tsval);
+		svm_unstash(net, f);
 	} else {
 		f->has_next = true;
 		f->next_isn = m->isn;
@@ -181,7 +212,7 @@ void rewrite_flow(struct net *net, const struct net_msg *m)
 
 void rewrite_table(struct net *net, const struct net_msg *m)
 {
-	struct flow *f = net_flow(net, &m->key);
+	struct flow *f = track_flow(net, &m->key);
 
 	if (!f) {
 		net->table_lost = true;
@@ -223,10 +254,7 @@ void rewrite_commit(struct net *net)
 			f->isn = f->table_isn;
 		}
 		f->has_table = f->pending = false;
-		if (f->stash != FRAME_NONE) {
-			frame_free(&net->fp, f->stash);
-			f->stash = FRAME_NONE;
-		}
+		frame_list_clear(&net->fp, &f->stash);
 		flow_side_reset(&f->loc);
 		/* What the old SVM had sent is not what the new one has. */
 		hold_clear(net, f, &f->rem);

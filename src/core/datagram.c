@@ -1,0 +1,251 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * Everything that is not a TCP stream: theory of operation (P1)
+ *
+ * UDP, ICMP, SCTP, other protocols and frames that are not IP are compared datagram by datagram, in order within a flow
+ * (UDP and its like: addresses and ports; ICMP: identifier; other IP: addresses; not IP: MAC addresses and Ethernet
+ * type). What counts is what IP carries, without the checksum, which follows from it; the IP header's identification,
+ * lifetime and flow label are each copy's own business. A fragmented datagram is compared when it is complete,
+ * whatever way it was cut (frag.c).
+ *
+ * The PVM's oldest datagram leaves when the SVM has said an equal one in the same epoch; what the SVM had said before
+ * that one is thrown away. If the SVM has said something, and nothing of it is equal, the copies differ: a checkpoint is
+ * asked for at once, and nothing more of the flow is compared until then. One thing is no difference: an SVM that was
+ * given an input twice, after a load, answers twice. So what was matched last in a flow is remembered by its hash, and
+ * a second copy of it is thrown away. A wrong guess there costs a checkpoint and never lets anything out.
+ *
+ * Nothing is sent twice: at a failover datagrams are neither kept nor repeated, as UDP is lost on any network.
+ * Pure; belongs to one struct net.
+ */
+#define XXH_INLINE_ALL
+#include <string.h>
+#include <xxhash.h>
+
+#include "core/net_internal.h"
+
+/* Where in the content the checksum stands; its two bytes do not count. Return: 0xffff when there is none */
+static uint32_t sum_at(const struct flow_key *key)
+{
+	if (!key->family)
+		return 0xffff;
+	switch (key->proto) {
+	case PROTO_UDP:
+	case PROTO_UDPLITE:
+	case PROTO_DCCP:
+		return 6;
+	case PROTO_ICMP:
+	case PROTO_ICMP6:
+		return 2;
+	default:
+		return 0xffff;
+	}
+}
+
+/* Walks over the content of a datagram, piece by piece. */
+struct walk {
+	uint32_t next;
+	const uint8_t *d;
+	uint32_t left;
+};
+
+static void walk_on(struct net *net, struct walk *w)
+{
+	struct packet p;
+
+	while (!w->left && w->next != FRAME_NONE) {
+		packet_parse(net_data(net, w->next), net->fp.meta[w->next].len, &p);
+		/* A frame that is not IP counts from its type on; its addresses are the flow. */
+		w->d = p.data + (p.family ? p.l4 : 12);
+		w->left = p.family ? p.len : p.frame_len - 12;
+		w->next = net->fp.meta[w->next].piece;
+	}
+}
+
+static bool same(struct net *net, const struct flow_key *key, uint32_t a, uint32_t b)
+{
+	struct walk wa = { .next = a }, wb = { .next = b };
+	uint32_t at = 0, sum = sum_at(key);
+
+	if (net->fp.meta[a].end != net->fp.meta[b].end)
+		return false;
+	for (;;) {
+		uint32_t n;
+
+		walk_on(net, &wa);
+		walk_on(net, &wb);
+		n = wa.left < wb.left ? wa.left : wb.left;
+		if (!n)
+			return !wa.left && !wb.left;
+		if (at < sum && n > sum - at)
+			n = sum - at;
+		else if (at >= sum && at < sum + 2 && n > sum + 2 - at)
+			n = sum + 2 - at;
+		if ((at < sum || at >= sum + 2) && memcmp(wa.d, wb.d, n))
+			return false;
+		at += n;
+		wa.d += n;
+		wa.left -= n;
+		wb.d += n;
+		wb.left -= n;
+	}
+}
+
+static uint64_t hash(struct net *net, const struct flow_key *key, uint32_t frame)
+{
+	uint32_t sum = sum_at(key), skip;
+	struct walk w = { .next = frame };
+	uint64_t h = 0;
+
+	for (walk_on(net, &w); w.left; walk_on(net, &w)) {
+		/* In the first piece: what stands before the checksum is in it as well. */
+		skip = !h && sum != 0xffff && w.left >= sum + 2 ? sum + 2 : 0;
+		if (skip)
+			h = XXH3_64bits_withSeed(w.d, sum, net->fp.meta[frame].end);
+		h = XXH3_64bits_withSeed(w.d + skip, w.left - skip, h + 1);
+		w.left = 0;
+	}
+	return h ? h : 1;
+}
+
+static bool said_before(struct net *net, struct flow *f, uint32_t frame)
+{
+	uint64_t h = hash(net, &f->key, frame);
+
+	for (int i = 0; i < FLOW_TWICE; i++)
+		if (f->twice[i] == h)
+			return true;
+	return false;
+}
+
+static void remember(struct net *net, struct flow *f, uint32_t frame)
+{
+	f->twice[f->twice_at++ % FLOW_TWICE] = hash(net, &f->key, frame);
+}
+
+void datagram_emit(struct net *net, uint32_t frame)
+{
+	while (frame != FRAME_NONE) {
+		uint32_t next = net->fp.meta[frame].piece;
+
+		release_emit(net, net->fp.meta[frame].nic, frame);
+		frame = next;
+	}
+}
+
+/* Which of the SVM's waiting datagrams is the first equal to @h. Return: how many stand before it, or -1 */
+static int find(struct net *net, struct flow *f, uint32_t h)
+{
+	int n = 0;
+
+	for (uint32_t i = f->rem.held.head; i != FRAME_NONE; i = net->fp.meta[i].next, n++)
+		if (same(net, &f->key, h, i))
+			return n;
+	return -1;
+}
+
+static void drop_svm(struct net *net, struct flow *f)
+{
+	frame_free_chain(&net->fp, hold_pop(net, f, &f->rem));
+}
+
+void datagram_compare(struct net *net, struct flow *f)
+{
+	while (!f->diverged && f->loc.held.n && f->rem.held.n) {
+		uint32_t h = f->loc.held.head;
+		int before;
+
+		if (net->fp.meta[h].epoch != net->epoch)
+			return;
+		before = find(net, f, h);
+		if (before < 0 && said_before(net, f, f->rem.held.head)) {
+			net->st.svm_twice++;
+			drop_svm(net, f);
+			continue;
+		}
+		if (before < 0) {
+			f->diverged = true;
+			if (!(net->wanted & 1u << CAUSE_MISMATCH))
+				net->st.mismatches++;
+			hold_want(net, f, CAUSE_MISMATCH);
+			return;
+		}
+		while (before-- >= 0)
+			drop_svm(net, f);
+		remember(net, f, h);
+		hold_pop(net, f, &f->loc);
+		f->held_since = net->now;
+		net->st.datagrams++;
+		net->st.released_compared++;
+		datagram_emit(net, h);
+	}
+}
+
+/* The flow of a datagram; of one in pieces the first piece tells. @whole: scratch */
+static struct flow *flow_of(struct net *net, uint8_t nic, const struct packet *p, struct packet *whole)
+{
+	struct flow_key key;
+
+	*whole = *p;
+	if (p->kind == PK_FRAG)
+		whole->kind = PK_DGRAM;
+	packet_key(whole, nic, true, &key);
+	return track_flow(net, &key);
+}
+
+static uint32_t content_of(struct net *net, uint32_t frame, const struct packet *p)
+{
+	if (p->kind == PK_FRAG)
+		return frag_content(net, frame);
+	return p->family ? p->len : p->frame_len - 12;
+}
+
+/* Not compared, so each piece by itself. */
+static void other_chain(struct net *net, uint32_t frame)
+{
+	while (frame != FRAME_NONE) {
+		uint32_t next = net->fp.meta[frame].piece;
+
+		net->fp.meta[frame].piece = FRAME_NONE;
+		hold_other(net, frame);
+		frame = next;
+	}
+}
+
+void datagram_pvm(struct net *net, uint32_t frame, uint8_t nic, const struct packet *p)
+{
+	struct packet whole;
+	struct flow *f = p->frame_len < 14 ? NULL : flow_of(net, nic, p, &whole);
+
+	if (!f) {
+		if (p->frame_len >= 14 && net_want(net, CAUSE_FLOWS))
+			net->st.limit_flows++;
+		other_chain(net, frame);
+		return;
+	}
+	switch (track_action(net, f)) {
+	case RULE_BYPASS:
+		net->st.bypassed++;
+		datagram_emit(net, frame);
+		return;
+	case RULE_HOLD:
+		other_chain(net, frame);
+		return;
+	case RULE_COMPARE:
+		break;
+	}
+	hold_append(net, f, &f->loc, frame, content_of(net, frame, p));
+	datagram_compare(net, f);
+}
+
+void datagram_svm(struct net *net, uint32_t frame, uint8_t nic, const struct packet *p)
+{
+	struct packet whole;
+	struct flow *f = p->frame_len < 14 ? NULL : flow_of(net, nic, p, &whole);
+
+	if (!f || f->diverged || track_action(net, f) != RULE_COMPARE) {
+		frame_free_chain(&net->fp, frame);
+		return;
+	}
+	hold_append(net, f, &f->rem, frame, content_of(net, frame, p));
+	datagram_compare(net, f);
+}
