@@ -166,6 +166,7 @@ int node_start_qemu(struct node *n, struct err *e)
 		uint32_t m = 0;
 
 		nics[i].qemu_fd = fds[i];
+		nics[i].id = n->cl.nics[i].id;
 		nics[i].tap_fd = tap_open(n->cl.nics[i].ifname, &m, e);
 		if (nics[i].tap_fd < 0)
 			return nics[i].tap_fd;

@@ -60,6 +60,7 @@ struct proxy {
 	_Atomic uint64_t late;
 	uint64_t tap_errors;
 	uint8_t *waste;		/* where frames go that cannot be kept */
+	struct capture *capture;
 
 	pthread_mutex_t lock;	/* guards published */
 	struct net_stats published;
@@ -76,7 +77,9 @@ static void tap_emit(struct proxy *px, uint8_t nic, const uint8_t *data, uint32_
 		atomic_fetch_add(&px->late, 1);
 		return;
 	}
-	if (write(px->ports[nic].tap.fd, data, len) < 0 && !px->tap_errors++)
+	if (write(px->ports[nic].tap.fd, data, len) >= 0)
+		capture_frame(px->capture, CAPTURE_RELEASED, nic, data, len);
+	else if (!px->tap_errors++)
 		log_warn("a frame could not be written to the TAP: %s (said once)", strerror(errno));
 	atomic_store(&px->last_out, now);
 }
@@ -215,16 +218,18 @@ static void on_tap(struct loop_fd *w, uint32_t events)
 	look_quiet(px);
 	for (unsigned int i = 0; i < BATCH; i++) {
 		uint32_t h = net_frame_alloc(px->net, true);
+		uint8_t *data = h == NET_NONE ? px->waste : net_frame_data(px->net, h);
 		struct net_ev *ev;
 		ssize_t n;
 
 		/* Read in any case: a full TAP queue would only make the loss invisible. */
-		n = read(w->fd, h == NET_NONE ? px->waste : net_frame_data(px->net, h), px->cfg.frame_size);
+		n = read(w->fd, data, px->cfg.frame_size);
 		if (n <= 0) {
 			if (h != NET_NONE)
 				net_frame_drop(px->net, h);
 			break;
 		}
+		capture_frame(px->capture, CAPTURE_CLIENT, p->nic, data, (uint32_t)n);
 		if (h == NET_NONE) {
 			net_frame_missed(px->net);
 			continue;
@@ -240,6 +245,7 @@ static void on_tap(struct loop_fd *w, uint32_t events)
 static void take_frames(struct proxy_port *p)
 {
 	struct proxy *px = p->px;
+	enum capture_point point = net_role(px->net) == NET_SECONDARY ? CAPTURE_SVM : CAPTURE_PVM;
 	const uint8_t *data;
 	uint32_t len;
 
@@ -247,6 +253,7 @@ static void take_frames(struct proxy_port *p)
 		uint32_t h = net_frame_alloc(px->net, false);
 		struct net_ev *ev;
 
+		capture_frame(px->capture, point, p->nic, data, len);
 		if (h == NET_NONE) {
 			/* Frames of the last batch may come free once it was taken. */
 			step(px);
@@ -383,6 +390,8 @@ void proxy_peer(struct proxy *px, const struct net_msg *m, const uint8_t *frame,
 	struct net_ev *ev;
 
 	if (frame) {
+		if (m->type == NM_OUTPUT)
+			capture_frame(px->capture, CAPTURE_SVM, m->nic, frame, len);
 		if (len > px->cfg.frame_size) {
 			net_frame_missed(px->net);
 			return;
@@ -458,6 +467,11 @@ void proxy_stats(struct proxy *px, struct net_stats *out)
 	pthread_mutex_unlock(&px->lock);
 }
 
+int proxy_capture(struct proxy *px, const struct capture_cfg *cfg, int fd, struct err *e)
+{
+	return capture_start(px->capture, cfg, fd, e);
+}
+
 nstime proxy_last_out(struct proxy *px)
 {
 	return atomic_load(&px->last_out);
@@ -472,6 +486,7 @@ struct proxy *proxy_new(struct loop *loop, const struct net_cfg *cfg, const stru
 			const struct proxy_ops *ops, struct err *e)
 {
 	struct proxy *px = calloc(1, sizeof(*px));
+	const char *ids[NET_MAX_NICS];
 	int rc = 0;
 
 	if (!px) {
@@ -488,9 +503,12 @@ struct proxy *proxy_new(struct loop *loop, const struct net_cfg *cfg, const stru
 	px->watch = (struct loop_timer){ .fn = on_watch, .arg = px };
 	px->waste = malloc(cfg->frame_size);
 	px->net = net_new(cfg);
+	for (unsigned int i = 0; i < cfg->n_nics; i++)
+		ids[i] = nics[i].id;
+	px->capture = capture_new(loop, cfg->n_nics, ids);
 	for (unsigned int i = 0; i < NET_MAX_NICS; i++)
 		px->ports[i].tap.fd = px->ports[i].qemu.fd = -1;
-	if (!px->net || !px->waste) {
+	if (!px->net || !px->waste || !px->capture) {
 		err_set(e, -ENOMEM, "no memory for %u frames of %u bytes", cfg->n_frames, cfg->frame_size);
 		proxy_free(px);
 		return NULL;
@@ -520,6 +538,7 @@ void proxy_free(struct proxy *px)
 {
 	if (!px)
 		return;
+	capture_free(px->capture);
 	for (unsigned int i = 0; i < NET_MAX_NICS; i++) {
 		if (px->ports[i].tap.fd >= 0)
 			close(px->ports[i].tap.fd);

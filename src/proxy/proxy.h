@@ -7,6 +7,7 @@
 #include "base/err.h"
 #include "base/loop.h"
 #include "core/net.h"
+#include "proxy/capture.h"
 
 /*
  * The proxy: the shell around core/net. Owns the TAPs and QEMU's netdev sockets of one VM and runs in the frames
@@ -29,6 +30,7 @@ struct proxy_ops {
 struct proxy_nic {
 	int tap_fd;		/* taken: closed by proxy_free() */
 	int qemu_fd;		/* our end of the pair, nonblocking; taken */
+	const char *id;		/* what a capture calls it */
 };
 
 /*
@@ -63,6 +65,9 @@ void proxy_new_qemu(struct proxy *px, unsigned int nic, int qemu_fd);
 
 /* proxy_stats() - a recent copy of the counters; any thread */
 void proxy_stats(struct proxy *px, struct net_stats *out);
+
+/* proxy_capture() - capture_start() on this proxy; control loop */
+int proxy_capture(struct proxy *px, const struct capture_cfg *cfg, int fd, struct err *e);
 
 /* proxy_last_out() - time of the last frame that was let out; any thread */
 nstime proxy_last_out(struct proxy *px);
