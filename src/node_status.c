@@ -120,6 +120,8 @@ static int on_command(void *arg, const struct monitor_cmd *cmd, struct json_obje
 		ev.type = FE_QUIT;
 		node_event(n, &ev);
 		return 0;
+	case MONITOR_CAPTURE:
+		return proxy_capture(n->px, &cmd->capture, cmd->fd, e);
 	}
 	if (n->n_waiters == NODE_WAITERS)
 		return err_set(e, -EBUSY, "too many clients wait for a checkpoint already");

@@ -16,6 +16,11 @@
  *   finished    (@eof) it has said its last; it is closed when nothing is under way and everything is written
  *   dead        its descriptor is closed; freed by a timer at the end of the turn, since a drop may happen deep
  *               inside a call that began with this very client
+ *
+ * A request may carry one descriptor (SCM_RIGHTS). The kernel delivers it with the last bytes of a read, so it belongs to
+ * the line in which the last of them lies. It waits in the client until that line is served; then the command takes it
+ * or it is closed, and what comes behind that line is not read before.
+ *
  * So only events can pile up, for a watcher that does not read: at MONITOR_MAX_OUT it is dropped and counted.
  *
  * Not done: a greeting and capabilities; the QMP-compatible server for existing tools is another one.
@@ -47,6 +52,9 @@ struct client {
 	struct loop_fd w;
 	bool dead, eof, watches;
 	bool skipping;			/* inside a line that was too long */
+	int fd;				/* came with the line in which in[fd_at] lies; -1: none, or one too many */
+	bool many_fds;
+	size_t fd_at;
 	uint64_t token;			/* command under way, 0: none */
 	struct json_object *id;		/* of that command */
 	size_t n_in;
@@ -71,6 +79,22 @@ struct monitor {
 
 static void client_fn(struct loop_fd *w, uint32_t events);
 
+static bool client_has_fd(const struct client *c)
+{
+	return c->fd >= 0 || c->many_fds;
+}
+
+/* The line that a descriptor came with is served, or never will be. */
+static void client_forget_fd(struct client *c)
+{
+	if (c->fd >= 0) {
+		c->m->stats.closed_fds++;
+		close(c->fd);
+	}
+	c->fd = -1;
+	c->many_fds = false;
+}
+
 static void client_drop(struct client *c)
 {
 	struct monitor *m = c->m;
@@ -79,6 +103,7 @@ static void client_drop(struct client *c)
 		return;
 	loop_fd_del(m->loop, &c->w);
 	close(c->w.fd);
+	client_forget_fd(c);
 	c->dead = true;
 	c->token = 0;
 	m->stats.clients--;
@@ -173,7 +198,21 @@ static void client_send(struct client *c, struct json_object *o)
 	json_object_put(o);
 }
 
-static void client_line(struct client *c, const char *line, size_t len)
+/* The descriptor that a command needs. @with_fd: one or more came with its line. Return: 0, or -EINVAL with a sentence */
+static int client_take_fd(struct client *c, bool with_fd, struct request *r, struct err *e)
+{
+	if (with_fd && c->many_fds)
+		return err_set(e, -EINVAL, "a request can carry one descriptor, not several");
+	if (r->type != REQUEST_COMMAND || r->cmd.type != MONITOR_CAPTURE)
+		return 0;
+	if (!with_fd)
+		return err_set(e, -EINVAL, "a capture needs a stream socket, handed over with the request (SCM_RIGHTS)");
+	r->cmd.fd = c->fd;
+	c->fd = -1;
+	return 0;
+}
+
+static void client_line(struct client *c, const char *line, size_t len, bool with_fd)
 {
 	struct monitor *m = c->m;
 	struct json_object *result = NULL;
@@ -184,6 +223,8 @@ static void client_line(struct client *c, const char *line, size_t len)
 
 	m->stats.requests++;
 	rc = request_parse(line, len, &r, &e);
+	if (!rc)
+		rc = client_take_fd(c, with_fd, &r, &e);
 	if (rc) {
 		m->stats.bad_requests++;
 		client_send(c, reply_error(r.id, &e));
@@ -219,6 +260,7 @@ static void client_line(struct client *c, const char *line, size_t len)
 static bool client_lines(struct client *c)
 {
 	size_t done = 0;
+	bool with_fd;
 	int turn = 0;
 	bool more = false;
 
@@ -234,17 +276,18 @@ static bool client_lines(struct client *c)
 		}
 		len = (size_t)(nl - line);
 		done += len + 1;
-		if (c->skipping) {
-			c->skipping = false;
-			continue;
-		}
+		with_fd = client_has_fd(c) && c->fd_at < done;
 		if (len && line[len - 1] == '\r')
 			len--;
-		if (len)
-			client_line(c, line, len);
+		if (len && !c->skipping)
+			client_line(c, line, len, with_fd);
+		c->skipping = false;
+		if (with_fd)
+			client_forget_fd(c);
 	}
 	memmove(c->in, c->in + done, c->n_in - done);
 	c->n_in -= done;
+	c->fd_at -= client_has_fd(c) ? done : 0;
 	return more;
 }
 
@@ -254,6 +297,7 @@ static void client_too_long(struct client *c)
 	struct err e;
 
 	c->n_in = 0;
+	client_forget_fd(c);
 	if (c->skipping)
 		return;
 	c->skipping = true;
@@ -280,9 +324,54 @@ static void client_serve(struct client *c)
 	/* A turn that ended with lines left comes again by writability, which is there at once. */
 	if (c->n_out || more)
 		events |= EPOLLOUT;
-	if (!c->eof && !c->token && !c->n_out && c->n_in < sizeof(c->in))
+	if (!c->eof && !c->token && !c->n_out && c->n_in < sizeof(c->in) &&
+	    !(client_has_fd(c) && memchr(c->in + c->fd_at, '\n', c->n_in - c->fd_at)))
 		events |= EPOLLIN;
 	loop_fd_mod(c->m->loop, &c->w, events);
+}
+
+static void client_got_fd(struct client *c, int fd)
+{
+	if (client_has_fd(c)) {
+		c->m->stats.closed_fds++;
+		close(fd);
+		client_forget_fd(c);
+		c->many_fds = true;
+	} else {
+		c->fd = fd;
+	}
+}
+
+/* As recv(), behind what is there already, and with a descriptor that may have come along. */
+static ssize_t client_recv(struct client *c)
+{
+	union {
+		char buf[CMSG_SPACE(2 * sizeof(int))];	/* two are enough to see that there are too many */
+		struct cmsghdr align;
+	} u;
+	struct iovec iov = { c->in + c->n_in, sizeof(c->in) - c->n_in };
+	struct msghdr msg = { .msg_iov = &iov, .msg_iovlen = 1, .msg_control = u.buf, .msg_controllen = sizeof(u.buf) };
+	ssize_t n = recvmsg(c->w.fd, &msg, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+
+	if (n <= 0)
+		return n;
+	for (struct cmsghdr *h = CMSG_FIRSTHDR(&msg); h; h = CMSG_NXTHDR(&msg, h)) {
+		size_t k = (h->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+
+		for (size_t i = 0; i < k && h->cmsg_level == SOL_SOCKET && h->cmsg_type == SCM_RIGHTS; i++) {
+			int fd;
+
+			memcpy(&fd, CMSG_DATA(h) + i * sizeof(fd), sizeof(fd));
+			client_got_fd(c, fd);
+		}
+	}
+	/* The kernel has closed those that had no room. */
+	if (msg.msg_flags & MSG_CTRUNC) {
+		client_forget_fd(c);
+		c->many_fds = true;
+	}
+	c->fd_at = c->n_in + (size_t)n - 1;
+	return n;
 }
 
 static void client_fn(struct loop_fd *w, uint32_t events)
@@ -297,7 +386,7 @@ static void client_fn(struct loop_fd *w, uint32_t events)
 	if ((events & EPOLLOUT) && !client_flush(c))
 		return;
 	if ((events & EPOLLIN) && c->n_in < sizeof(c->in)) {
-		n = recv(w->fd, c->in + c->n_in, sizeof(c->in) - c->n_in, MSG_DONTWAIT);
+		n = client_recv(c);
 		if (n > 0) {
 			c->n_in += (size_t)n;
 		} else if (!n) {
@@ -370,6 +459,7 @@ static void monitor_accept(struct loop_fd *w, uint32_t events)
 		return;
 	}
 	c->m = m;
+	c->fd = -1;
 	c->w = (struct loop_fd){ .fd = fd, .fn = client_fn, .arg = c };
 	if (loop_fd_add(m->loop, &c->w, EPOLLIN)) {
 		close(fd);

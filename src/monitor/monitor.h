@@ -7,6 +7,7 @@
 #include "base/clock.h"
 #include "base/err.h"
 #include "base/loop.h"
+#include "proxy/capture.h"
 
 struct json_object;
 struct monitor;
@@ -22,6 +23,7 @@ enum monitor_cmd_type {
 	MONITOR_FAILOVER,	/* secondary: take over, primary: hand over; answer when that has happened */
 	MONITOR_SET,		/* change settings; answer at once */
 	MONITOR_QUIT,		/* end this node; answer at once */
+	MONITOR_CAPTURE,	/* write what passes into @fd; answer at once */
 };
 
 /* One command of a client, checked: what is here is of the right type and range. */
@@ -29,6 +31,8 @@ struct monitor_cmd {
 	enum monitor_cmd_type type;
 	uint64_t token;			/* names the answer, when it comes later; never 0 */
 	nstime checkpoint_delay;	/* MONITOR_SET: new value, NS_NEVER: unchanged */
+	struct capture_cfg capture;	/* MONITOR_CAPTURE */
+	int fd;				/* MONITOR_CAPTURE: what the client has handed over; given away. Else -1 */
 };
 
 /* Return of command(): the answer comes later, by monitor_reply(). */
@@ -49,6 +53,7 @@ struct monitor_ops {
 
 struct monitor_stats {
 	uint64_t accepted, refused_full, refused_user, requests, bad_requests, long_lines, events;
+	uint64_t closed_fds;		/* descriptors that came with a request that takes none, or too many of them */
 	uint64_t dropped_slow;		/* readers that let more than MONITOR_MAX_OUT pile up */
 	uint32_t clients, watchers;	/* now */
 };

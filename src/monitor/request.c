@@ -28,6 +28,7 @@ static const struct command {
 	{ "__lockstep_failover", REQUEST_COMMAND, MONITOR_FAILOVER },
 	{ "__lockstep_set", REQUEST_COMMAND, MONITOR_SET },
 	{ "__lockstep_quit", REQUEST_COMMAND, MONITOR_QUIT },
+	{ "__lockstep_capture", REQUEST_COMMAND, MONITOR_CAPTURE },
 };
 
 /* The user's text as an error repeats it: not too long, and not cut inside a character. */
@@ -54,30 +55,86 @@ static int request_delay(struct json_object *v, struct request *r, struct err *e
 	return 0;
 }
 
+static int request_set(const char *key, struct json_object *v, struct request *r, struct err *e)
+{
+	char show[REQUEST_SHOW + 4];
+
+	if (!strcmp(key, "checkpoint-delay") || !strcmp(key, "x-checkpoint-delay"))
+		return request_delay(v, r, e);
+	return err_set(e, -EINVAL, "__lockstep_set has no argument '%s': checkpoint-delay can be set",
+		       request_show(key, show));
+}
+
+static int request_points(struct json_object *v, struct request *r, struct err *e)
+{
+	char show[REQUEST_SHOW + 4];
+
+	if (!json_object_is_type(v, json_type_array))
+		return err_set(e, -EINVAL, "points must be an array of names");
+	for (size_t i = 0; i < json_object_array_length(v); i++) {
+		struct json_object *s = json_object_array_get_idx(v, i);
+		unsigned int k = 0;
+
+		if (!json_object_is_type(s, json_type_string))
+			return err_set(e, -EINVAL, "points must be an array of names");
+		while (k < CAPTURE_POINTS && strcmp(capture_point_name(k), json_object_get_string(s)))
+			k++;
+		if (k == CAPTURE_POINTS)
+			return err_set(e, -EINVAL, "'%s' is no point: client, pvm, svm and released are",
+				       request_show(json_object_get_string(s), show));
+		r->cmd.capture.points |= 1u << k;
+	}
+	return 0;
+}
+
+static int request_capture(const char *key, struct json_object *v, struct request *r, struct err *e)
+{
+	int64_t n = json_object_is_type(v, json_type_int) ? json_object_get_int64(v) : 0;
+	char show[REQUEST_SHOW + 4];
+
+	if (!strcmp(key, "points"))
+		return request_points(v, r, e);
+	if (!strcmp(key, "snaplen")) {
+		if (n < 1 || n > CAPTURE_SNAPLEN)
+			return err_set(e, -EINVAL, "snaplen must be a whole number of bytes from 1 to %d", CAPTURE_SNAPLEN);
+		r->cmd.capture.snaplen = (uint32_t)n;
+		return 0;
+	}
+	if (!strcmp(key, "count")) {
+		if (n < 1)
+			return err_set(e, -EINVAL, "count must be a whole number of frames, 1 or more");
+		r->cmd.capture.count = (uint64_t)n;
+		return 0;
+	}
+	return err_set(e, -EINVAL, "__lockstep_capture has no argument '%s': points, snaplen and count are",
+		       request_show(key, show));
+}
+
 static int request_arguments(const struct command *c, struct json_object *args, struct request *r, struct err *e)
 {
 	char show[REQUEST_SHOW + 4];
 	int rc = 0, n = 0;
 
-	r->cmd = (struct monitor_cmd){ .type = c->cmd, .checkpoint_delay = NS_NEVER };
+	r->cmd = (struct monitor_cmd){ .type = c->cmd, .checkpoint_delay = NS_NEVER, .fd = -1 };
 	if (args && !json_object_is_type(args, json_type_object))
 		return err_set(e, -EINVAL, "arguments must be an object");
 	if (args) {
 		json_object_object_foreach(args, key, v) {
 			n++;
-			if (c->type == REQUEST_COMMAND && c->cmd == MONITOR_SET &&
-			    (!strcmp(key, "checkpoint-delay") || !strcmp(key, "x-checkpoint-delay")))
-				rc = request_delay(v, r, e);
+			if (c->type == REQUEST_COMMAND && c->cmd == MONITOR_SET)
+				rc = request_set(key, v, r, e);
+			else if (c->type == REQUEST_COMMAND && c->cmd == MONITOR_CAPTURE)
+				rc = request_capture(key, v, r, e);
 			else
-				rc = err_set(e, -EINVAL, "%s has no argument '%s'%s", c->name, request_show(key, show),
-					     c->type == REQUEST_COMMAND && c->cmd == MONITOR_SET ?
-					     ": checkpoint-delay can be set" : "");
+				rc = err_set(e, -EINVAL, "%s has no argument '%s'", c->name, request_show(key, show));
 			if (rc)
 				return rc;
 		}
 	}
 	if (c->type == REQUEST_COMMAND && c->cmd == MONITOR_SET && !n)
 		return err_set(e, -EINVAL, "%s needs an argument: checkpoint-delay can be set", c->name);
+	if (c->type == REQUEST_COMMAND && c->cmd == MONITOR_CAPTURE && !r->cmd.capture.points)
+		return err_set(e, -EINVAL, "%s needs the argument points: client, pvm, svm, released", c->name);
 	return 0;
 }
 

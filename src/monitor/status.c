@@ -184,7 +184,7 @@ static struct json_object *monitor_json(const struct monitor_stats *m)
 
 #define F(field) put_u64(o, #field, m->field)
 	F(clients), F(watchers), F(accepted), F(refused_full), F(refused_user), F(requests), F(bad_requests);
-	F(long_lines), F(events), F(dropped_slow);
+	F(long_lines), F(events), F(closed_fds), F(dropped_slow);
 #undef F
 	return o;
 }

@@ -39,6 +39,7 @@ static pthread_t thread;
 static enum mode mode;			/* set before the request is sent, so no lock is needed */
 static _Atomic uint64_t token, commands;
 static struct monitor_cmd last;
+static _Atomic int taken = -1;		/* descriptor of the last capture */
 
 static struct json_object *op_status(void *arg)
 {
@@ -51,6 +52,11 @@ static struct json_object *op_status(void *arg)
 static int op_command(void *arg, const struct monitor_cmd *cmd, struct json_object **result, struct err *e)
 {
 	last = *cmd;
+	if (cmd->type == MONITOR_CAPTURE) {
+		if (taken >= 0)
+			close(taken);
+		taken = cmd->fd;
+	}
 	commands++;
 	switch (mode) {
 	case MODE_RESULT:
@@ -306,6 +312,150 @@ static void garbage_and_recovery(void **state)
 	close(fd);
 	clients_become(0);
 	assert_int_equal(commands, 0);
+}
+
+#define CAPTURE "{\"execute\":\"__lockstep_capture\",\"arguments\":{\"points\":[\"client\"]}}\n"
+
+/* Send text with descriptors. Return: bytes sent */
+static ssize_t send_fds(int fd, const char *text, const int *fds, int n)
+{
+	union {
+		char buf[CMSG_SPACE(8 * sizeof(int))];
+		struct cmsghdr head;
+	} u = { .head = { .cmsg_len = CMSG_LEN((size_t)n * sizeof(int)), .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS } };
+	struct iovec iov = { (void *)text, strlen(text) };
+	struct msghdr msg = { .msg_iov = &iov, .msg_iovlen = 1, .msg_control = u.buf,
+			      .msg_controllen = CMSG_SPACE((size_t)n * sizeof(int)) };
+
+	memcpy(CMSG_DATA(&u.head), fds, (size_t)n * sizeof(int));
+	return sendmsg(fd, &msg, MSG_NOSIGNAL | MSG_DONTWAIT);
+}
+
+static void say_fds(int fd, const char *text, const int *fds, int n)
+{
+	assert_int_equal(send_fds(fd, text, fds, n), strlen(text));
+}
+
+static int open_fds(void)
+{
+	int n = 0;
+
+	for (int i = 0; i < 1000; i++)
+		n += fcntl(i, F_GETFD) >= 0;
+	return n;
+}
+
+/* That the descriptor in @taken is the other end of @p, and close it. */
+static void take(int p[2])
+{
+	char c = 0;
+
+	assert_true(taken >= 0);
+	assert_int_equal(fcntl(taken, F_GETFD), FD_CLOEXEC);
+	assert_int_equal(write(taken, "!", 1), 1);
+	assert_int_equal(recv(p[0], &c, 1, 0), 1);
+	assert_int_equal(c, '!');
+	close(taken);
+	taken = -1;
+}
+
+static void descriptors(void **state)
+{
+	int fd = dial(), p[2], q[2], before, half = 20;
+	char long_line[MONITOR_MAX_LINE + 100];
+
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM, 0, p), 0);
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM, 0, q), 0);
+	say(fd, STATUS);
+	hear(fd);
+	before = open_fds();
+
+	/* The capture gets it, with a whole line, and with the pieces of one. */
+	say_fds(fd, CAPTURE, &p[1], 1);
+	assert_string_equal(hear(fd), "{\"return\":{}}");
+	assert_int_equal(last.capture.points, 1 << CAPTURE_CLIENT);
+	take(p);
+	say_n(fd, CAPTURE, (size_t)half);
+	say_fds(fd, CAPTURE + half, &p[1], 1);
+	assert_string_equal(hear(fd), "{\"return\":{}}");
+	take(p);
+	say_fds(fd, "{", &p[1], 1);
+	say(fd, CAPTURE + 1);
+	assert_string_equal(hear(fd), "{\"return\":{}}");
+	take(p);
+
+	/* Without one it is refused, also when the request before had one. */
+	say(fd, CAPTURE);
+	assert_non_null(strstr(hear(fd), "needs a stream socket"));
+	say_fds(fd, STATUS, &p[1], 1);
+	assert_string_equal(hear(fd), STATUS_ANSWER);
+	say(fd, CAPTURE);
+	assert_non_null(strstr(hear(fd), "needs a stream socket"));
+	assert_int_equal(stats().closed_fds, 1);
+
+	/* Requests that are read in one go: it belongs to the last one. */
+	say_fds(fd, STATUS STATUS CAPTURE, &p[1], 1);
+	assert_string_equal(hear(fd), STATUS_ANSWER);
+	assert_string_equal(hear(fd), STATUS_ANSWER);
+	assert_string_equal(hear(fd), "{\"return\":{}}");
+	take(p);
+	say_fds(fd, CAPTURE STATUS, &p[1], 1);
+	assert_non_null(strstr(hear(fd), "needs a stream socket"));
+	assert_string_equal(hear(fd), STATUS_ANSWER);
+	assert_int_equal(stats().closed_fds, 2);
+	/* More lines than a turn serves, and each of two captures gets its own. */
+	say(fd, STATUS STATUS STATUS STATUS STATUS STATUS STATUS STATUS STATUS STATUS);
+	say_fds(fd, CAPTURE, &p[1], 1);
+	for (int i = 0; i < 10; i++)
+		assert_string_equal(hear(fd), STATUS_ANSWER);
+	assert_string_equal(hear(fd), "{\"return\":{}}");
+	take(p);
+	mode = MODE_LATER;
+	token = 0;
+	say(fd, CHECKPOINT);
+	say_fds(fd, CAPTURE, &p[1], 1);
+	say_fds(fd, STATUS, &q[1], 1);
+	while (!token)
+		usleep(1000);
+	mode = MODE_OK;
+	in_loop(&(struct job){ .token = token }, job_reply);
+	assert_non_null(strstr(hear(fd), "42"));
+	assert_string_equal(hear(fd), "{\"return\":{}}");
+	assert_string_equal(hear(fd), STATUS_ANSWER);
+	take(p);
+	assert_int_equal(stats().closed_fds, 3);
+
+	/* Too many: together, one after the other, more than the kernel is given room for. */
+	say_fds(fd, CAPTURE, (int[]){ p[1], q[1] }, 2);
+	assert_non_null(strstr(hear(fd), "one descriptor"));
+	say_fds(fd, "{", &p[1], 1);
+	say_fds(fd, CAPTURE + 1, &q[1], 1);
+	assert_non_null(strstr(hear(fd), "one descriptor"));
+	say_fds(fd, CAPTURE, (int[]){ p[1], q[1], p[1], q[1], p[1] }, 5);
+	assert_non_null(strstr(hear(fd), "one descriptor"));
+	assert_int_equal(open_fds(), before);
+
+	/* With what is no request, a line that is too long, an empty one, and inside a line that never ends. */
+	say_fds(fd, "nonsense\n", &p[1], 1);
+	assert_non_null(strstr(hear(fd), "not JSON"));
+	memset(long_line, ' ', sizeof(long_line) - 1);
+	long_line[sizeof(long_line) - 1] = '\0';
+	say_fds(fd, long_line, &p[1], 1);
+	assert_non_null(strstr(hear(fd), "longer than"));
+	say_fds(fd, "  \n", &p[1], 1);
+	say_fds(fd, "\n", &p[1], 1);
+	say(fd, CAPTURE);
+	assert_non_null(strstr(hear(fd), "needs a stream socket"));
+	assert_int_equal(open_fds(), before);
+	say_fds(fd, "{", &p[1], 1);
+	close(fd);
+	clients_become(0);
+	close(p[1]);
+	/* Nobody else holds the other end any more. */
+	assert_int_equal(recv(p[0], long_line, 1, 0), 0);
+	close(p[0]);
+	close(q[0]);
+	close(q[1]);
 }
 
 static void long_lines(void **state)
@@ -615,6 +765,7 @@ static void chaos(void **state)
 	unsigned int seed = (unsigned int)time(NULL);
 	int fd[12];
 	struct job j = { .size = 100 };
+	int own[2] = { STDIN_FILENO, STDERR_FILENO }, before = open_fds();
 	char buf[5000];
 
 	if (getenv("SEED"))
@@ -629,7 +780,10 @@ static void chaos(void **state)
 
 		if (fd[k] < 0)
 			fd[k] = dial();
-		switch (rand() % 10) {
+		switch (rand() % 11) {
+		case 10:
+			send_fds(fd[k], rand() % 2 ? CAPTURE : "{", own, 1 + rand() % 2);
+			break;
 		case 0:
 			close(fd[k]);
 			fd[k] = -1;
@@ -659,6 +813,10 @@ static void chaos(void **state)
 			close(fd[i]);
 	clients_become(0);
 	assert_int_equal(stats().watchers, 0);
+	if (taken >= 0)
+		close(taken);
+	taken = -1;
+	assert_int_equal(open_fds(), before);
 	fd[0] = dial();
 	say(fd[0], STATUS);
 	assert_string_equal(hear(fd[0]), STATUS_ANSWER);
@@ -684,7 +842,7 @@ int main(void)
 {
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 	const struct CMUnitTest tests[] = {
-		T(questions_and_answers), T(byte_by_byte_and_all_at_once), T(garbage_and_recovery), T(long_lines),
+		T(questions_and_answers), T(byte_by_byte_and_all_at_once), T(garbage_and_recovery), T(descriptors), T(long_lines),
 		T(many_clients), T(answer_later), T(reply_and_event_inside_the_call), T(half_closed),
 		T(slow_watcher_is_dropped), T(slow_watcher_catches_up), T(asks_without_reading), T(instance),
 			T(other_users),

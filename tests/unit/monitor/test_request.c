@@ -48,6 +48,22 @@ static const struct {
 	  "no argument 'lag': checkpoint-delay" },
 	{ "{\"execute\":\"__lockstep_set\",\"arguments\":[1]}", -EINVAL, "must be an object" },
 	{ "{\"execute\":\"__lockstep_status\",\"arguments\":{\"x\":1}}", -EINVAL, "no argument 'x'" },
+	{ "{\"execute\":\"__lockstep_capture\",\"arguments\":{\"points\":[\"client\",\"released\"],\"snaplen\":96,"
+	  "\"count\":7}}", 0, "", REQUEST_COMMAND, MONITOR_CAPTURE, NS_NEVER },
+	{ "{\"execute\":\"__lockstep_capture\"}", -EINVAL, "needs the argument points" },
+	{ "{\"execute\":\"__lockstep_capture\",\"arguments\":{\"points\":[]}}", -EINVAL, "needs the argument points" },
+	{ "{\"execute\":\"__lockstep_capture\",\"arguments\":{\"points\":\"client\"}}", -EINVAL, "array of names" },
+	{ "{\"execute\":\"__lockstep_capture\",\"arguments\":{\"points\":[1]}}", -EINVAL, "array of names" },
+	{ "{\"execute\":\"__lockstep_capture\",\"arguments\":{\"points\":[null]}}", -EINVAL, "array of names" },
+	{ "{\"execute\":\"__lockstep_capture\",\"arguments\":{\"points\":[\"all\"]}}", -EINVAL, "'all' is no point" },
+	{ "{\"execute\":\"__lockstep_capture\",\"arguments\":{\"points\":[\"pvm\"],\"snaplen\":0}}", -EINVAL, "to 65535" },
+	{ "{\"execute\":\"__lockstep_capture\",\"arguments\":{\"points\":[\"pvm\"],\"snaplen\":65536}}", -EINVAL,
+	  "to 65535" },
+	{ "{\"execute\":\"__lockstep_capture\",\"arguments\":{\"points\":[\"pvm\"],\"snaplen\":\"9\"}}", -EINVAL,
+	  "to 65535" },
+	{ "{\"execute\":\"__lockstep_capture\",\"arguments\":{\"points\":[\"pvm\"],\"count\":0}}", -EINVAL, "1 or more" },
+	{ "{\"execute\":\"__lockstep_capture\",\"arguments\":{\"points\":[\"pvm\"],\"count\":-1}}", -EINVAL, "1 or more" },
+	{ "{\"execute\":\"__lockstep_capture\",\"arguments\":{\"file\":\"x\"}}", -EINVAL, "no argument 'file': points" },
 	{ "{\"execute\":\"nonsense\"}", -ENOSYS, "nonsense is not known" },
 	{ "{\"execute\":\"__lockstep_quit\\u0000x\"}", -ENOSYS, "not known" },
 	{ "{\"execute\":7}", -EINVAL, "execute, a string" },
@@ -85,6 +101,12 @@ static void table(void **state)
 			if (r.type == REQUEST_COMMAND) {
 				assert_int_equal(r.cmd.type, lines[i].cmd);
 				assert_true(r.cmd.checkpoint_delay == lines[i].delay);
+				assert_int_equal(r.cmd.fd, -1);
+			}
+			if (r.type == REQUEST_COMMAND && r.cmd.type == MONITOR_CAPTURE) {
+				assert_int_equal(r.cmd.capture.points, 1 << CAPTURE_CLIENT | 1 << CAPTURE_RELEASED);
+				assert_int_equal(r.cmd.capture.snaplen, 96);
+				assert_int_equal(r.cmd.capture.count, 7);
 			}
 		}
 		json_object_put(r.id);
