@@ -12,6 +12,14 @@ _lockstep()
 	for ((i = 2; i < COMP_CWORD; i++)); do
 		[ "${COMP_WORDS[i]}" != -- ] || { COMPREPLY=($(compgen -c -f -- "$cur")); return; }
 	done
+	case ${COMP_WORDS[COMP_CWORD - 1]} in
+	--point)
+		COMPREPLY=($(compgen -W "client pvm svm released client,released pvm,svm all" -- "$cur"))
+		return ;;
+	-w | --write)
+		COMPREPLY=($(compgen -f -- "$cur"))
+		return ;;
+	esac
 	case $cur in
 	-*)
 		COMPREPLY=($(compgen -W "$(lockstep help "$cmd" 2>/dev/null | sed -n 's/^  \(--[a-z-]*\).*/\1/p')" -- "$cur"))
@@ -22,7 +30,7 @@ _lockstep()
 		COMPREPLY=($(compgen -W "$(lockstep help 2>/dev/null | sed -n 's/^  \([a-z]*\) .*/\1/p')" -- "$cur")) ;;
 	doctor)
 		COMPREPLY=($(compgen -c -f -- "$cur")) ;;
-	status | checkpoint | failover | set | events | quit)
+	status | checkpoint | failover | set | events | capture | quit)
 		dir=${LOCKSTEP_RUN_DIR:-/run/lockstep}
 		[ -n "$LOCKSTEP_RUN_DIR" ] || [ "$(id -u)" = 0 ] || dir=$XDG_RUNTIME_DIR/lockstep
 		COMPREPLY=($(cd "$dir" 2>/dev/null && compgen -G "$cur*.sock" | sed 's/\.sock$//')) ;;

@@ -11,12 +11,19 @@
 
 #include "cli/cli.h"
 
-static int args_build(const struct cli_cmd *c, struct option *out)
+/* @letters: "+:h" and the short forms, two bytes an option at the most */
+static int args_build(const struct cli_cmd *c, struct option *out, char letters[4 + 2 * CLI_MAX_OPTS])
 {
 	int n = 0;
 
-	for (const struct cli_opt *o = c->opts; o && o->name && n < CLI_MAX_OPTS; o++)
+	letters = stpcpy(letters, "+:h");
+	for (const struct cli_opt *o = c->opts; o && o->name && n < CLI_MAX_OPTS; o++) {
 		out[n++] = (struct option){ o->name, o->arg ? required_argument : no_argument, NULL, o->id };
+		if (o->letter) {
+			*letters++ = o->letter;
+			letters = stpcpy(letters, o->arg ? ":" : "");
+		}
+	}
 	out[n++] = (struct option){ "help", no_argument, NULL, CLI_HELP };
 	out[n] = (struct option){ NULL };
 	return n;
@@ -32,18 +39,28 @@ static int args_unknown(const struct cli_args *a, const char *word, struct err *
 	return err_set(e, -EINVAL, "unknown option -%c%s", optopt, a->stray ? a->stray : "");
 }
 
+/* The value of an option. */
+static int args_value(struct cli_args *a, const char *dashes, const char *name, struct err *e)
+{
+	a->arg = optarg;
+	if (optarg && !strncmp(optarg, "--", 2))
+		return err_set(e, -EINVAL, "option %s%s needs a value, and %s looks like an option", dashes, name, optarg);
+	return 0;
+}
+
 int cli_next(struct cli_args *a, struct err *e)
 {
+	char letters[4 + 2 * CLI_MAX_OPTS], letter[2] = "";
 	struct option opts[CLI_MAX_OPTS + 2];
 	int id, index = -1;
 	const char *word;
 
-	args_build(a->cmd, opts);
+	args_build(a->cmd, opts, letters);
 	opterr = 0;
 	if (!a->begun)
 		optind = 0;	/* 0 makes glibc begin anew, also in the middle of a cluster */
 	a->begun = true;
-	id = getopt_long(a->argc, a->argv, "+:h", opts, &index);
+	id = getopt_long(a->argc, a->argv, letters, opts, &index);
 	if (id == -1) {
 		a->rest = optind;
 		a->dashes = optind > 1 && !strcmp(a->argv[optind - 1], "--");
@@ -51,6 +68,12 @@ int cli_next(struct cli_args *a, struct err *e)
 	}
 	if (id == 'h')
 		return CLI_HELP;
+	for (const struct cli_opt *o = a->cmd->opts; o && o->name; o++) {
+		if (!o->letter || id != o->letter)
+			continue;
+		*letter = o->letter;
+		return args_value(a, "-", letter, e) ? -EINVAL : o->id;
+	}
 	word = a->argv[optind - 1];
 	if (id == '?') {
 		/* A known option with a value that it does not take ends here as well; optopt is its id then. */
@@ -68,11 +91,7 @@ int cli_next(struct cli_args *a, struct err *e)
 		word = a->argv[optind - 2];
 	if (strcspn(word + 2, "=") != strlen(opts[index].name))
 		return args_unknown(a, word, e);
-	a->arg = optarg;
-	if (optarg && !strncmp(optarg, "--", 2))
-		return err_set(e, -EINVAL, "option --%s needs a value, and %s looks like an option", opts[index].name,
-			       optarg);
-	return id;
+	return args_value(a, "--", opts[index].name, e) ? -EINVAL : id;
 }
 
 int cli_number(const char *what, const char *text, const char *unit, uint64_t min, uint64_t max, uint64_t *out,

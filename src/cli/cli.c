@@ -8,8 +8,8 @@
 #include "version.h"
 
 static const struct cli_cmd *const commands[] = {
-	&cmd_run, &cmd_status, &cmd_checkpoint, &cmd_failover, &cmd_set, &cmd_events, &cmd_quit, &cmd_doctor,
-	&cmd_version, &cmd_help,
+	&cmd_run, &cmd_status, &cmd_checkpoint, &cmd_failover, &cmd_set, &cmd_events, &cmd_capture, &cmd_quit,
+	&cmd_doctor, &cmd_version, &cmd_help,
 };
 
 const struct cli_cmd *cli_nth(unsigned int i)
@@ -47,6 +47,9 @@ void cli_help(const struct cli_cmd *c, FILE *f)
 		if (!o->help)
 			continue;
 		snprintf(left, sizeof(left), "--%s%s%s", o->name, o->arg ? " " : "", o->arg ? o->arg : "");
+		if (o->letter)
+			snprintf(left + strlen(left), sizeof(left) - strlen(left), ", -%c%s%s", o->letter,
+				 o->arg ? " " : "", o->arg ? o->arg : "");
 		fprintf(f, "  %-28s %s\n", left, o->help);
 	}
 }

@@ -21,9 +21,10 @@ enum cli_exit {
 /* One option of a subcommand. The same table feeds the parser and the help. */
 struct cli_opt {
 	const char *name;	/* without the dashes */
-	int id;			/* > 0; the same for an alias */
+	int id;			/* 1 to 40 or 256 and more, since letters share the range; the same for an alias */
 	const char *arg;	/* what its value is called in the help; NULL: takes none */
 	const char *help;	/* NULL: an alias, not shown */
+	char letter;		/* short form, e.g. 'w' for -w; 0: none */
 };
 
 struct cli_cmd {
@@ -35,7 +36,7 @@ struct cli_cmd {
 	int (*fn)(int argc, char **argv);	/* argv[0] is the subcommand; returns an exit status */
 };
 
-extern const struct cli_cmd cmd_run, cmd_status, cmd_checkpoint, cmd_failover, cmd_set, cmd_events, cmd_quit,
+extern const struct cli_cmd cmd_run, cmd_status, cmd_checkpoint, cmd_failover, cmd_set, cmd_events, cmd_capture, cmd_quit,
 	cmd_doctor, cmd_version, cmd_help;
 
 /* cli_main() - the whole program; @argv[0] is the program's name. Return: exit status */

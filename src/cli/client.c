@@ -184,7 +184,25 @@ int client_line(struct vm_client *c, nstime timeout, const char **line, struct e
 	}
 }
 
-static int client_send(struct vm_client *c, const char *execute, struct json_object *args, struct err *e)
+/* As send(), with a descriptor when @fd is one. */
+static ssize_t client_send_fd(int sock, const char *p, size_t n, int fd)
+{
+	union {
+		char buf[CMSG_SPACE(sizeof(int))];
+		struct cmsghdr head;
+	} u = { .head = { .cmsg_len = CMSG_LEN(sizeof(int)), .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS } };
+	struct iovec iov = { (void *)p, n };
+	struct msghdr msg = { .msg_iov = &iov, .msg_iovlen = 1 };
+
+	if (fd >= 0) {
+		memcpy(CMSG_DATA(&u.head), &fd, sizeof(fd));
+		msg.msg_control = u.buf;
+		msg.msg_controllen = sizeof(u.buf);
+	}
+	return sendmsg(sock, &msg, MSG_NOSIGNAL);
+}
+
+static int client_send(struct vm_client *c, const char *execute, struct json_object *args, int fd, struct err *e)
 {
 	struct json_object *o = json_object_new_object();
 	const char *text;
@@ -197,7 +215,7 @@ static int client_send(struct vm_client *c, const char *execute, struct json_obj
 	text = json_object_to_json_string_length(o, JSON_C_TO_STRING_PLAIN, &len);
 	while (done <= len && !rc) {
 		/* The newline takes the place of the NUL. */
-		ssize_t n = done < len ? send(c->fd, text + done, len - done, MSG_NOSIGNAL) :
+		ssize_t n = done < len ? client_send_fd(c->fd, text + done, len - done, done ? -1 : fd) :
 			    send(c->fd, "\n", 1, MSG_NOSIGNAL);
 
 		if (n > 0)
@@ -212,8 +230,14 @@ static int client_send(struct vm_client *c, const char *execute, struct json_obj
 int client_call(struct vm_client *c, const char *execute, struct json_object *args, nstime timeout,
 		struct json_object **result, struct err *e)
 {
+	return client_call_fd(c, execute, args, -1, timeout, result, e);
+}
+
+int client_call_fd(struct vm_client *c, const char *execute, struct json_object *args, int fd, nstime timeout,
+		   struct json_object **result, struct err *e)
+{
 	nstime deadline = clock_ns() + timeout;
-	int rc = client_send(c, execute, args, e);
+	int rc = client_send(c, execute, args, fd, e);
 
 	while (!rc) {
 		struct json_object *o, *v, *desc;

@@ -46,6 +46,10 @@ void client_close(struct vm_client *c);
 int client_call(struct vm_client *c, const char *execute, struct json_object *args, nstime timeout,
 		struct json_object **result, struct err *e);
 
+/* client_call_fd() - client_call() that hands over a descriptor; @fd: stays the caller's, -1: none */
+int client_call_fd(struct vm_client *c, const char *execute, struct json_object *args, int fd, nstime timeout,
+		   struct json_object **result, struct err *e);
+
 /*
  * client_line() - the next line
  * @timeout: ns; NS_NEVER: for ever

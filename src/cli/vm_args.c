@@ -34,6 +34,11 @@ int vm_args_parse(const struct cli_cmd *cmd, int argc, char **argv, bool words, 
 			cli_help(cmd, stdout);
 			return VM_DONE;
 		}
+		if (id >= VM_OPT_OWN) {
+			if (out->n_own == VM_MAX_OWN)
+				return err_set(e, -EINVAL, "too many options: %d are allowed", VM_MAX_OWN);
+			out->own[out->n_own++] = (struct vm_own){ id, a.arg };
+		}
 		if (id == VM_OPT_JSON)
 			out->json = true;
 		if (id == VM_OPT_RUN_DIR)

@@ -15,6 +15,9 @@ enum { VM_OPT_JSON = 1, VM_OPT_RUN_DIR, VM_OPT_WAIT };
 	{ "json", VM_OPT_JSON, NULL, "print JSON, one object a line" }, \
 	{ "run-dir", VM_OPT_RUN_DIR, "DIR", "directory of the control socket" }
 
+#define VM_OPT_OWN	1000	/* ids of a subcommand's own options begin here */
+#define VM_MAX_OWN	16
+
 #define VM_WAIT_S	60
 #define VM_WAIT_MAX_S	3600
 #define VM_OPT_WAIT_ROW	{ "wait", VM_OPT_WAIT, "SECONDS", "how long to wait for the end of it (default 60)" }
@@ -25,6 +28,11 @@ struct vm_args {
 	nstime wait;
 	const char *name;	/* NULL: not given */
 	int rest;		/* index of the first word after the name */
+	struct vm_own {
+		int id;
+		const char *value;
+	} own[VM_MAX_OWN];	/* options of the subcommand's own, in the order given */
+	int n_own;
 };
 
 #define VM_DONE 1	/* help was shown */

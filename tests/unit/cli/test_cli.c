@@ -23,10 +23,12 @@
 
 #include "base/crash.h"
 #include "base/loop.h"
+#include "base/pcapng.h"
 #include "cli/cli.h"
 #include "monitor/monitor.h"
 #include "monitor/status.h"
 #include "node.h"
+#include "proxy/capture.h"
 
 static const char *man_dir;
 static char dir[64], out[100000], err[20000];
@@ -45,6 +47,8 @@ static struct monitor *vm;
 static struct loop_timer vm_timer;
 static uint64_t vm_token;
 static nstime vm_delay = 20 * NS_PER_S;
+static struct capture *vm_capture;
+static struct loop_timer vm_frame;
 
 static struct json_object *vm_status(void *arg)
 {
@@ -66,6 +70,16 @@ static void vm_later(struct loop_timer *t)
 		loop_stop(vm_loop);
 }
 
+/* While somebody captures, a frame every millisecond. */
+static void vm_next_frame(struct loop_timer *t)
+{
+	static uint8_t frame[100];
+
+	capture_frame(vm_capture, CAPTURE_CLIENT, 0, frame, sizeof(frame));
+	capture_frame(vm_capture, CAPTURE_PVM, 0, frame, sizeof(frame));
+	loop_timer_set(vm_loop, t, clock_ns() + NS_PER_MS);
+}
+
 static int vm_command(void *arg, const struct monitor_cmd *cmd, struct json_object **result, struct err *e)
 {
 	switch (cmd->type) {
@@ -81,6 +95,9 @@ static int vm_command(void *arg, const struct monitor_cmd *cmd, struct json_obje
 		vm_token = 0;
 		loop_timer_set(vm_loop, &vm_timer, clock_ns() + 20 * NS_PER_MS);
 		return 0;
+	case MONITOR_CAPTURE:
+		loop_timer_set(vm_loop, &vm_frame, clock_ns());
+		return capture_start(vm_capture, &cmd->capture, cmd->fd, e);
 	default:
 		return err_set(e, -EBUSY, "there is no secondary to hand over to");
 	}
@@ -107,10 +124,13 @@ static pid_t vm_start(const char *name)
 	close(ready[0]);
 	vm_loop = loop_new("control", &e);
 	vm_timer = (struct loop_timer){ .fn = vm_later };
+	vm_frame = (struct loop_timer){ .fn = vm_next_frame };
+	vm_capture = capture_new(vm_loop, 1, (const char *const[]){ "n0" });
 	vm = monitor_new(vm_loop, dir, name, &ops, NULL, &e);
 	if (!vm || write(ready[1], "", 1) != 1)
 		_exit(1);
 	loop_run(vm_loop);
+	capture_free(vm_capture);
 	monitor_free(vm);
 	loop_free(vm_loop);
 	_exit(0);
@@ -235,6 +255,8 @@ static void nobody_runs(void **state)
 		snprintf(line, sizeof(line), "%s web more", verbs[i]);
 		expect(line, 2, "", "unexpected argument 'more'");
 	}
+	expect("capture -w /nonexistent/file", 3, "", "no VM runs here");
+	expect("capture web -w /nonexistent/file", 3, "", "web does not run here");
 	expect("set checkpoint-delay=5", 3, "", "no VM runs here");
 	expect("status --run-dir /nonexistent", 3, "", "/nonexistent");
 }
@@ -315,6 +337,159 @@ static void events(void **state)
 	assert_non_null(strstr(out, "{\"event\":\"__LOCKSTEP_STATE\",\"data\":\"sync\",\"timestamp\""));
 	assert_int_equal(waitpid(other, NULL, 0), other);
 	assert_int_equal(waitpid(a, NULL, 0), a);
+}
+
+/* What a file has, by type of block; it must end with a whole one. */
+static void blocks_of(const char *path, uint64_t n[7])
+{
+	static char file[1000000];
+	struct pcapng_block b;
+	size_t at = 0, len;
+	long size;
+	FILE *f = fopen(path, "r");
+
+	assert_non_null(f);
+	len = fread(file, 1, sizeof(file), f);
+	fclose(f);
+	memset(n, 0, 7 * sizeof(*n));
+	while ((size = pcapng_next((uint8_t *)file + at, len - at, &b)) > 0) {
+		n[b.type < 7 ? b.type : 0]++;
+		at += (size_t)size;
+	}
+	assert_int_equal(at, len);
+}
+
+static void captures(void **state)
+{
+	char line[300], path[100];
+	pid_t a = vm_start("web"), other;
+	uint64_t n[7];
+
+	snprintf(path, sizeof(path), "%s/file", dir);
+	expect("capture web", 2, "", "where to? -w FILE says it");
+	expect("capture web -w x --point nic", 2, "", "'nic' is no point: client");
+	expect("capture web -w x --point client,,pvm", 2, "", "'' is no point");
+	expect("capture web -w x --point=", 2, "", "needs the name of a point");
+	expect("capture web -w x --count 0", 2, "", "--count: '0' is not a whole number of frames");
+	expect("capture web -w x --duration x", 2, "", "--duration: 'x' is not a whole number of seconds");
+	expect("capture web -w x --snaplen 65536", 2, "", "from 1 to 65535");
+	expect("capture web -w", 2, "", "option -w needs a value");
+	expect("capture web -w --json", 2, "", "option -w needs a value, and --json looks like an option");
+	expect("capture web -q", 2, "", "unknown option -q");
+	expect("capture web -w x more", 2, "", "unexpected argument 'more'");
+	expect("capture web -w /nonexistent/file", 1, "", "cannot open /nonexistent/file: No such file");
+
+	snprintf(line, sizeof(line), "capture web -w %s --count 7 --point client", path);
+	expect(line, 0, "", "lockstep capture: 7 frames written, 0 dropped\n");
+	blocks_of(path, n);
+	assert_int_equal(n[PCAPNG_INTERFACE], 1);
+	assert_int_equal(n[PCAPNG_PACKET], 7);
+	assert_int_equal(n[PCAPNG_STATS], 1);
+	/* Once more into the same file, which is longer than what comes: all points, as JSON. */
+	snprintf(line, sizeof(line), "capture -w%s --count=2 --json --point all --snaplen 20", path);
+	expect(line, 0, "{\"frames\":2,\"dropped\":0,\"bytes\":", "");
+	assert_non_null(strstr(out, "\"ended\":\"count\""));
+	blocks_of(path, n);
+	assert_int_equal(n[PCAPNG_INTERFACE], 4);
+	assert_int_equal(n[PCAPNG_PACKET], 2);
+	/* To standard output, which is what cli() reads; the numbers are on the other one. */
+	snprintf(line, sizeof(line), "capture --json --write - --count 3");
+	assert_int_equal(cli(line), 0);
+	assert_memory_equal(out, "\n\r\r\n", 4);
+	assert_non_null(strstr(err, "{\"frames\":3,"));
+	snprintf(line, sizeof(line), "capture -w %s --duration 1", path);
+	expect(line, 0, "", " frames written, 0 dropped\n");
+	blocks_of(path, n);
+	assert_true(n[PCAPNG_PACKET] > 10);
+	assert_int_equal(n[PCAPNG_STATS], 2);
+
+	/* The node ends while a capture runs: in order, and by force, when the numbers are lost and the file is not. */
+	for (int kill_it = 0; kill_it < 2; kill_it++) {
+		other = fork();
+		if (!other) {
+			blocks_of("/dev/null", n);
+			for (int i = 0; i < 1000 && !n[PCAPNG_PACKET]; i++) {
+				usleep(10000);
+				if (!access(path, F_OK))
+					blocks_of(path, n);
+			}
+			if (kill_it)
+				kill(a, SIGKILL);
+			else
+				cli("quit web");
+			_exit(0);
+		}
+		unlink(path);
+		snprintf(line, sizeof(line), "capture web -w %s", path);
+		expect(line, 0, "", "lockstep capture: web has ended\nlockstep capture: ");
+		assert_non_null(strstr(err, kill_it ? "how many were dropped is not known" : "0 dropped"));
+		blocks_of(path, n);
+		assert_true(n[PCAPNG_PACKET] > 0);
+		assert_int_equal(n[PCAPNG_STATS], kill_it ? 0 : 2);
+		assert_int_equal(waitpid(other, NULL, 0), other);
+		assert_int_equal(waitpid(a, NULL, 0), a);
+		if (!kill_it)
+			a = vm_start("web");
+	}
+}
+
+/* Ctrl-C, and a reader behind a pipe who has seen enough: as processes of their own. */
+static void captures_that_are_ended(void **state)
+{
+	char path[100], *argv[] = { "lockstep", "capture", "web", "-w", path, "--json", NULL };
+	pid_t a = vm_start("web"), p;
+	uint64_t n[7] = { 0 };
+	int st, from[2];
+	char c[4];
+
+	snprintf(path, sizeof(path), "%s/file", dir);
+	for (int by_pipe = 0; by_pipe < 2; by_pipe++) {
+		assert_int_equal(pipe(from), 0);
+		fflush(NULL);
+		p = fork();
+		if (!p) {
+			char name[200];
+
+			snprintf(name, sizeof(name), "%s.err", path);
+			dup2(open(name, O_CREAT | O_TRUNC | O_WRONLY, 0600), 2);
+			dup2(from[1], 1);
+			close(from[0]);
+			close(from[1]);
+			if (by_pipe)
+				strcpy(path, "-");
+			st = cli_main(6, argv);
+			fflush(NULL);
+			_exit(st);
+		}
+		close(from[1]);
+		if (by_pipe) {
+			assert_int_equal(read(from[0], c, 4), 4);
+			assert_memory_equal(c, "\n\r\r\n", 4);
+			close(from[0]);
+		} else {
+			for (int i = 0; i < 1000 && !n[PCAPNG_PACKET]; i++) {
+				usleep(10000);
+				if (!access(path, F_OK))
+					blocks_of(path, n);
+			}
+			kill(p, SIGINT);
+		}
+		assert_int_equal(waitpid(p, &st, 0), p);
+		assert_int_equal(st, 0);
+		if (!by_pipe) {
+			st = (int)read(from[0], out, sizeof(out) - 1);
+			assert_true(st > 0);
+			out[st] = '\0';
+			close(from[0]);
+			assert_non_null(strstr(out, "\"dropped\":0,"));
+			assert_non_null(strstr(out, "\"ended\":\"signal\""));
+		} else {
+			strcat(path, ".err");
+			slurp(path, err, sizeof(err));
+			assert_non_null(strstr(err, "\"ended\":\"reader\""));
+		}
+	}
+	vm_kill(a);
 }
 
 /* A VM whose lockstep is stopped: a sentence after the deadline, not a hang. */
@@ -419,7 +594,8 @@ int main(int argc, char **argv)
 {
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 	const struct CMUnitTest tests[] = {
-		T(usage), T(nobody_runs), T(status), T(verbs), T(events), T(frozen), T(run), T(doctor), T(manual),
+		T(usage), T(nobody_runs), T(status), T(verbs), T(events), T(captures),
+		T(captures_that_are_ended), T(frozen), T(run), T(doctor), T(manual),
 	};
 
 	man_dir = argc > 1 ? argv[1] : NULL;
