@@ -2,9 +2,10 @@
 /*
  * lockstep capture: write what passes at points of the proxy into a file.
  *
- * The node is handed one end of a socket pair and writes pcapng into it; this end is relayed to the file, which the user
- * who called has opened, whole blocks only, so that the file can be read whenever and however it ends. To ask for the end
- * the sending side of the socket is closed; the node answers with what it had buffered, the statistics, and a close.
+ * The node is handed one end of a socket pair and writes pcapng into it; this end is relayed to the file, which the
+ * user who called has opened, whole blocks only, so that the file can be read whenever and however it ends. To ask
+ * for the end the sending side of the socket is closed; the node answers with what it had buffered, the statistics,
+ * and a close.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -48,7 +49,7 @@ struct wishes {
 /* Bytes on their way from the node to the file. */
 struct relay {
 	int sock, sig, out;
-	size_t chunk;		/* bytes that one write() may take without waiting, once poll() said it may be written */
+	size_t chunk;		/* bytes that one write() takes without waiting, once poll() has said so */
 	uint8_t *buf;
 	size_t n, ready;	/* bytes there; of these in whole blocks */
 	bool asked, eof, stats, closed;	/* asked for the end; it has come; with statistics; nobody reads the file */
@@ -63,18 +64,22 @@ static int parse_points(const char *text, uint32_t *points, struct err *e)
 		size_t n = strcspn(text, ",");
 		unsigned int k = 0;
 
-		while (k < CAPTURE_POINTS && (strlen(capture_point_name(k)) != n || memcmp(capture_point_name(k), text, n)))
+		while (k < CAPTURE_POINTS &&
+		       (strlen(capture_point_name(k)) != n || memcmp(capture_point_name(k), text, n)))
 			k++;
 		if (k < CAPTURE_POINTS)
 			*points |= 1u << k;
 		else if (n == 3 && !memcmp(text, "all", 3))
 			*points |= (1u << CAPTURE_POINTS) - 1;
 		else
-			return err_set(e, -EINVAL, "--point: '%.*s' is no point: client, pvm, svm, released and all are",
+			return err_set(e, -EINVAL,
+				       "--point: '%.*s' is no point: client, pvm, svm, released and all are",
 				       (int)(n < 60 ? n : 60), text);
 		text += n + (text[n] == ',');
 	}
-	return *points ? 0 : err_set(e, -EINVAL, "--point needs the name of a point: client, pvm, svm, released or all");
+	if (!*points)
+		return err_set(e, -EINVAL, "--point needs the name of a point: client, pvm, svm, released or all");
+	return 0;
 }
 
 static int parse_wishes(const struct vm_args *a, struct wishes *w, struct err *e)
@@ -199,7 +204,7 @@ static int relay(struct relay *r, const struct wishes *w, const char *name, stru
 			{ .fd = r->ready || !r->closed ? r->out : -1, .events = r->ready ? POLLOUT : 0 },
 		};
 		nstime now = clock_ns(), left = r->deadline > now ? r->deadline - now : 0;
-		int ms = r->deadline == NS_NEVER ? -1 : (int)(left / NS_PER_MS > 3600000 ? 3600000 : left / NS_PER_MS + 1);
+		int ms = left / NS_PER_MS < 3600000 ? (int)(left / NS_PER_MS) + 1 : 3600000;
 
 		if (!left && r->asked)
 			return 0;
@@ -245,7 +250,8 @@ static void tell(const struct relay *r, const char *name, bool json)
 	json_object_object_add(o, "dropped", r->stats ? json_object_new_uint64(r->dropped) : NULL);
 	json_object_object_add(o, "bytes", json_object_new_uint64(r->bytes));
 	json_object_object_add(o, "ended", json_object_new_string(r->why));
-	fprintf(r->out == STDOUT_FILENO ? stderr : stdout, "%s\n", json_object_to_json_string_ext(o, JSON_C_TO_STRING_PLAIN));
+	fprintf(r->out == STDOUT_FILENO ? stderr : stdout, "%s\n",
+		json_object_to_json_string_ext(o, JSON_C_TO_STRING_PLAIN));
 	json_object_put(o);
 }
 

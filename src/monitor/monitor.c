@@ -17,9 +17,9 @@
  *   dead        its descriptor is closed; freed by a timer at the end of the turn, since a drop may happen deep
  *               inside a call that began with this very client
  *
- * A request may carry one descriptor (SCM_RIGHTS). The kernel delivers it with the last bytes of a read, so it belongs to
- * the line in which the last of them lies. It waits in the client until that line is served; then the command takes it
- * or it is closed, and what comes behind that line is not read before.
+ * A request may carry one descriptor (SCM_RIGHTS). The kernel delivers it with the last bytes of a read, so it belongs
+ * to the line in which the last of them lies. It waits in the client until that line is served; then the command takes
+ * it or it is closed, and what comes behind that line is not read before.
  *
  * So only events can pile up, for a watcher that does not read: at MONITOR_MAX_OUT it is dropped and counted.
  *
@@ -198,7 +198,7 @@ static void client_send(struct client *c, struct json_object *o)
 	json_object_put(o);
 }
 
-/* The descriptor that a command needs. @with_fd: one or more came with its line. Return: 0, or -EINVAL with a sentence */
+/* The descriptor that a command needs; @with_fd: one or more came with its line. Return: 0, or -EINVAL */
 static int client_take_fd(struct client *c, bool with_fd, struct request *r, struct err *e)
 {
 	if (with_fd && c->many_fds)
@@ -206,7 +206,8 @@ static int client_take_fd(struct client *c, bool with_fd, struct request *r, str
 	if (r->type != REQUEST_COMMAND || r->cmd.type != MONITOR_CAPTURE)
 		return 0;
 	if (!with_fd)
-		return err_set(e, -EINVAL, "a capture needs a stream socket, handed over with the request (SCM_RIGHTS)");
+		return err_set(e, -EINVAL,
+			       "a capture needs a stream socket, handed over with the request (SCM_RIGHTS)");
 	r->cmd.fd = c->fd;
 	c->fd = -1;
 	return 0;

@@ -96,7 +96,8 @@ static int request_capture(const char *key, struct json_object *v, struct reques
 		return request_points(v, r, e);
 	if (!strcmp(key, "snaplen")) {
 		if (n < 1 || n > CAPTURE_SNAPLEN)
-			return err_set(e, -EINVAL, "snaplen must be a whole number of bytes from 1 to %d", CAPTURE_SNAPLEN);
+			return err_set(e, -EINVAL, "snaplen must be a whole number of bytes from 1 to %d",
+				       CAPTURE_SNAPLEN);
 		r->cmd.capture.snaplen = (uint32_t)n;
 		return 0;
 	}

@@ -2,20 +2,20 @@
 /*
  * The packet tap: theory of operation
  *
- * A capture is a socket that somebody has handed over, a buffer, and the set of points that he wants to see. The frames
- * loop owns it: capture_put() encodes each frame as a pcapng block behind what is in the buffer already, and a timer
- * writes the buffer into the socket, FLUSH_NS after the first block, so that a busy loop makes one system call for many
- * frames. Nothing here waits: what the socket does not take stays, and when the buffer is full a frame is dropped whole
- * and counted. With no capture the cost is the one branch of capture_frame().
+ * A capture is a socket that somebody has handed over, a buffer, and the set of points that he wants to see. The
+ * frames loop owns it: capture_put() encodes each frame as a pcapng block behind what is in the buffer already, and a
+ * timer writes the buffer into the socket, FLUSH_NS after the first block, so that a busy loop makes one system call
+ * for many frames. Nothing here waits: what the socket does not take stays, and when the buffer is full a frame is
+ * dropped whole and counted. With no capture the cost is the one branch of capture_frame().
  *
- * A slot goes FREE -> NEW in the control loop, which also allocates and writes the head of the file, NEW -> LIVE in the
- * frames loop by message, and back to FREE there. So a slot is always written by the loop that its state belongs to, and
- * the control loop knows without asking whether there is room. A slot keeps its buffer for the next capture, since giving
- * back four megabytes would take the frames loop longer than all its frames.
+ * A slot goes FREE -> NEW in the control loop, which also allocates and writes the head of the file, NEW -> LIVE in
+ * the frames loop by message, and back to FREE there. So a slot is always written by the loop that its state belongs
+ * to, and the control loop knows without asking whether there is room. A slot keeps its buffer for the next capture:
+ * giving back megabytes is nothing to be done in the frames loop.
  *
- * The end comes when the reader has gone (nothing is said any more), or has closed its sending side, or the wanted number
- * of frames is reached, or the node ends: then no frame is taken any more, the buffer is written, behind it the statistics
- * of each interface, and the socket is closed.
+ * The end comes when the reader has gone (nothing is said any more), or has closed its sending side, or the wanted
+ * number of frames is reached, or the node ends: then no frame is taken any more, the buffer is written, behind it
+ * the statistics of each interface, and the socket is closed.
  */
 #include "proxy/capture.h"
 

@@ -8,14 +8,14 @@
 #include "base/loop.h"
 
 #define CAPTURE_MAX	4		/* captures at once; one more is refused */
-#define CAPTURE_BUFFER	(4u << 20)	/* bytes that wait for a reader; beyond it whole frames are dropped and counted */
+#define CAPTURE_BUFFER	(4u << 20)	/* bytes waiting for a reader; what comes beyond is dropped whole and counted */
 #define CAPTURE_SNAPLEN	65535		/* largest limit for the bytes of a frame */
 
 /* Where frames are looked at. */
 enum capture_point {
 	CAPTURE_CLIENT,		/* read from the TAP */
 	CAPTURE_PVM,		/* read from the local QEMU, unless this node is the secondary */
-	CAPTURE_SVM,		/* on the secondary read from the local QEMU, on the primary as its OUTPUT messages arrive */
+	CAPTURE_SVM,		/* on the secondary read from the local QEMU, on the primary its OUTPUT messages */
 	CAPTURE_RELEASED,	/* written to the TAP by tap_emit() */
 	CAPTURE_POINTS
 };

@@ -51,7 +51,8 @@ static const uint8_t stats[] = {
 };
 
 static const struct pcapng_packet a_packet = {
-	.iface = 3, .at = AT, .dir = PCAPNG_OUTBOUND, .data = (const uint8_t *)"\xaa\xbb\xcc\xdd\xee", .caplen = 5, .len = 60,
+	.iface = 3, .at = AT, .dir = PCAPNG_OUTBOUND, .data = (const uint8_t *)"\xaa\xbb\xcc\xdd\xee", .caplen = 5,
+	.len = 60,
 };
 
 static size_t put(int which, uint8_t *out, size_t cap)
@@ -72,7 +73,8 @@ static const struct {
 	const uint8_t *bytes;
 	size_t len;
 } want[] = {
-	{ section, sizeof(section) }, { interface, sizeof(interface) }, { packet, sizeof(packet) }, { stats, sizeof(stats) },
+	{ section, sizeof(section) }, { interface, sizeof(interface) }, { packet, sizeof(packet) },
+	{ stats, sizeof(stats) },
 };
 
 static void bytes(void **state)
@@ -207,8 +209,9 @@ static void tshark_reads_it(void **state)
 	n += pcapng_put_stats(out + n, sizeof(out) - n, 1, AT, 3, 2);
 	assert_int_equal(write(fd, out, n), n);
 	close(fd);
-	snprintf(cmd, sizeof(cmd), "tshark -r %s -T fields -E separator=, -e frame.time_epoch -e frame.interface_name -e "
-		 "frame.cap_len -e frame.len -e frame.packet_flags_direction -e arp.src.proto_ipv4 2>/dev/null", path);
+	snprintf(cmd, sizeof(cmd), "tshark -r %s -T fields -E separator=, -e frame.time_epoch "
+		 "-e frame.interface_name -e frame.cap_len -e frame.len "
+		 "-e frame.packet_flags_direction -e arp.src.proto_ipv4 2>/dev/null", path);
 	f = popen(cmd, "r");
 	assert_non_null(f);
 	assert_non_null(fgets(line, sizeof(line), f));

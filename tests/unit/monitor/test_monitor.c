@@ -322,7 +322,7 @@ static ssize_t send_fds(int fd, const char *text, const int *fds, int n)
 	union {
 		char buf[CMSG_SPACE(8 * sizeof(int))];
 		struct cmsghdr head;
-	} u = { .head = { .cmsg_len = CMSG_LEN((size_t)n * sizeof(int)), .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS } };
+	} u = { .head = { CMSG_LEN((size_t)n * sizeof(int)), SOL_SOCKET, SCM_RIGHTS } };
 	struct iovec iov = { (void *)text, strlen(text) };
 	struct msghdr msg = { .msg_iov = &iov, .msg_iovlen = 1, .msg_control = u.buf,
 			      .msg_controllen = CMSG_SPACE((size_t)n * sizeof(int)) };
@@ -842,8 +842,8 @@ int main(void)
 {
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 	const struct CMUnitTest tests[] = {
-		T(questions_and_answers), T(byte_by_byte_and_all_at_once), T(garbage_and_recovery), T(descriptors), T(long_lines),
-		T(many_clients), T(answer_later), T(reply_and_event_inside_the_call), T(half_closed),
+		T(questions_and_answers), T(byte_by_byte_and_all_at_once), T(garbage_and_recovery), T(descriptors),
+		T(long_lines), T(many_clients), T(answer_later), T(reply_and_event_inside_the_call), T(half_closed),
 		T(slow_watcher_is_dropped), T(slow_watcher_catches_up), T(asks_without_reading), T(instance),
 			T(other_users),
 		T(chaos), T(freed_under_clients),

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * proxy/capture: the loop in a thread, readers in this one. What is chosen arrives whole and in order, a reader that does
- * not read costs frames and nothing else, and a slot comes free however a capture ends.
+ * proxy/capture: the loop in a thread, readers in this one. What is chosen arrives whole and in order, a reader that
+ * does not read costs frames and nothing else, and a slot comes free however a capture ends.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -444,8 +444,9 @@ int main(void)
 {
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 	const struct CMUnitTest tests[] = {
-		T(chosen_points_only), T(ends_after_count), T(slow_reader_costs_frames), T(around_the_ring), T(readers_that_go),
-		T(no_more_than_four), T(what_could_block_is_refused), T(the_node_ends), T(the_node_ends_before_it_began),
+		T(chosen_points_only), T(ends_after_count), T(slow_reader_costs_frames), T(around_the_ring),
+		T(readers_that_go), T(no_more_than_four), T(what_could_block_is_refused), T(the_node_ends),
+		T(the_node_ends_before_it_began),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
