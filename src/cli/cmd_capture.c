@@ -290,8 +290,6 @@ static int capture(struct vm_client *c, const struct wishes *w, bool json, struc
 
 	sigprocmask(SIG_BLOCK, NULL, &before);
 	rc = r.buf ? open_file(&r, w->file, e) : err_set(e, -ENOMEM, "no memory for a capture");
-	if (!rc)
-		rc = watch_signals(&r, e);
 	if (!rc && socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) < 0)
 		rc = err_set(e, -errno, "cannot make a socket: %s", strerror(errno));
 	r.sock = pair[0];
@@ -300,6 +298,9 @@ static int capture(struct vm_client *c, const struct wishes *w, bool json, struc
 	/* The node's end must be the only one, or its close would not be seen. */
 	if (pair[1] >= 0)
 		close(pair[1]);
+	/* Until here a signal may end the command as it ends any other. */
+	if (!rc)
+		rc = watch_signals(&r, e);
 	if (!rc) {
 		if (r.out != STDOUT_FILENO && ftruncate(r.out, 0) < 0) {
 			/* Not a regular file. */

@@ -377,6 +377,7 @@ static void captures(void **state)
 	expect("capture web -w --json", 2, "", "option -w needs a value, and --json looks like an option");
 	expect("capture web -q", 2, "", "unknown option -q");
 	expect("capture web -w x more", 2, "", "unexpected argument 'more'");
+	expect("capture web -w /dev/full --count 1", 1, "", "cannot write to /dev/full: No space left on device");
 	expect("capture web -w /nonexistent/file", 1, "", "cannot open /nonexistent/file: No such file");
 
 	snprintf(line, sizeof(line), "capture web -w %s --count 7 --point client", path);
