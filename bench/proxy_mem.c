@@ -187,8 +187,12 @@ static void ctl(struct mem *m, int i, enum net_ev_type type, uint64_t n, uint32_
 
 static bool first_checkpoint(struct mem *m)
 {
+	struct net_ev *role = push(m, 1, NEV_ROLE);
+
+	/* Both before anything is said: in the program no frame connection is read before the role is known. */
+	role->n = 1;
+	role->arg = NET_SECONDARY;
 	ctl(m, 0, NEV_ROLE, 1, NET_PRIMARY);
-	ctl(m, 1, NEV_ROLE, 1, NET_SECONDARY);
 	ctl(m, 0, NEV_CLOSE, 1, 0);
 	ctl(m, 0, NEV_QUIET, 0, 0);
 	if (!m->answered || m->answer != NA_CUT)
@@ -209,6 +213,7 @@ static bool first_checkpoint(struct mem *m)
 static void touch(struct net *net, uint32_t n_frames, uint32_t size)
 {
 	uint32_t *all = malloc(n_frames * sizeof(*all)), n = 0;
+	struct net_act act;
 
 	if (!all)
 		return;
@@ -217,6 +222,8 @@ static void touch(struct net *net, uint32_t n_frames, uint32_t size)
 	while (n--)
 		net_frame_drop(net, all[n]);
 	free(all);
+	/* What was dropped is free after the next step. */
+	net_step(net, clock_ns(), NULL, 0, &act, 1);
 }
 
 static struct mem *mem_new(const struct pb_shape *shape)

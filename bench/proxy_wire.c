@@ -385,8 +385,8 @@ void pb_wire(const struct pb_shape *shape, const struct pb_opts *o, struct pb_re
 		take_down(w);
 		return;
 	}
-	proxy_event(w->node[0].px, NEV_ROLE, 1, NET_PRIMARY);
 	proxy_event(w->node[1].px, NEV_ROLE, 1, NET_SECONDARY);
+	proxy_event(w->node[0].px, NEV_ROLE, 1, NET_PRIMARY);
 	proxy_event(w->node[0].px, NEV_CLOSE, 1, 0);
 	loop_timer_set(w->loop, &w->tick, clock_ns() + NS_PER_MS);
 	loop_run(w->loop);

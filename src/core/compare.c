@@ -102,8 +102,8 @@ static uint32_t verify(struct net *net, struct flow *f, const struct packet *a, 
 	return pos;
 }
 
-/* Let out the first @upto - seq symbols of the held segment at the head; the rest stays. */
-static bool let_out_prefix(struct net *net, struct flow *f, uint32_t upto)
+/* Let out the first @upto - seq symbols of the held segment at the head, which @a is; the rest stays. */
+static bool let_out_prefix(struct net *net, struct flow *f, uint32_t upto, struct packet *a)
 {
 	uint32_t h = f->loc.held.head, piece;
 	struct frame_meta *m = &net->fp.meta[h];
@@ -111,9 +111,8 @@ static bool let_out_prefix(struct net *net, struct flow *f, uint32_t upto)
 
 	if (upto == m->end) {
 		hold_pop(net, f, &f->loc);
-		packet_parse(net_data(net, h), m->len, &p);
 		f->out_nxt = upto;
-		release_segment(net, f, h, &p);
+		release_segment(net, f, h, a);
 		return true;
 	}
 	piece = frame_alloc(&net->fp, false);
@@ -128,10 +127,9 @@ static bool let_out_prefix(struct net *net, struct flow *f, uint32_t upto)
 	f->out_nxt = upto;
 	net->st.splits++;
 	release_segment(net, f, piece, &p);
-	packet_parse(net_data(net, h), m->len, &p);
-	cut_front(&p, upto);
+	cut_front(a, upto);
 	m->seq = upto;
-	m->len = p.frame_len;
+	m->len = a->frame_len;
 	return true;
 }
 
@@ -193,7 +191,7 @@ void compare_flow(struct net *net, struct flow *f)
 		if (pos != m->end && FAULT(net, NET_FAULT_WHOLE_SEGMENT))
 			break;
 		whole = pos == m->end;
-		if (!let_out_prefix(net, f, pos))
+		if (!let_out_prefix(net, f, pos, &a))
 			break;
 		net->st.released_compared++;
 		f->held_since = net->now;
@@ -208,6 +206,9 @@ void compare_flow(struct net *net, struct flow *f)
 		compare_rst(net, f);
 	if (f->diverged && !before && f->streak < UINT8_MAX)
 		f->streak++;
+	/* What was matched is nothing that is held. */
+	if (f->out_known)
+		svm_at(net, f, f->out_nxt);
 	if (f->diverged) {
 		if (!(net->wanted & 1u << CAUSE_MISMATCH))
 			net->st.mismatches++;

@@ -86,7 +86,10 @@ static void to_guest(struct net *net, struct log_entry *e)
 	uint32_t h;
 
 	packet_parse(net_data(net, e->frame), net->fp.meta[e->frame].len, &p);
-	h = rewrite_in(net, e->frame, &p);
+	if (e->flow != FLOW_NONE)
+		h = rewrite_in_flow(net, e->frame, &p, &net->flows.flows[e->flow]);
+	else
+		h = rewrite_in(net, e->frame, &p);
 
 	if (h == FRAME_NONE)
 		return;

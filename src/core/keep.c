@@ -35,7 +35,8 @@ void keep_output(struct net *net, struct flow *f, const struct packet *p)
 	memcpy(net_data(net, h), p->data, p->frame_len);
 	net->fp.meta[h].nic = f->key.nic;
 	net->fp.meta[h].len = p->frame_len;
-	packet_parse(net_data(net, h), p->frame_len, &copy);
+	copy = *p;
+	copy.data = net_data(net, h);
 	hold_segment(net, f, &f->rem, h, &copy);
 }
 

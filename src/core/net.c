@@ -110,7 +110,7 @@ static void net_clear(struct net *net)
 	frag_reset(net);
 	net->backoff = 0;
 	net->timeout_last = false;
-	net->have_state = net->barrier_seen = net->replay_due = net->table_lost = false;
+	net->have_state = net->barrier_seen = net->replay_due = net->table_lost = net->was_promoted = false;
 	net->n_addr = net->announce_left = 0;
 	net->now = 0;
 }

@@ -117,6 +117,7 @@ struct net {
 	bool flows_scarce;		/* a flow found no room: the primary is to make a checkpoint */
 	uint64_t barrier_n, barrier_cut;
 	bool replay_due;
+	bool was_promoted;		/* flows may be translated for good */
 
 	/* Announcement. */
 	struct net_addr {
@@ -186,6 +187,8 @@ void inlog_tell(struct net *net);
 /* rewrite.c: the translation table */
 /* rewrite_in() - Return: the frame to give to the guest, @frame itself or a translated copy; FRAME_NONE: no frame free */
 uint32_t rewrite_in(struct net *net, uint32_t frame, struct packet *p);
+/* rewrite_in_flow() - the same for a PK_TCP whose flow is known */
+uint32_t rewrite_in_flow(struct net *net, uint32_t frame, struct packet *p, const struct flow *f);
 void rewrite_out(struct net *net, struct flow *f, struct packet *p);
 void rewrite_shift(struct net *net, struct flow *f, struct packet *p);
 bool rewrite_svm_syn(struct net *net, struct flow *f, struct packet *p);

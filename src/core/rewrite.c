@@ -71,21 +71,11 @@ static uint32_t error_in(struct net *net, uint32_t frame, struct packet *p)
 	return h;
 }
 
-uint32_t rewrite_in(struct net *net, uint32_t frame, struct packet *p)
+uint32_t rewrite_in_flow(struct net *net, uint32_t frame, struct packet *p, const struct flow *f)
 {
-	struct frame_meta *m = &net->fp.meta[frame];
-	struct flow_key key;
-	struct flow *f;
 	uint32_t h;
 
-	if (p->kind == PK_DGRAM)
-		return error_in(net, frame, p);
-	/* The header of a segment in pieces is in the first; the checksum is corrected by difference, so that will do. */
-	if (!(p->kind == PK_TCP || packet_first_piece(p)) || !(p->flags & TCP_ACK) || p->has_signature)
-		return frame;
-	packet_key(p, m->nic, false, &key);
-	f = flow_find(&net->flows, &key);
-	if (!f || !translated(f))
+	if (!translated(f) || !(p->flags & TCP_ACK) || p->has_signature)
 		return frame;
 	h = copy_of(net, frame, p);
 	if (h == FRAME_NONE)
@@ -96,6 +86,24 @@ uint32_t rewrite_in(struct net *net, uint32_t frame, struct packet *p)
 	for (unsigned int i = 0; i < p->n_sack; i++)
 		packet_set_sack(p, i, p->sack[i].left - f->seq_off, p->sack[i].right - f->seq_off);
 	return h;
+}
+
+uint32_t rewrite_in(struct net *net, uint32_t frame, struct packet *p)
+{
+	struct flow_key key;
+	struct flow *f;
+
+	/* A node that was the primary from the start numbers as the client does. */
+	if (net->role != NET_SECONDARY && !net->was_promoted)
+		return frame;
+	if (p->kind == PK_DGRAM)
+		return error_in(net, frame, p);
+	/* The header of a segment in pieces is in the first; the checksum is corrected by difference, so that will do. */
+	if (p->kind != PK_TCP && !packet_first_piece(p))
+		return frame;
+	packet_key(p, net->fp.meta[frame].nic, false, &key);
+	f = flow_find(&net->flows, &key);
+	return f ? rewrite_in_flow(net, frame, p, f) : frame;
 }
 
 /* The local guest opens a connection anew: what was known of its predecessor is void. */
@@ -269,6 +277,7 @@ void rewrite_forget(struct net *net)
 {
 	struct flow *f;
 
+	net->was_promoted = true;
 	flow_for_each(&net->flows, f) {
 		f->has_table = f->has_next = f->pending = false;
 		f->shift_due = true;

@@ -4,7 +4,7 @@
  *
  * Under a flood of new connections neither may memory grow nor an established connection suffer. A connection counts
  * as established when its client has acknowledged the guest's SYN by number, which who spoofs an address cannot, or
- * when the guest talks on it. Until then it is an embryo. Embryos may fill half of the table, datagram flows likewise;
+ * when the guest talks on it. Until then it is an embryo. Embryos may fill three quarters of the table, datagram flows half;
  * beyond that the oldest of the kind makes room, whatever it carries for an embryo (its held SYN-ACK is lost as on a
  * network, its client will ask again), and only when it carries nothing for the others. An embryo that goes on the
  * secondary takes its translation along: should it be established after all, the SVM resets it, which is a divergence,
@@ -14,6 +14,8 @@
  * must be kept, so that idle ones can be forgotten. Pure; belongs to one struct net.
  */
 #include "core/net_internal.h"
+
+#define MAX_FIRST_ACK	(1u << 20)
 
 static void evict(struct net *net, struct flow *f)
 {
@@ -57,7 +59,7 @@ struct flow *track_flow(struct net *net, const struct flow_key *key)
 		flow_touch(t, f, net->now);
 		return f;
 	}
-	if (!key->datagram && t->n_class[FLOW_EMBRYO] >= t->n / 2)
+	if (!key->datagram && t->n_class[FLOW_EMBRYO] >= t->n - t->n / 4)
 		evict_embryo(net);
 	if (key->datagram && t->n_class[FLOW_DGRAM] >= t->n / 2)
 		evict_idle(net, FLOW_DGRAM);
@@ -105,17 +107,18 @@ void track_input(struct net *net, uint8_t nic, const struct packet *p)
 	struct flow_key key;
 	struct flow *f;
 
-	if (p->kind == PK_TCP) {
+	if (p->kind == PK_TCP && p->flags & TCP_SYN) {
 		packet_key(p, nic, false, &key);
-		if (p->flags & TCP_SYN) {
-			f = track_flow(net, &key);
-			if (f)
-				track_client_syn(f, p);
+		f = track_flow(net, &key);
+		if (f)
+			track_client_syn(f, p);
+	} else if (p->kind == PK_TCP) {
+		if (!net->flows.n_class[FLOW_EMBRYO] || (p->flags & (TCP_ACK | TCP_RST)) != TCP_ACK)
 			return;
-		}
+		packet_key(p, nic, false, &key);
 		f = flow_find(&net->flows, &key);
-		if (f && f->cls == FLOW_EMBRYO && f->isn_known && (p->flags & (TCP_ACK | TCP_RST)) == TCP_ACK &&
-		    seq_lt(f->isn, p->ack) && seq_leq(p->ack, f->isn + 0x100000))
+		/* Up to so much may have been acknowledged at once, behind a SYN that carried data. */
+		if (f && f->isn_known && seq_lt(f->isn, p->ack) && seq_leq(p->ack, f->isn + MAX_FIRST_ACK))
 			flow_establish(&net->flows, f);
 	} else if (datagram_key(p, nic, false, &key)) {
 		f = track_flow(net, &key);
