@@ -78,6 +78,7 @@ static bool urgent(enum ckpt_cause cause)
 	case CAUSE_HELD:
 	case CAUSE_RESET:
 	case CAUSE_COMMAND:
+	case CAUSE_PERIODIC:
 		return true;
 	default:
 		return false;
