@@ -4,32 +4,28 @@
  *
  * Goal: from the kernel's hand-over to "all services listen" with as few processes as possible, because under TCG each
  * fork and exec of a shell costs milliseconds. So it is one static program: it mounts, loads the drivers of the devices
- * that are there, sets eth0 up, starts the services and then reaps children for ever.
+ * that are there, sets the interfaces up, starts the services and then reaps children for ever.
  *
  * Drivers: /lib/modules/table, written by guest/build, has a line for each alias of each driver: the alias pattern and
  * then the module files in the order in which they must be loaded. The devices say their own alias in sysfs
  * (`modalias`); the buses are walked until a walk loads nothing new, because a driver brings up further devices
  * (virtio_pci the virtio bus, a disk controller its disks).
  *
- * Network: nothing may leave eth0 that nobody asked for (two copies would say it at different times). IPv6 is switched
- * off before the driver is loaded unless an address is given, and even then without router solicitation, duplicate
- * address detection and autoconfiguration.
+ * The interfaces are net.c's. Of the parameters on the kernel command line only lockstep.disks=N is read here: load the
+ * drivers of disks, too, and be ready only when N disks are there.
  *
- * Parameters on the kernel command line: lockstep.ip=ADDR/PREFIX, lockstep.gw=ADDR, lockstep.ip6=ADDR/PREFIX,
- * lockstep.gw6=ADDR, lockstep.disks=N (load the drivers of disks, too, and be ready only when N disks are there).
+ * iperf3 is started when everything else is ready, and again when it ends: nothing waits for it.
  *
  * Nothing here ends the machine: what fails is said on the console, and without "lockstep-guest: ready" a test knows
  * that it did.
  */
-#include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <fnmatch.h>
 #include <glob.h>
-#include <linux/ipv6.h>
 #include <linux/random.h>
 #include <net/if.h>
-#include <net/route.h>
+#include <netinet/in.h>
 #include <stdarg.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -46,19 +42,21 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "init.h"
+
 enum {
 	CMDLINE_MAX = 4096,
 	TABLE_MAX = 1 << 20,
-	NIC_WAIT_MS = 10000,
 	DISK_WAIT_MS = 20000,
 	LISTEN_WAIT_MS = 30000,
 	POLL_MS = 5,
+	RESTART_MS = 1000,	/* between the end of iperf3 and its next start */
 };
 
 static char cmdline[CMDLINE_MAX];
+static char table[TABLE_MAX];	/* of the modules */
 
-__attribute__((format(printf, 1, 2)))
-static void say(const char *fmt, ...)
+void say(const char *fmt, ...)
 {
 	char line[512];
 	va_list ap;
@@ -70,12 +68,11 @@ static void say(const char *fmt, ...)
 	if (n > (int)sizeof(line) - 2)
 		n = sizeof(line) - 2;
 	line[n++] = '\n';
-	/* In one write, so that nothing of the kernel's comes between. */
 	if (write(STDOUT_FILENO, line, (size_t)n) < 0)
 		return;
 }
 
-static int64_t now_ms(void)
+int64_t now_ms(void)
 {
 	struct timespec ts;
 
@@ -83,15 +80,14 @@ static int64_t now_ms(void)
 	return (int64_t)ts.tv_sec * 1000 + ts.tv_nsec / 1000000;
 }
 
-static void nap(void)
+void nap(void)
 {
 	struct timespec ts = { .tv_nsec = POLL_MS * 1000000L };
 
 	nanosleep(&ts, NULL);
 }
 
-/* Return: bytes read (the buffer is NUL-terminated), or -errno. */
-static ssize_t read_file(const char *path, char *buf, size_t size)
+ssize_t read_file(const char *path, char *buf, size_t size)
 {
 	int fd = open(path, O_RDONLY | O_CLOEXEC);
 	size_t len = 0;
@@ -108,7 +104,7 @@ static ssize_t read_file(const char *path, char *buf, size_t size)
 	return (ssize_t)len;
 }
 
-static void set_sysctl(const char *name, const char *value)
+void set_sysctl(const char *name, const char *value)
 {
 	char path[256];
 	int fd;
@@ -121,8 +117,7 @@ static void set_sysctl(const char *name, const char *value)
 		close(fd);
 }
 
-/* Return: whether the kernel command line has @name=..., whose value goes to @value. */
-static bool parameter(const char *name, char *value, size_t size)
+bool parameter(const char *name, char *value, size_t size)
 {
 	size_t len = strlen(name), n;
 	const char *p = cmdline;
@@ -133,6 +128,8 @@ static bool parameter(const char *name, char *value, size_t size)
 			continue;
 		p += len + 1;
 		n = strcspn(p, " \n");
+		if (!value)
+			return n > 0;
 		if (n >= size)
 			return false;
 		memcpy(value, p, n);
@@ -176,7 +173,7 @@ static void load_modules(char *list)
  * Finds the drivers of a device. A line that was used is wiped out (its first byte becomes NUL), so that no driver is
  * loaded twice. Return: number of drivers loaded.
  */
-static int load_for(char *table, size_t len, const char *modalias)
+static int load_for(size_t len, const char *modalias)
 {
 	char *line, *end, *list;
 	int found = 0;
@@ -206,21 +203,37 @@ static bool is_storage(const char *modalias)
 	return !strncmp(modalias, "pci:", 4) && strstr(modalias, "bc01");
 }
 
-static void load_drivers(bool storage)
+/* Reads the table in, its lines as strings. Return: its length, or -errno. */
+static ssize_t read_table(void)
 {
-	static char table[TABLE_MAX];
-	ssize_t len = read_file("/lib/modules/table", table, sizeof(table));
-	char modalias[256], *p;
+	ssize_t len = read_file("/lib/modules/table", table, TABLE_MAX);
+	char *p;
+
+	if (len < 0)
+		say("lockstep-guest: error: no module table: %s", strerror((int)-len));
+	for (p = table; len > 0 && (p = strchr(p, '\n')); p++)
+		*p = '\0';
+	return len;
+}
+
+void load_alias(const char *alias)
+{
+	ssize_t len = read_table();
+
+	if (len >= 0)
+		load_for((size_t)len, alias);
+}
+
+void load_drivers(bool storage)
+{
+	ssize_t len = read_table();
+	char modalias[256];
 	int found;
 	size_t i;
 	glob_t g;
 
-	if (len < 0) {
-		say("lockstep-guest: error: no module table: %s", strerror((int)-len));
+	if (len < 0)
 		return;
-	}
-	for (p = table; (p = strchr(p, '\n')); p++)
-		*p = '\0';
 	do {
 		found = 0;
 		if (glob("/sys/bus/*/devices/*/modalias", 0, NULL, &g))
@@ -231,143 +244,10 @@ static void load_drivers(bool storage)
 			modalias[strcspn(modalias, "\n")] = '\0';
 			if (!storage && is_storage(modalias))
 				continue;
-			found += load_for(table, (size_t)len, modalias);
+			found += load_for((size_t)len, modalias);
 		}
 		globfree(&g);
 	} while (found);
-}
-
-static void quiet_ipv6(bool wanted)
-{
-	if (access("/proc/sys/net/ipv6", F_OK))
-		return;
-	if (!wanted) {
-		set_sysctl("net/ipv6/conf/default/disable_ipv6", "1");
-		return;
-	}
-	set_sysctl("net/ipv6/conf/default/accept_ra", "0");
-	set_sysctl("net/ipv6/conf/default/autoconf", "0");
-	set_sysctl("net/ipv6/conf/default/router_solicitations", "0");
-	set_sysctl("net/ipv6/conf/default/dad_transmits", "0");
-	set_sysctl("net/ipv6/conf/default/accept_dad", "0");
-}
-
-static int if_up(int fd, const char *name)
-{
-	struct ifreq ifr = { 0 };
-
-	snprintf(ifr.ifr_name, sizeof(ifr.ifr_name), "%s", name);
-	if (ioctl(fd, SIOCGIFFLAGS, &ifr))
-		return -errno;
-	ifr.ifr_flags |= IFF_UP;
-	return ioctl(fd, SIOCSIFFLAGS, &ifr) ? -errno : 0;
-}
-
-/* Cuts "ADDR/PREFIX" in two. Return: the prefix length, or @otherwise when there is none. */
-static int cut_prefix(char *s, int otherwise)
-{
-	char *slash = strchr(s, '/');
-
-	if (!slash)
-		return otherwise;
-	*slash = '\0';
-	return atoi(slash + 1);
-}
-
-static int set_address(int fd, char *value)
-{
-	struct ifreq ifr = { .ifr_name = "eth0" };
-	struct sockaddr_in *sin = (struct sockaddr_in *)&ifr.ifr_addr;
-	int prefix = cut_prefix(value, 24);
-
-	sin->sin_family = AF_INET;
-	if (prefix < 1 || prefix > 32 || inet_pton(AF_INET, value, &sin->sin_addr) != 1)
-		return -EINVAL;
-	if (ioctl(fd, SIOCSIFADDR, &ifr))
-		return -errno;
-	sin->sin_addr.s_addr = htonl(UINT32_MAX << (32 - prefix));
-	return ioctl(fd, SIOCSIFNETMASK, &ifr) ? -errno : 0;
-}
-
-static int set_gateway(int fd, const char *value)
-{
-	struct rtentry rt = { .rt_flags = RTF_UP | RTF_GATEWAY };
-	struct sockaddr_in *gw = (struct sockaddr_in *)&rt.rt_gateway;
-
-	gw->sin_family = rt.rt_dst.sa_family = rt.rt_genmask.sa_family = AF_INET;
-	if (inet_pton(AF_INET, value, &gw->sin_addr) != 1)
-		return -EINVAL;
-	return ioctl(fd, SIOCADDRT, &rt) ? -errno : 0;
-}
-
-static int set_address6(int fd, char *value)
-{
-	struct in6_ifreq ifr = { .ifr6_ifindex = (int)if_nametoindex("eth0") };
-	int prefix = cut_prefix(value, 64);
-
-	if (prefix < 1 || prefix > 128 || inet_pton(AF_INET6, value, &ifr.ifr6_addr) != 1)
-		return -EINVAL;
-	ifr.ifr6_prefixlen = (uint32_t)prefix;
-	return ioctl(fd, SIOCSIFADDR, &ifr) ? -errno : 0;
-}
-
-
-static int set_gateway6(int fd, const char *value)
-{
-	struct in6_rtmsg rt = { .rtmsg_flags = RTF_UP | RTF_GATEWAY, .rtmsg_metric = 1 };
-
-	rt.rtmsg_ifindex = (int)if_nametoindex("eth0");
-	if (inet_pton(AF_INET6, value, &rt.rtmsg_gateway) != 1)
-		return -EINVAL;
-	return ioctl(fd, SIOCADDRT, &rt) ? -errno : 0;
-}
-
-/* Waits for the link: a frame sent before it is there would be lost. */
-static bool link_up(void)
-{
-	char carrier[8];
-
-	return read_file("/sys/class/net/eth0/carrier", carrier, sizeof(carrier)) > 0 && carrier[0] == '1';
-}
-
-static int network(void)
-{
-	int64_t deadline = now_ms() + NIC_WAIT_MS;
-	int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-	int fd6 = socket(AF_INET6, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-	char ip[64], value[64];
-	int rc;
-
-	for (;;) {
-		if (!if_nametoindex("eth0"))
-			load_drivers(false);
-		if (if_nametoindex("eth0"))
-			break;
-		if (now_ms() > deadline) {
-			say("lockstep-guest: error: no eth0");
-			return -ENODEV;
-		}
-		nap();
-	}
-	rc = if_up(fd, "eth0");
-	if (rc)
-		say("lockstep-guest: error: eth0: %s", strerror(-rc));
-	while (!link_up() && now_ms() < deadline)
-		nap();
-	if (!parameter("lockstep.ip", ip, sizeof(ip)))
-		say("lockstep-guest: no lockstep.ip=ADDR/PREFIX on the kernel command line: eth0 has no IPv4 address");
-	else if ((rc = set_address(fd, ip)))
-		say("lockstep-guest: error: lockstep.ip=%s: %s", ip, strerror(-rc));
-	if (parameter("lockstep.gw", value, sizeof(value)) && (rc = set_gateway(fd, value)))
-		say("lockstep-guest: error: lockstep.gw=%s: %s", value, strerror(-rc));
-	if (parameter("lockstep.ip6", value, sizeof(value)) && (rc = set_address6(fd6, value)))
-		say("lockstep-guest: error: lockstep.ip6=%s: %s", value, strerror(-rc));
-	if (parameter("lockstep.gw6", value, sizeof(value)) && (rc = set_gateway6(fd6, value)))
-		say("lockstep-guest: error: lockstep.gw6=%s: %s", value, strerror(-rc));
-	close(fd);
-	if (fd6 >= 0)
-		close(fd6);
-	return 0;
 }
 
 static unsigned int disks_seen(void)
@@ -426,14 +306,15 @@ static void seed_random(void)
 		close(fd);
 }
 
-static void start(const char *const argv[])
+/* Return: the process, or -1 (which has been said). */
+static pid_t start(const char *const argv[])
 {
 	pid_t pid = fork();
 
 	if (pid < 0)
 		say("lockstep-guest: error: fork: %s", strerror(errno));
 	if (pid)
-		return;
+		return pid;
 	setsid();
 	execv(argv[0], (char *const *)argv);
 	say("lockstep-guest: error: %s: %s", argv[0], strerror(errno));
@@ -452,16 +333,37 @@ static bool listens(uint16_t port)
 	return !rc;
 }
 
-static void reap(bool wait_for_one)
+/* Return: the process that was reaped last, or 0. */
+static pid_t reap(bool wait_for_one)
 {
+	pid_t pid, last = 0;
 	int status;
-	pid_t pid;
 
-	while ((pid = waitpid(-1, &status, wait_for_one ? 0 : WNOHANG)) > 0)
+	while ((pid = waitpid(-1, &status, wait_for_one ? 0 : WNOHANG)) > 0) {
 		if (WIFSIGNALED(status))
 			say("lockstep-guest: process %d died of signal %d", (int)pid, WTERMSIG(status));
-	if (wait_for_one && pid < 0)
+		last = pid;
+		if (wait_for_one)
+			return last;
+	}
+	if (wait_for_one)
 		nap();
+	return last;
+}
+
+/* Nothing but iperf3 is started again: when another service ends, a test must see it. */
+static void keep_iperf(void)
+{
+	static const char *const iperf[] = { "/usr/bin/iperf3", "-s", "--logfile", "/dev/null", NULL };
+	struct timespec pause = { .tv_sec = RESTART_MS / 1000, .tv_nsec = RESTART_MS % 1000 * 1000000L };
+	pid_t pid;
+
+	for (;;) {
+		pid = start(iperf);
+		while (pid > 0 && reap(true) != pid)
+			;
+		nanosleep(&pause, NULL);
+	}
 }
 
 int main(void)
@@ -472,25 +374,17 @@ int main(void)
 	static const char *const httpd6[] = { "/bin/busybox", "httpd", "-f", "-p", "[::]:80", "-h", "/www", NULL };
 	static const uint16_t ports[] = { 7000, 80, 6379 };
 	const struct rlimit files = { 8192, 8192 };
-	char value[64];
-	bool v6;
 	int64_t deadline;
+	bool v6;
 	size_t i;
-	int lo;
 
 	mount_all();
 	read_file("/proc/cmdline", cmdline, sizeof(cmdline));
 	setrlimit(RLIMIT_NOFILE, &files);
 	setenv("PATH", "/bin:/sbin:/usr/bin", 1);
 	set_sysctl("vm/overcommit_memory", "1");
-	set_sysctl("net/core/somaxconn", "4096");
 	seed_random();
-	v6 = parameter("lockstep.ip6", value, sizeof(value));
-	quiet_ipv6(v6);
-	lo = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-	if (if_up(lo, "lo"))
-		say("lockstep-guest: error: lo: %s", strerror(errno));
-	close(lo);
+	v6 = network_prepare();
 	/* The slowest first: it starts while the drivers are loaded. */
 	start(redis);
 	start(service);
@@ -509,6 +403,5 @@ int main(void)
 		else
 			say("lockstep-guest: error: nothing listens on port %d", ports[i]);
 	}
-	for (;;)
-		reap(true);
+	keep_iperf();
 }

@@ -13,7 +13,10 @@
  * into reads and writes depends on timing; which bytes they are does not.
  *
  * The memory that `dirty` writes belongs to the worker thread in dirty.c; `check` is a question to it, answered through
- * an eventfd that stands in the same epoll set.
+ * an eventfd that stands in the same epoll set. UDP is answered by a thread of its own, in udp.c.
+ *
+ * `connect` makes a connection the other way round. Once it is open it is one like the others, whose job is to send back
+ * in upper case what it is told.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -26,11 +29,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <linux/random.h>
 #include <linux/sockios.h>
 #include <sys/epoll.h>
 #include <sys/ioctl.h>
-#include <sys/random.h>
 #include <sys/reboot.h>
 #include <sys/socket.h>
 #include <fcntl.h>
@@ -38,11 +39,15 @@
 #include <unistd.h>
 
 #include "dirty.h"
+#include "outward.h"
+#include "pattern.h"
+#include "udp.h"
 #include "xxh64.h"
 
 enum {
 	SERVICE_PORT = 7000,
-	CONN_MAX = 512,	/* connections at once; the next one is told so and closed */
+	UDP_PORT = 5300,
+	CONN_MAX = 512,	/* connections at once, also of `connect`; the next one is told so and closed */
 	IN_SIZE = 16384,
 	OUT_SIZE = 65536,
 	LINE_MAX_LEN = 4096,	/* one command line, without its newline */
@@ -55,7 +60,7 @@ enum {
 /* Bytes of one `send` or `take`. */
 #define STREAM_MAX (UINT64_C(1) << 40)
 
-enum job { JOB_NONE, JOB_SEND, JOB_TAKE, JOB_CHECK, JOB_DOWN, JOB_CLOSE };
+enum job { JOB_NONE, JOB_SEND, JOB_TAKE, JOB_CHECK, JOB_DOWN, JOB_CLOSE, JOB_SHELL, JOB_UPPER };
 
 struct conn {
 	int fd;
@@ -81,7 +86,7 @@ struct conn {
 static struct conn *conns[CONN_MAX];
 static uint32_t conn_count;
 static uint64_t gcount;
-static int epfd, listen_fd, check_fd, urandom_fd;
+static int epfd, listen_fd, check_fd;
 
 static int64_t clock_ms(clockid_t id)
 {
@@ -112,19 +117,6 @@ static void answer(struct conn *c, const char *fmt, ...)
 	n = vsnprintf(c->out + c->out_len, out_room(c), fmt, ap);
 	va_end(ap);
 	c->out_len += (uint32_t)n;
-}
-
-/*
- * The pattern of a seed is the output of splitmix64 from that seed, eight bytes a word, little-endian: it can be
- * computed from any position, so a client can check a stream without keeping it.
- */
-static uint64_t pattern_word(uint64_t seed, uint64_t index)
-{
-	uint64_t z = seed + (index + 1) * UINT64_C(0x9e3779b97f4a7c15);
-
-	z = (z ^ (z >> 30)) * UINT64_C(0xbf58476d1ce4e5b9);
-	z = (z ^ (z >> 27)) * UINT64_C(0x94d049bb133111eb);
-	return z ^ (z >> 31);
 }
 
 static void pattern_fill(struct conn *c)
@@ -243,26 +235,12 @@ static void cmd_check(struct conn *c, const char *s)
 static void cmd_random(struct conn *c, const char *s)
 {
 	uint64_t n;
-	uint32_t got = 0;
-	ssize_t rc;
 
 	if (parse_u64(&s, RANDOM_MAX, &n) || !n || *s) {
 		answer(c, "error: use: random N (N from 1 to %d)\n", RANDOM_MAX);
 		return;
 	}
-	/*
-	 * Two copies that were equal a moment ago have the same generator state, and the kernel stirs it once a minute
-	 * only: without the reseed, which mixes in the tick counter, they would give the same "random" bytes.
-	 */
-	ioctl(urandom_fd, RNDRESEEDCRNG);
-	while (got < n) {
-		rc = getrandom(c->random + got, n - got, 0);
-		if (rc > 0)
-			got += (uint32_t)rc;
-		else if (errno != EINTR)
-			break;
-	}
-	c->random_len = got;
+	c->random_len = (uint32_t)fresh_random(c->random, n);
 	put_random(c);
 }
 
@@ -307,6 +285,94 @@ static void cmd_quit(struct conn *c, const char *s)
 	c->job = JOB_CLOSE;
 }
 
+static void cmd_shell(struct conn *c, const char *s)
+{
+	answer(c, "> ");
+	c->job = JOB_SHELL;
+}
+
+/* Makes a connection of @fd, which it owns from now on. Return: it, or NULL when there are too many. */
+static struct conn *conn_new(int fd, uint32_t events)
+{
+	struct epoll_event ev = { .events = events };
+	struct conn *c = conn_count < CONN_MAX ? calloc(1, sizeof(*c)) : NULL;
+	uint32_t slot;
+
+	if (!c)
+		return NULL;
+	for (slot = 0; conns[slot]; slot++)
+		;
+	c->fd = fd;
+	c->events = events;
+	conns[slot] = c;
+	conn_count++;
+	ev.data.u32 = slot + 1;
+	epoll_ctl(epfd, EPOLL_CTL_ADD, fd, &ev);
+	return c;
+}
+
+/* Parses "ADDR PORT"; moves *@s behind it and the blanks that follow. */
+static int parse_address(const char **s, struct sockaddr_in6 *to)
+{
+	size_t len = strcspn(*s, " ");
+	char text[INET6_ADDRSTRLEN];
+	uint64_t port;
+
+	if (!len || len >= sizeof(text) || !(*s)[len])
+		return -EINVAL;
+	memcpy(text, *s, len);
+	text[len] = '\0';
+	*s += len + 1;
+	if (parse_u64(s, UINT16_MAX, &port) || !port)
+		return -EINVAL;
+	return outward_address(text, (uint16_t)port, to);
+}
+
+static void cmd_connect(struct conn *c, const char *s)
+{
+	struct sockaddr_in6 to;
+	struct conn *call;
+	uint64_t from = 0;
+	bool chosen;
+	int fd;
+
+	if (parse_address(&s, &to) || ((chosen = *s) && parse_u64(&s, UINT16_MAX, &from)) || *s) {
+		answer(c, "error: use: connect ADDR PORT [FROM]\n");
+		return;
+	}
+	fd = outward_connect(&to, chosen ? (int)from : -1);
+	if (fd < 0) {
+		answer(c, "error: connect: %s\n", strerror(-fd));
+		return;
+	}
+	call = conn_new(fd, EPOLLIN | EPOLLOUT);
+	if (!call) {
+		close(fd);
+		answer(c, "error: too many connections\n");
+		return;
+	}
+	call->job = JOB_UPPER;
+	answer(call, "hello\n");
+	answer(c, "ok\n");
+}
+
+static void cmd_udp_to(struct conn *c, const char *s)
+{
+	struct sockaddr_in6 to;
+	uint64_t n;
+	int rc;
+
+	if (parse_address(&s, &to) || parse_u64(&s, UDP_TO_MAX, &n)) {
+		answer(c, "error: use: udp-to ADDR PORT N TEXT (N up to %d)\n", UDP_TO_MAX);
+		return;
+	}
+	rc = outward_udp(&to, (uint32_t)n, s);
+	if (rc)
+		answer(c, "error: udp-to: %s\n", strerror(-rc));
+	else
+		answer(c, "ok\n");
+}
+
 static const struct command {
 	const char *name;
 	bool args;
@@ -316,7 +382,8 @@ static const struct command {
 	{ "send", true, cmd_send }, { "take", true, cmd_take }, { "dirty", true, cmd_dirty },
 	{ "check", false, cmd_check }, { "random", true, cmd_random }, { "last", false, cmd_last },
 	{ "uptime", false, cmd_uptime }, { "time", false, cmd_time }, { "poweroff", false, cmd_poweroff },
-	{ "reboot", false, cmd_reboot }, { "quit", false, cmd_quit },
+	{ "reboot", false, cmd_reboot }, { "quit", false, cmd_quit }, { "shell", false, cmd_shell },
+	{ "connect", true, cmd_connect }, { "udp-to", true, cmd_udp_to },
 };
 
 static void run_line(struct conn *c, char *line)
@@ -386,6 +453,23 @@ static bool step_take(struct conn *c)
 	return n > 0;
 }
 
+/* As far as there is room for the longest that a byte can become: itself and a prompt. Return: whether something was done. */
+static bool step_bytes(struct conn *c)
+{
+	uint32_t before = c->in_pos;
+	char b;
+
+	while (c->in_pos < c->in_len && out_room(c) > 2) {
+		b = c->in[c->in_pos++];
+		if (c->job == JOB_UPPER && b >= 'a' && b <= 'z')
+			b = (char)(b - 'a' + 'A');
+		out_put(c, &b, 1);
+		if (c->job == JOB_SHELL && b == '\n')
+			out_put(c, "> ", 2);
+	}
+	return c->in_pos != before;
+}
+
 /* Does what can be done with the buffers as they are. Return: whether something was done. */
 static bool conn_step(struct conn *c)
 {
@@ -399,6 +483,9 @@ static bool conn_step(struct conn *c)
 	case JOB_SEND:
 		pattern_fill(c);
 		return true;
+	case JOB_SHELL:
+	case JOB_UPPER:
+		return step_bytes(c);
 	case JOB_CLOSE:
 		/* To close a socket with unread input is to reset it: what still comes is read and thrown away. */
 		c->in_pos = c->in_len;
@@ -508,29 +595,16 @@ static void run_turn(uint32_t slot, uint32_t ready)
 static void conn_accept(void)
 {
 	static const char full[] = "error: too many connections\n";
-	struct epoll_event ev = { .events = EPOLLIN };
 	int one = 1, fd = accept4(listen_fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
-	struct conn *c;
-	uint32_t slot;
 
 	if (fd < 0)
 		return;
 	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
-	c = conn_count < CONN_MAX ? calloc(1, sizeof(*c)) : NULL;
-	if (!c) {
-		if (send(fd, full, sizeof(full) - 1, MSG_DONTWAIT | MSG_NOSIGNAL) < 0)
-			perror("lockstep-guest: service: send");
-		close(fd);
+	if (conn_new(fd, EPOLLIN))
 		return;
-	}
-	for (slot = 0; conns[slot]; slot++)
-		;
-	c->fd = fd;
-	c->events = EPOLLIN;
-	conns[slot] = c;
-	conn_count++;
-	ev.data.u32 = slot + 1;
-	epoll_ctl(epfd, EPOLL_CTL_ADD, fd, &ev);
+	if (send(fd, full, sizeof(full) - 1, MSG_DONTWAIT | MSG_NOSIGNAL) < 0)
+		perror("lockstep-guest: service: send");
+	close(fd);
 }
 
 static void checks_done(void)
@@ -605,18 +679,19 @@ int main(int argc, char **argv)
 	struct epoll_event ev[64], lev = { .events = EPOLLIN, .data.u32 = 0 };
 	struct epoll_event cev = { .events = EPOLLIN, .data.u32 = CONN_MAX + 1 };
 	uint16_t port = SERVICE_PORT;
-	int i, n;
+	int i, n, udp, out;
 
 	if (argc > 1)
 		port = (uint16_t)atoi(argv[1]);
 	signal(SIGPIPE, SIG_IGN);
 	listen_fd = listen_on(port);
-	urandom_fd = open("/dev/urandom", O_RDONLY | O_CLOEXEC);
 	check_fd = dirty_start();
 	epfd = epoll_create1(EPOLL_CLOEXEC);
-	if (listen_fd < 0 || urandom_fd < 0 || check_fd < 0 || epfd < 0) {
-		fprintf(stderr, "lockstep-guest: service: cannot start: listen %d, urandom %d, worker %d, epoll %d\n",
-			listen_fd, urandom_fd, check_fd, epfd);
+	udp = udp_start(UDP_PORT);
+	out = outward_start();
+	if (listen_fd < 0 || check_fd < 0 || epfd < 0 || udp < 0 || out < 0) {
+		fprintf(stderr, "lockstep-guest: service: cannot start: listen %d, worker %d, epoll %d, UDP %d and %d\n",
+			listen_fd, check_fd, epfd, udp, out);
 		return 1;
 	}
 	epoll_ctl(epfd, EPOLL_CTL_ADD, listen_fd, &lev);
