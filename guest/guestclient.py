@@ -34,6 +34,23 @@ def web_file():
     return b"".join(b"%d\n" % i for i in itertools.islice(itertools.count(1), 200000))[: 1 << 20]
 
 
+def udp_ask(host, request, port=5300, timeout=3.0, tries=3):
+    """The UDP service's answer to a request, from the address and port that were asked; asks again when it is lost."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    for left in reversed(range(tries)):
+        with socket.socket(family, socket.SOCK_DGRAM) as s:
+            s.settimeout(timeout)
+            s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
+            s.connect((host, port))
+            s.send(request)
+            try:
+                return s.recv(65536)
+            except TimeoutError:
+                if not left:
+                    raise
+    return None
+
+
 class Guest:
     """One connection to the service."""
 

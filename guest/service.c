@@ -453,7 +453,7 @@ static bool step_take(struct conn *c)
 	return n > 0;
 }
 
-/* As far as there is room for the longest that a byte can become: itself and a prompt. Return: whether something was done. */
+/* While there is room for the longest that a byte becomes: itself and a prompt. Return: whether something was done. */
 static bool step_bytes(struct conn *c)
 {
 	uint32_t before = c->in_pos;

@@ -3,8 +3,8 @@
  * udp.c - the test guest's UDP service (protocol: PROTOCOL.md)
  *
  * One thread takes one datagram, answers it, and takes the next: the answers have the order of the requests, and each
- * is a function of its request alone. It blocks when the interface is slower than it is; what comes meanwhile waits in the
- * socket's buffer, and what does not fit there is lost, as UDP may be. An answer that cannot be sent is lost as well.
+ * is a function of its request alone. It blocks when the interface is slower than it is; what comes meanwhile waits in
+ * the socket's buffer, and what does not fit there is lost, as UDP may be. An answer that cannot be sent is lost as well.
  *
  * A guest may have several addresses. The answer comes from the one that was asked: one socket serves both families, and
  * the kernel tells and is told the guest's own address (IPv4 as v4-mapped) with each datagram.
@@ -178,7 +178,7 @@ static void *serve(void *arg)
 			continue;
 		iov = (struct iovec){ ans, make_answer(ans, req, (size_t)n) };
 		m.msg_flags = 0;
-		/* An answer to what was sent to all (broadcast, multicast) has no address to come from, and fails here. */
+		/* An answer to what was sent to many (multicast) has no address to come from, and fails here. */
 		if (sendmsg(fd, &m, 0) < 0)
 			continue;
 	}
