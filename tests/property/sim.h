@@ -12,6 +12,7 @@
 #include "base/clock.h"
 #include "core/ft.h"
 #include "core/net.h"
+#include "sim_wire.h"
 
 /*
  * A deterministic world for core/: two nodes (each a struct ft, a struct net and a pretended QEMU with a guest in
@@ -23,6 +24,8 @@
  *   sim_tcp.c     a small TCP, used by guests and clients
  *   sim_guest.c   the guest: connections, applications, memory pages that check themselves
  *   sim_join.c    a new secondary after a failure, and a second failure
+ *   sim_dgram.c   datagrams: requests, the guest's answers, and what is let out of them
+ *   sim_storm.c   SYNs from addresses that nobody has
  *   sim_client.c  the clients: scripts of requests and what the answers must be
  *   sim_node.c    the shell of a node: events for ft and net
  *   sim_acts.c    the same: carries out what ft and net say
@@ -35,9 +38,6 @@
  */
 
 enum {
-	SIM_MAX_FRAME = 640,
-	SIM_SNDBUF = 1024,	/* power of two */
-	SIM_RCVBUF = 1024,	/* power of two, more than any window plus its rounding */
 	SIM_PAGES = 16,
 	SIM_GCONNS = 6,
 	SIM_CLIENTS = 4,
@@ -49,110 +49,28 @@ enum {
 	SIM_LOOPQ = 256,	/* power of two */
 	SIM_GUEST_PORT = 7000,
 	SIM_UDP_PORT = 7001,
-	SIM_HIST = 16,
+	SIM_HIST = 32,
+	SIM_DGFLOWS = 4,
+	SIM_DGMAX = 16,		/* requests by datagram in a schedule */
+	SIM_DGRECS = 512,
+	SIM_URGENT = 16,	/* urgent bytes of a connection */
+	SIM_SPOOFED = 200,	/* addresses from here on are nobody's */
 	SIM_INRECS = 256,	/* of the shadow of the input log */
 };
 
 enum { NODE_P, NODE_S, NODES };		/* by the part they begin with */
 enum { CH_CTL, CH_FRAMES, CH_BULK, CHANNELS };
 
-struct sim;
-
-struct pkt {
-	struct pkt *next;
-	uint16_t len;
-	uint8_t data[SIM_MAX_FRAME];
-};
-
-struct pktq {
-	struct pkt *head, **tail;
-	uint32_t n;
-};
-
-/* ---- TCP ---- */
-
-struct range {
-	uint32_t s, e;
-};
-
-enum tcp_state { T_CLOSED, T_SYN_SENT, T_SYN_RCVD, T_ESTAB, T_LINGER };
-enum { TF_FIN = 1, TF_SYN = 2, TF_RST = 4, TF_PSH = 8, TF_ACK = 16 };
-
-struct seg {
-	uint8_t src, dst;	/* last byte of the addresses */
-	uint16_t sport, dport;
-	uint32_t seq, ack;
-	uint8_t flags;
-	uint32_t win;
-	uint16_t len;
-	const uint8_t *data;
-	bool has_ts, sack_ok;
-	uint32_t tsval, tsecr;
-	uint16_t mss;
-	int ws;			/* -1: none */
-	unsigned int n_sack;
-	struct range sack[4];
-};
-
-struct tcb {
-	uint8_t state, peer;		/* last byte of the peer's address */
-	bool ts, sack, dsack, fin_queued, fin_acked, fin_rcvd, reset, want_ack, delack, fin_seen;
-	uint8_t snd_ws, rcv_ws, my_ws, dupacks, backoff, n_ooo, n_sacked;
-	uint16_t lport, rport, mss, rwnd;
-	uint32_t iss, irs, una, nxt, max, wnd, wl1, wl2, end;	/* @end: after the last byte the application wrote */
-	uint32_t rcv_nxt, rcv_adv, read, fin_pos;
-	uint32_t ts_off, ts_first, ts_recent, last_ack_sent;
-	struct range ooo[4], sacked[4], dup;
-	nstime rto_at, delack_at, kill_at;
-	uint8_t snd[SIM_SNDBUF], rcv[SIM_RCVBUF];
-};
-
-/* Who a connection belongs to; @now on the owner's own clock. */
-struct host {
-	struct sim *s;
-	int node;		/* -1: a client */
-	int client;
-	uint8_t addr;
-	nstime now;
-};
-
-void tcp_open(struct host *h, struct tcb *t, bool passive, const struct seg *syn, uint16_t lport, uint8_t peer,
-	      uint16_t rport);
-void tcp_input(struct host *h, struct tcb *t, const struct seg *g);
-void tcp_output(struct host *h, struct tcb *t);
-void tcp_timers(struct host *h, struct tcb *t);
-nstime tcp_deadline(const struct tcb *t);
-void tcp_abort(struct host *h, struct tcb *t);
-uint32_t tcp_write(struct tcb *t, const uint8_t *p, uint32_t n);
-uint32_t tcp_read(struct tcb *t, uint8_t *p, uint32_t n);
-static inline uint32_t tcp_readable(const struct tcb *t) { return t->rcv_nxt - (t->fin_rcvd ? 1 : 0) - t->read; }
-static inline uint32_t tcp_room(const struct tcb *t) { return SIM_SNDBUF - (t->end - t->una); }
-void tcp_refuse(struct host *h, const struct seg *g);
-
-bool frame_parse_tcp(const struct pkt *p, struct seg *g, const char **bad);
-uint8_t frame_proto(const struct pkt *p);	/* 0: ARP, 6, 17, 1; 255: something else */
-bool frame_broadcast(const struct pkt *p);
-struct pkt *frame_udp(struct sim *s, uint8_t src, uint8_t dst, uint16_t sport, uint16_t dport, const void *d,
-		      uint16_t n);
-struct pkt *frame_icmp_echo(struct sim *s, uint8_t src, uint8_t dst, bool reply, const void *d, uint16_t n);
-struct pkt *frame_arp(struct sim *s, uint8_t src, uint8_t dst, bool reply);
-const char *frame_text(const struct pkt *p);
-
-#define SEQ_LT(a, b) ((int32_t)((a) - (b)) < 0)
-#define SEQ_LE(a, b) ((int32_t)((a) - (b)) <= 0)
-#define SEQ_GT(a, b) SEQ_LT(b, a)
-#define SEQ_GE(a, b) SEQ_LE(b, a)
-
 /* ---- the guest ---- */
 
 /* Requests: op, arg, length (16 bit). What follows and what is answered stands in sim_guest.c. */
 enum { OP_ECHO = 'E', OP_RANDOM = 'R', OP_LAST = 'L', OP_UPLOAD = 'U', OP_DOWNLOAD = 'D', OP_COUNT = 'C',
-       OP_OPEN = 'O', OP_QUIT = 'Q' };
+       OP_OPEN = 'O', OP_QUIT = 'Q', OP_RESET = 'X' };
 enum { RAND_LEN = 12 };
 
 struct app {
 	uint8_t hdr[4], n_hdr, op, arg;
-	bool busy, quit;
+	bool busy, quit, abort;
 	uint32_t need;			/* payload bytes still to come */
 	uint64_t hash;			/* of everything that was ever asked on this connection */
 	uint64_t out_seed;
@@ -168,13 +86,20 @@ struct gconn {
 	uint8_t active;			/* opened by the guest, for client active - 1 */
 };
 
+/* Parts of a datagram that its sender has not come round to yet. */
+struct late {
+	uint32_t n;
+	struct pkt p[FRAME_PARTS - 1];
+};
+
 /* All that the device state holds in this model: CPU, TCP, applications. The pages are apart, and @sum binds them. */
 struct gcore {
 	uint64_t sum;
 	uint64_t writes;
 	nstime vmclock;			/* guest's clock when it was stopped last */
 	uint32_t counter;
-	uint32_t udp_hist[SIM_HIST], n_udp;
+	uint32_t dg_hist[SIM_HIST], n_dg;
+	struct late late;
 	struct gconn c[SIM_GCONNS];
 };
 
@@ -255,6 +180,15 @@ struct flow_seen {
 	uint32_t isn;
 };
 
+/* A frame of a guest's datagram that may be let out, once. */
+struct dgrec {
+	uint64_t hash;
+	uint32_t v;
+	uint16_t group, id;
+	uint8_t flow, parts, nic;
+	bool whole, out;
+};
+
 struct node {
 	int id;
 	struct net *net;
@@ -301,6 +235,10 @@ struct node {
 		bool known;
 		uint32_t max, ack;
 	} base[SIM_CLIENTS];		/* what its VM had said when it became the primary */
+	/* sim_dgram.c */
+	struct dgrec dg[SIM_DGRECS];
+	uint32_t n_dg;
+	uint16_t dg_last[SIM_DGFLOWS];	/* the last whole answer that was let out */
 };
 
 /* ---- clients ---- */
@@ -313,7 +251,12 @@ struct req {
 
 struct client {
 	struct tcb t;
-	bool used, passive, opened, done, failed, half_close, will_abort, refused_port;
+	bool used, passive, opened, done, failed, half_close, will_abort, refused_port, tfo;
+	bool reset_asked;		/* the guest was asked to reset the connection */
+	bool excused;			/* was not established when a node failed in a storm of SYNs */
+	bool again, reopened;		/* opens its port once more when it is done; has done so */
+	uint32_t extra;			/* bytes sent after the guest has closed its side */
+	struct path path;
 	uint8_t addr, abort_after;
 	uint16_t port, gport;
 	struct req script[SIM_SCRIPT];
@@ -326,7 +269,7 @@ struct client {
 	uint8_t last[RAND_LEN];
 	uint32_t n_random;
 	bool expected;			/* passive: the guest has said that it opens a connection */
-	nstime start, next_at, ev_at;
+	nstime start, next_at, ev_at, reopen_at;
 	uint8_t rbuf[16];
 };
 
@@ -337,6 +280,10 @@ struct wire {
 	uint8_t ws;
 	uint16_t gport;
 	uint32_t contig;		/* bytes without a gap */
+	uint32_t urg[SIM_URGENT];	/* where urgent bytes end, as any copy of the guest has said */
+	unsigned int n_urg;
+	bool old;			/* of the connection before on the same ports: */
+	uint32_t old_isn, old_end;
 	uint8_t known[SIM_STREAM / 8];
 	uint8_t stream[SIM_STREAM];
 };
@@ -368,7 +315,7 @@ struct failure {
 
 enum ev_type {
 	EV_NONE, EV_START, EV_LINK, EV_CHAN, EV_TO_NET, EV_TO_FT, EV_STEP, EV_NET_TIMER, EV_FT_TIMER, EV_SOCK, EV_OUT,
-	EV_GUEST, EV_WIRE_IN, EV_WIRE_CLIENT, EV_CLIENT, EV_BEAT, EV_FAIL, EV_DATAGRAM, EV_ROOM, EV_DRAIN, EV_QDIED, EV_REJOIN,
+	EV_GUEST, EV_WIRE_IN, EV_WIRE_CLIENT, EV_CLIENT, EV_BEAT, EV_FAIL, EV_DATAGRAM, EV_STORM, EV_ROOM, EV_DRAIN, EV_QDIED, EV_REJOIN,
 };
 
 struct ev {
@@ -390,6 +337,12 @@ struct ev {
 	X(p2_checked) X(replay_checked) X(staged_checked) X(syn_checked) \
 	X(fail_kill) X(fail_power) X(fail_qemu_dies) X(fail_qemu_hangs) X(fail_qemu_pauses) X(fail_freeze) X(fail_step) \
 	X(fail_command) X(rejoins) X(rejoins_promoted) X(second_failovers) \
+	X(segments) X(zero_windows) X(probes) X(scaled) X(wraps) X(tfo_sent) X(tfo_taken) X(tfo_refused) X(tfo_early) \
+	X(urgent_sent) X(urgent_out) X(sim_closes) X(half_closes) X(guest_half_closes) X(resets_by_client) \
+	X(resets_by_guest) X(reused) X(v6_conns) X(vlan_conns) X(qinq_conns) X(ext_headers) X(two_nics) X(labelled) \
+	X(dg_udp) X(dg_icmp) X(dg_other) X(dg_v6) X(dg_random) X(dg_det_answers) X(dg_fragmented) X(dg_part_lost) \
+	X(dg_part_late) X(dg_twice_given) X(dg_order_checked) X(dg_all_checked) X(storms) X(storm_syns) X(storm_answers) \
+	X(storm_failovers) X(storm_checkpoints) X(excused) X(flows_evicted) X(flows_full) \
 	X(survived_alone) X(lost_unprotected) X(translated_at_failover) X(failovers) \
 	X(fo_p_idle) X(fo_p_gate) X(fo_p_stop) X(fo_p_collect) X(fo_p_cont) X(fo_p_staged) X(fo_p_loaded) X(fo_p_other) \
 	X(fo_s_idle) X(fo_s_gate) X(fo_s_stop) X(fo_s_collect) X(fo_s_apply) X(fo_s_load) X(fo_s_mend) X(fo_s_cont) \
@@ -405,7 +358,7 @@ struct sim {
 	uint64_t rng[2];
 	uint64_t seed;
 	nstime now;
-	bool trace, failed, again;	/* @again: a promoted node may get a secondary, too */
+	bool trace, failed, old_core, again;	/* @again: a promoted node may get a secondary, too */
 	char why[512];
 	const char *promise;
 	jmp_buf out;
@@ -432,7 +385,19 @@ struct sim {
 	uint16_t link_inc;
 	nstime ck_delay;		/* x-checkpoint-delay */
 	uint32_t divergences;		/* requests and frames that may cost a checkpoint each */
-	uint32_t datagrams, datagrams_sent, udp_asked, udp_got;
+	bool labels;			/* a flow label of its own on each frame */
+	uint8_t nics;
+	/* datagrams */
+	struct path dg_path[SIM_DGFLOWS];
+	uint8_t dg_proto[SIM_DGFLOWS];
+	uint32_t datagrams, datagrams_sent, purged;
+	nstime dg_sent_at;
+	uint32_t parts_lost;
+	uint16_t dg_groups;
+	uint8_t dg_out[1024];		/* frames let out of each answer */
+	uint8_t dg_answers[SIM_DGMAX];
+	/* a storm of SYNs */
+	uint32_t storm, storm_sent;
 	struct failure fail;
 	enum ft_state fail_state[NODES];
 	char fail_phase[NODES][16];
@@ -442,7 +407,7 @@ struct sim {
 	struct wire w[SIM_CLIENTS];
 	struct wait wait[SIM_CLIENTS];
 	uint8_t counter_seen[512];
-	int mac_at, server;
+	int mac_at[NET_MAX_NICS], server;
 	struct stats *st;
 };
 
@@ -469,11 +434,13 @@ static inline nstime us(struct sim *s, uint32_t lo, uint32_t hi)
 void sim_at(struct sim *s, nstime t, enum ev_type type, int node, uint16_t a, uint32_t b, struct pkt *p);
 bool sim_next(struct sim *s, struct ev *e);
 struct pkt *pkt_new(struct sim *s);
-struct pkt *pkt_copy(struct sim *s, const void *data, uint16_t len);
+struct pkt *pkt_copy(struct sim *s, const void *data, uint32_t len, uint8_t nic);
+struct pkt *pkt_dup(struct sim *s, const struct pkt *p);
 void pkt_free(struct sim *s, struct pkt *p);
 void pktq_init(struct pktq *q);
 void pktq_push(struct pktq *q, struct pkt *p);
 struct pkt *pktq_pop(struct pktq *q);
+struct pkt *pktq_pop_any(struct sim *s, struct pktq *q);	/* the NICs keep no order between them */
 void pktq_clear(struct sim *s, struct pktq *q);
 void sim_fail(struct sim *s, const char *promise, const char *fmt, ...)
 	__attribute__((noreturn, format(printf, 3, 4)));
@@ -483,7 +450,7 @@ void sim_trace(struct sim *s, const char *fmt, ...) __attribute__((format(printf
 struct cmsg *chan_send(struct sim *s, int from, int kind);	/* NULL: closed */
 void chan_close(struct sim *s, int from);			/* what was sent still arrives */
 void chan_cut(struct sim *s, int from, bool eof);		/* the sender died: what was under way may be lost */
-void ext_to_clients(struct sim *s, const void *data, uint16_t len);
+void ext_to_clients(struct sim *s, const struct pkt *p);
 void ext_to_guest(struct sim *s, struct pkt *p);
 
 /* ---- sim_node.c ---- */
@@ -509,9 +476,28 @@ void step_event(struct sim *s, struct node *nd, uint16_t slot, uint32_t gen);
 void client_event(struct sim *s, int i);
 void client_input(struct sim *s, struct pkt *p);
 bool clients_done(struct sim *s);
-void client_datagram(struct sim *s);
+void draw_path(struct sim *s, struct path *p);
+
+/* ---- sim_dgram.c ---- */
+void dgram_draw(struct sim *s);
+void dgram_send(struct sim *s);
+void dgram_guest(struct sim *s, int node, const struct pkt *p, const struct view *v);
+void dgram_late(struct sim *s, int node);
+void dgram_given(struct sim *s, struct node *nd, const struct pkt *p);
+void dgram_emission(struct sim *s, struct node *nd, const struct pkt *p, const struct view *v);
+bool dgram_done(struct sim *s);
+void dgram_end(struct sim *s);
+
+/* ---- sim_storm.c ---- */
+void storm_draw(struct sim *s);
+void storm_event(struct sim *s);
+void storm_emission(struct sim *s, const struct seg *g);
+void storm_failed(struct sim *s);
 
 /* ---- sim_check.c ---- */
+struct gconn *check_conn(struct sim *s, struct gcore *c, int i, uint16_t gport);	/* of this life of the client's port */
+void check_forget(struct sim *s, int i);
+
 void check_emission(struct sim *s, int node, const struct pkt *p, uint64_t epoch);
 void check_takeover(struct sim *s, struct gcore *c, const char *when);
 void check_end(struct sim *s);
@@ -532,5 +518,6 @@ void join_now(struct sim *s);
 /* ---- sim_run.c ---- */
 bool sim_run(struct sim *s, uint64_t seed);
 void sim_store_init(struct sim *s);
+void run_script(struct sim *s, int i);	/* what client @i asks for */
 
 #endif

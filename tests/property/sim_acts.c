@@ -46,7 +46,9 @@ static void tap_emit(struct sim *s, struct node *nd, const struct net_act *a)
 		TR(s, "%s       (silent: the lease has run out)", who(nd));
 		return;
 	}
-	p = pkt_copy(s, net_frame_data(nd->net, a->frame), (uint16_t)len);
+	if (a->nic >= s->nics)
+		sim_fail(s, "P6", "node %s lets a frame out on NIC %u, which is not there", who(nd), a->nic);
+	p = pkt_copy(s, net_frame_data(nd->net, a->frame), len, a->nic);
 	TR(s, "%s  tap< %s  [epoch %lu]", who(nd), frame_text(p), (unsigned long)a->n);
 	if (st == FT_STANDBY || st == FT_JOINING || st == FT_INIT)
 		sim_fail(s, "P5", "the secondary lets a frame out while it stands by");
@@ -54,6 +56,8 @@ static void tap_emit(struct sim *s, struct node *nd, const struct net_act *a)
 		if (s->server >= 0 && nd->id == s->prim)
 			sim_fail(s, "P5", "the primary lets a frame out after the secondary has done so");
 		TR(s, "==== node %s speaks", who(nd));
+		if (s->server >= 0)
+			storm_failed(s);
 		s->server = nd->id;
 		if (nd->id != s->prim && !nd->checked) {
 			nd->checked = true;
@@ -61,8 +65,8 @@ static void tap_emit(struct sim *s, struct node *nd, const struct net_act *a)
 		}
 	}
 	check_emission(s, nd->id, p, a->n);
-	s->mac_at = nd->id;
-	ext_to_clients(s, p->data, p->len);
+	s->mac_at[a->nic] = nd->id;
+	ext_to_clients(s, p);
 	pkt_free(s, p);
 }
 
@@ -88,7 +92,7 @@ static void send_net_msg(struct sim *s, struct node *nd, const struct net_act *a
 		return;
 	m->msg = a->msg;
 	if (a->frame != NET_NONE) {
-		m->p = pkt_copy(s, net_frame_data(nd->net, a->frame), (uint16_t)net_frame_len(nd->net, a->frame));
+		m->p = pkt_copy(s, net_frame_data(nd->net, a->frame), net_frame_len(nd->net, a->frame), a->msg.nic);
 		TR(s, "          %s", frame_text(m->p));
 	}
 }
@@ -109,7 +113,7 @@ static void net_act(struct sim *s, struct node *nd, const struct net_act *a)
 		tap_emit(s, nd, a);
 		break;
 	case NA_GUEST:
-		p = pkt_copy(s, net_frame_data(nd->net, a->frame), (uint16_t)net_frame_len(nd->net, a->frame));
+		p = pkt_copy(s, net_frame_data(nd->net, a->frame), net_frame_len(nd->net, a->frame), a->nic);
 		TR(s, "%s  vm<  %s", who(nd), frame_text(p));
 		if (!nd->q_alive) {
 			pkt_free(s, p);
@@ -193,13 +197,16 @@ bool node_read_outq(struct sim *s, struct node *nd, uint32_t max)
 	if (max > BATCH)
 		max = BATCH;
 	memset(ev, 0, sizeof(ev[0]) * max);
-	while (n < max && (p = pktq_pop(&nd->outq))) {
+	while (n < max && (p = pktq_pop_any(s, &nd->outq))) {
 		ev[n].type = NEV_GUEST;
+		ev[n].nic = p->nic;
 		ev[n].frame = node_frame(nd, p, false);
 		if (ev[n].frame == NET_NONE)
 			net_frame_missed(nd->net);
 		else
 			n++;
+		if (p->dg_parts)
+			dgram_given(s, nd, p);
 		pkt_free(s, p);
 	}
 	if (n)

@@ -5,7 +5,7 @@
  * knows what may come: L gives the last random bytes again, no value of the counter comes twice. A reset, an answer
  * too many or too few, a wrong byte are violations, and so is a script that never ends (sim_check.c).
  *
- * Datagrams (UDP, ICMP, ARP) are sent beside that, without repetition.
+ * Some clients send their first request with the SYN, some open their ports again soon after they have closed.
  */
 #include "sim.h"
 
@@ -36,6 +36,8 @@ static void arm(struct sim *s, int i, nstime at)
 {
 	struct client *c = &s->cl[i];
 
+	if (c->reopen_at && c->reopen_at < at)
+		at = c->reopen_at;
 	if (at < s->now)
 		at = s->now;
 	if (at == NS_NEVER || (c->ev_at > s->now && c->ev_at <= at))
@@ -105,7 +107,7 @@ static void client_work(struct sim *s, int i)
 	uint8_t b;
 
 	if (t->reset) {
-		if (!c->refused_port && !c->done)
+		if (!c->refused_port && !c->done && !c->reset_asked)
 			sim_fail(s, "P6", "client %d: its connection was reset", i);
 		c->done = true;
 		return;
@@ -127,6 +129,7 @@ static void client_work(struct sim *s, int i)
 	}
 	if (t->state == T_ESTAB) {
 		if (c->will_abort && c->answered >= c->abort_after) {
+			s->st->resets_by_client++;
 			tcp_abort(&h, t);
 			c->done = true;
 			return;
@@ -145,11 +148,20 @@ static void client_work(struct sim *s, int i)
 			if (c->tx_at == len) {
 				c->tx_at = 0;
 				c->sent++;
+				c->reset_asked |= c->script[c->sent - 1].op == OP_RESET;
 				if (c->sent == c->n_req && c->half_close)
 					t->fin_queued = true;
 			}
 		}
-		if (c->answered >= c->n_req)
+		if (c->answered >= c->n_req && t->fin_rcvd && c->extra && !t->fin_queued) {
+			uint8_t more[64] = { 0 };
+			uint32_t n = tcp_write(t, more, c->extra < sizeof(more) ? c->extra : sizeof(more));
+
+			s->st->guest_half_closes += n && c->extra <= n;
+			c->extra -= n;
+			arm(s, i, s->now + us(s, 100, 2000));
+		}
+		if (c->answered >= c->n_req && (!c->extra || !t->fin_rcvd || c->script[c->n_req - 1].op != OP_QUIT))
 			t->fin_queued = true;
 		tcp_output(&h, t);
 		if (c->sent < c->n_req && c->sent < c->answered + c->depth && c->next_at > s->now)
@@ -162,24 +174,71 @@ static void client_work(struct sim *s, int i)
 		t->kill_at = s->now + 60 * NS_PER_S;
 	}
 	if (t->state == T_LINGER || (t->state == T_CLOSED && c->opened)) {
-		if (c->answered < c->n_req && !c->done)
+		if (c->answered < c->n_req && !c->done && !c->reset_asked)
 			sim_fail(s, "P1", "client %d: closed after answer %u of %u", i, c->answered, c->n_req);
+		if (!c->done && c->again && !c->reopened && !c->reset_asked)
+			c->reopen_at = s->now + us(s, 100, 30000);
 		c->done = true;
 	}
 	arm(s, i, tcp_deadline(t));
 }
 
-void client_event(struct sim *s, int i)
+/* @above: not 0: the same ports again, with numbers after this one */
+static void client_open(struct sim *s, int i, uint32_t above)
 {
 	struct client *c = &s->cl[i];
 	struct host h = host_of(s, i);
+	struct opening o = { .path = &c->path, .lport = c->port, .peer = guest_addr(&c->path), .rport = c->gport,
+			     .above = above };
+	uint8_t buf[48];
+	uint32_t len = req_len(&c->script[0]);
+
+	c->opened = true;
+	if (c->tfo && c->script[0].op != OP_RESET) {
+		/* The first request, or its beginning, goes with the SYN. */
+		o.data = buf;
+		for (o.n_data = 0; o.n_data < sizeof(buf) && o.n_data < len; o.n_data++)
+			buf[o.n_data] = req_byte(s, i, 0, o.n_data);
+		c->tx_at = o.n_data;
+		if (c->tx_at == len) {
+			c->tx_at = 0;
+			c->sent = 1;
+		}
+	}
+	tcp_open(&h, &c->t, &o);
+	arm(s, i, tcp_deadline(&c->t));
+}
+
+/* The connection is closed, the guest may linger in it: the same ports once more. */
+static void client_reopen(struct sim *s, int i)
+{
+	struct client *c = &s->cl[i];
+	uint32_t above = c->t.max;
+
+	TR(s, "C%d      opens its port again", i);
+	c->reopen_at = 0;
+	c->reopened = true;
+	c->done = c->rx_begun = c->reset_asked = false;
+	c->sent = c->answered = c->tx_at = c->rx_at = c->n_random = 0;
+	c->next_at = 0;
+	memset(&c->model, 0, sizeof(c->model));
+	memset(c->last, 0, sizeof(c->last));
+	check_forget(s, i);
+	run_script(s, i);
+	client_open(s, i, above);
+}
+
+void client_event(struct sim *s, int i)
+{
+	struct client *c = &s->cl[i];
 
 	if (!c->opened) {
-		if (c->passive || s->now < c->start)
-			return;
-		c->opened = true;
-		tcp_open(&h, &c->t, false, NULL, c->port, 10, c->gport);
-		arm(s, i, tcp_deadline(&c->t));
+		if (!c->passive && s->now >= c->start)
+			client_open(s, i, 0);
+		return;
+	}
+	if (c->reopen_at && s->now >= c->reopen_at) {
+		client_reopen(s, i);
 		return;
 	}
 	if (c->t.state == T_CLOSED && !c->t.reset)
@@ -191,14 +250,8 @@ void client_input(struct sim *s, struct pkt *p)
 {
 	struct seg g;
 	const char *bad;
-	uint8_t proto = frame_proto(p);
 
-	if (proto == 17) {
-		s->udp_got++;
-		s->st->udp_answers++;
-		return;
-	}
-	if (proto != 6)
+	if (!frame_is_tcp(p))
 		return;
 	if (!frame_parse_tcp(p, &g, &bad))
 		sim_fail(s, "P6", "a client gets a frame with %s", bad);
@@ -214,7 +267,8 @@ void client_input(struct sim *s, struct pkt *p)
 				return;
 			c->opened = true;
 			c->gport = g.sport;
-			tcp_open(&h, &c->t, true, &g, c->port, 10, g.sport);
+			tcp_open(&h, &c->t, &(struct opening){ .path = &c->path, .syn = &g, .lport = c->port,
+								.peer = guest_addr(&c->path), .rport = g.sport });
 		} else if (c->gport != g.sport || c->t.state == T_CLOSED) {
 			if (!c->done || c->will_abort)
 				tcp_refuse(&h, &g);
@@ -232,28 +286,10 @@ bool clients_done(struct sim *s)
 	for (int i = 0; i < SIM_CLIENTS; i++) {
 		struct client *c = &s->cl[i];
 
+		if (c->used && c->reopen_at && !c->excused)
+			return false;
 		if (c->used && !c->done && (c->opened || c->expected || !c->passive))
 			return false;
 	}
 	return true;
-}
-
-void client_datagram(struct sim *s)
-{
-	uint32_t id = ++s->datagrams_sent;
-	uint8_t d[40] = { (uint8_t)id, (uint8_t)(id >> 8), 7, 9 };
-	int kind = s->deterministic ? 2 : (int)rnd(s, 3);
-
-	if (kind == 0) {
-		s->udp_asked++;
-		s->divergences++;
-		ext_to_guest(s, frame_udp(s, 150, 10, 5000, SIM_UDP_PORT, d, 4));
-	} else if (kind == 1) {
-		s->divergences++;
-		ext_to_guest(s, frame_icmp_echo(s, 150, 10, false, d, 36));
-	} else {
-		ext_to_guest(s, frame_arp(s, 150, 10, false));
-	}
-	if (s->datagrams_sent < s->datagrams)
-		sim_at(s, s->now + us(s, 1000, 60000), EV_DATAGRAM, 0, 0, 0, NULL);
 }

@@ -58,6 +58,7 @@ void node_fail_now(struct sim *s)
 		return;
 	f->done = true;
 	f->done_at = s->now;
+	storm_failed(s);
 	(&s->st->fail_kill)[f->kind - FAIL_KILL]++;
 	TR(s, "==== node %s %s (P %s/%s, S %s/%s)", who(nd), name[f->kind], ft_state_name(ft_state(s->node[0].ft)),
 	   ft_phase(s->node[0].ft), ft_state_name(ft_state(s->node[1].ft)), ft_phase(s->node[1].ft));

@@ -13,7 +13,7 @@
  *	R  random bytes, kept: L gives them again. Who lost the state behind an answer is caught by L.
  *	C  one counter over all connections, so its values depend on who was served first.
  * E mixes in a payload and gives bytes of the state, U answers with the hash of a payload, D gives many bytes, O
- * opens a connection towards a client, Q closes from the guest's side.
+ * opens a connection towards a client, Q closes from the guest's side, X resets. One byte of D may be urgent.
  */
 #include "sim.h"
 
@@ -78,8 +78,10 @@ bool app_finish(struct app *a, uint32_t *counter, const uint8_t entropy[RAND_LEN
 		a->out_len = 1;
 		return true;
 	case OP_QUIT:
+	case OP_RESET:
 		a->out_len = 0;
 		a->quit = true;
+		a->abort = a->op == OP_RESET;
 		break;
 	default:
 		a->out_len = 1;
@@ -175,8 +177,26 @@ static void guest_open(struct sim *s, struct host *h, struct gcore *c, uint8_t c
 		return;
 	memset(&g->a, 0, sizeof(g->a));
 	g->active = (uint8_t)(client + 1);
-	tcp_open(h, &g->t, false, NULL, port, s->cl[client].addr, s->cl[client].port);
+	tcp_open(h, &g->t, &(struct opening){ .path = &s->cl[client].path, .lport = port, .peer = s->cl[client].addr,
+					      .rport = s->cl[client].port });
 	s->st->guest_opened++;
+}
+
+/* One byte in the middle of some long answers is urgent; @n bytes up to @a->out_at were just written. */
+static void mark_urgent(struct sim *s, struct tcb *t, const struct app *a, uint32_t n)
+{
+	uint32_t at = a->out_len / 2;
+	struct wire *w = &s->w[t->peer - 100u];
+
+	if (a->op != OP_DOWNLOAD || !(a->arg & 1) || a->out_at <= at || a->out_at - n > at)
+		return;
+	t->urg_on = true;
+	t->urg = t->end - (a->out_at - (at + 1));
+	for (unsigned int i = 0; i < w->n_urg; i++)
+		if (w->urg[i] == t->urg - t->iss - 1)
+			return;
+	if (w->n_urg < SIM_URGENT)
+		w->urg[w->n_urg++] = t->urg - t->iss - 1;
 }
 
 /* One connection's application: reads requests, writes answers, as far as buffers allow. */
@@ -187,7 +207,10 @@ static void app_step(struct sim *s, struct host *h, struct gcore *c, struct gcon
 	uint8_t b, buf[64], entropy[RAND_LEN];
 	uint32_t n, limit = 1 + rnd(s, 600);
 
-	if (t->state != T_ESTAB || t->fin_queued)
+	/* Who has closed one's own side still takes what comes. */
+	if (t->fin_queued && t->state == T_ESTAB)
+		tcp_read(t, buf, sizeof(buf));
+	if ((t->state != T_ESTAB && !(t->state == T_SYN_RCVD && t->tfo)) || t->fin_queued)
 		return;
 	while (limit) {
 		if (a->busy) {
@@ -195,12 +218,18 @@ static void app_step(struct sim *s, struct host *h, struct gcore *c, struct gcon
 				buf[n] = app_out(a, a->out_at + n);
 			n = tcp_write(t, buf, n);
 			a->out_at += n;
+			mark_urgent(s, t, a, n);
 			if (a->out_at < a->out_len) {
 				if (!n)
 					return;
 				continue;
 			}
 			a->busy = false;
+			if (a->abort) {
+				s->st->resets_by_guest++;
+				tcp_abort(h, t);
+				return;
+			}
 			if (a->quit) {
 				t->fin_queued = true;
 				return;
@@ -224,38 +253,19 @@ static void app_step(struct sim *s, struct host *h, struct gcore *c, struct gcon
 		t->fin_queued = true;
 }
 
-static void guest_datagram(struct sim *s, int node, struct pkt *p, uint8_t proto)
-{
-	struct gcore *c = &s->node[node].g.core;
-	const uint8_t *u = p->data + 34;
-	uint8_t d[8];
-	uint32_t v;
-
-	if (proto == 1 && u[0] == 8) {
-		node_guest_out(s, node, frame_icmp_echo(s, 10, p->data[29], true, u + 4, (uint16_t)(p->len - 38)));
-	} else if (proto == 17 && p->len >= 46) {
-		v = (uint32_t)(sim_rand(s) >> 32) | 1;
-		c->udp_hist[c->n_udp++ % SIM_HIST] = v;
-		memcpy(d, u + 8, 4);
-		memcpy(d + 4, &v, 4);
-		node_guest_out(s, node, frame_udp(s, 10, p->data[29], SIM_UDP_PORT, (uint16_t)(u[0] << 8 | u[1]), d, 8));
-	} else if (proto == 0 && p->data[21] == 1 && p->data[41] == 10) {
-		node_guest_out(s, node, frame_arp(s, 10, p->data[31], true));
-	}
-}
-
 void guest_input(struct sim *s, int node, struct pkt *p)
 {
 	struct node *nd = &s->node[node];
 	struct host h = host_of(s, node);
 	struct gcore *c = &nd->g.core;
-	struct gconn *g;
+	struct gconn *g, *old;
 	struct seg seg;
 	const char *bad;
-	uint8_t proto = frame_proto(p);
+	struct view v;
 
-	if (proto != 6) {
-		guest_datagram(s, node, p, proto);
+	frame_look(p, &v);
+	if (v.proto != 6) {
+		dgram_guest(s, node, p, &v);
 		return;
 	}
 	if (!frame_parse_tcp(p, &seg, &bad)) {
@@ -266,22 +276,36 @@ void guest_input(struct sim *s, int node, struct pkt *p)
 	g = guest_conn(c, seg.src, seg.sport, seg.dport);
 	if (g && g->t.state == T_CLOSED)
 		g = NULL;
+	old = NULL;
+	/* A client that comes again on the same ports. */
+	if (g && g->t.state == T_LINGER && (seg.flags & (TF_SYN | TF_ACK)) == TF_SYN && SEQ_GT(seg.seq, g->t.rcv_nxt)) {
+		s->st->reused++;
+		old = g;
+		g = NULL;
+	}
+	if (!g && seg.src >= SIM_SPOOFED) {
+		tcp_cookie(&h, &seg);
+		return;
+	}
 	if (!g) {
 		if ((seg.flags & (TF_SYN | TF_ACK)) == TF_SYN && seg.dport == SIM_GUEST_PORT) {
-			g = conn_new(c);
+			g = old ? old : conn_new(c);
 			if (!g)
 				return;
 			memset(&g->a, 0, sizeof(g->a));
 			g->active = 0;
-			tcp_open(&h, &g->t, true, &seg, seg.dport, seg.src, seg.sport);
+			tcp_open(&h, &g->t, &(struct opening){ .path = &seg.path, .syn = &seg, .lport = seg.dport,
+								.peer = seg.src, .rport = seg.sport });
 		} else {
 			tcp_refuse(&h, &seg);
 		}
 		node_kick_guest(s, node, s->now + us(s, 1, s->guest_delay[node]));
 		return;
 	}
+	if (!path_same(&g->t.path, &seg.path))
+		sim_fail(s, "P6", "node %d gives its guest a segment with other tags, or by another NIC: %s", node, frame_text(p));
 	/* An echoed timestamp that this guest can never have sent was not translated. */
-	if (g->t.ts && seg.has_ts && seg.flags & TF_ACK && seg.tsecr && g->t.state != T_SYN_SENT) {
+	if (g->t.ts && seg.has_ts && seg.flags & TF_ACK && seg.tsecr && g->t.state != T_SYN_SENT && !s->old_core) {
 		uint32_t own = (uint32_t)(h.now / NS_PER_MS) + g->t.ts_off;
 
 		if (SEQ_LT(seg.tsecr, g->t.ts_first - 30000) || SEQ_GT(seg.tsecr, own + 120000))
@@ -307,6 +331,10 @@ void guest_run(struct sim *s, int node)
 		sim_fail(s, "P3", "the memory of node %d's VM is not that of its device state", node);
 	if (chance(s, 3000))
 		page_write(s, &nd->g);
+	if (c->late.n && chance(s, 5000))
+		dgram_late(s, node);
+	else if (c->late.n)
+		node_kick_guest(s, node, s->now + us(s, 1, 20000));
 	for (int k = 0; k < SIM_GCONNS; k++) {
 		struct gconn *g = &c->c[(first + k) % SIM_GCONNS];
 

@@ -21,7 +21,7 @@ static bool watched(const struct sim *s, int i)
 {
 	const struct client *c = &s->cl[i];
 
-	return c->used && !c->done && !c->refused_port && !c->will_abort && !c->t.reset && c->t.state != T_LINGER;
+	return c->used && !c->done && !c->refused_port && !c->will_abort && !c->t.reset && !c->reset_asked && c->t.state != T_LINGER;
 }
 
 /* ---- input ---- */
@@ -32,10 +32,13 @@ void inside_input(struct sim *s, struct node *nd, uint64_t seq, const struct pkt
 	const char *bad;
 	struct inrec *r;
 
-	if (frame_proto(p) != 6 || !frame_parse_tcp(p, &g, &bad) || g.flags & TF_RST)
+	if (!frame_is_tcp(p) || !frame_parse_tcp(p, &g, &bad) || g.flags & TF_RST)
 		return;
 	for (int i = 0; i < SIM_CLIENTS; i++) {
 		if (!s->cl[i].used || s->cl[i].addr != g.src || s->cl[i].port != g.sport || s->cl[i].gport != g.dport)
+			continue;
+		/* Of the connection before on the same ports. */
+		if (!s->cl[i].passive && SEQ_LT(g.seq, s->cl[i].t.iss))
 			continue;
 		r = &nd->in[nd->n_in++ % SIM_INRECS];
 		r->seq = seq;
@@ -60,7 +63,7 @@ static uint32_t has_from(struct sim *s, const struct node *nd, int i, const stru
 			const char *bad;
 			uint32_t e;
 
-			if (frame_proto(p) != 6 || !frame_parse_tcp(p, &g, &bad) || g.src != s->cl[i].addr ||
+			if (!frame_is_tcp(p) || !frame_parse_tcp(p, &g, &bad) || g.src != s->cl[i].addr ||
 			    g.sport != s->cl[i].port || g.dport != s->cl[i].gport)
 				continue;
 			e = g.seq + g.len + (g.flags & TF_SYN ? 1u : 0) + (g.flags & TF_FIN ? 1u : 0);
@@ -83,8 +86,10 @@ static void check_given(struct sim *s, struct node *nd, const char *when)
 
 		if (r->seq <= nd->in_cut || !watched(s, r->client))
 			continue;
+		if (!cl->passive && SEQ_LT(r->s, cl->t.iss))
+			continue;
 		c = guest_conn(&nd->g.core, cl->addr, cl->port, cl->gport);
-		if (c && c->t.state == T_CLOSED)
+		if (c && (c->t.state == T_CLOSED || c->t.state == T_LINGER))
 			continue;
 		if (c && c->t.state != T_SYN_SENT && SEQ_LT(from, c->t.rcv_nxt))
 			from = c->t.rcv_nxt;
@@ -104,7 +109,7 @@ static void note_base(struct sim *s, struct node *nd)
 {
 	for (int i = 0; i < SIM_CLIENTS; i++) {
 		struct client *cl = &s->cl[i];
-		struct gconn *c = guest_conn(&nd->g.core, cl->addr, cl->port, cl->passive ? s->w[i].gport : cl->gport);
+		struct gconn *c = check_conn(s, &nd->g.core, i, cl->passive ? s->w[i].gport : cl->gport);
 
 		nd->base[i].known = s->rejoined && c && c->t.state > T_SYN_SENT;
 		if (!nd->base[i].known)
@@ -176,7 +181,7 @@ void inside_staged(struct sim *s, struct node *nd, uint64_t n)
 
 		if (!watched(s, i))
 			continue;
-		c = guest_conn(&nd->saved, cl->addr, cl->port, cl->passive ? w->gport : cl->gport);
+		c = check_conn(s, &nd->saved, i, cl->passive ? w->gport : cl->gport);
 		if (!c || c->t.state == T_CLOSED || c->t.state == T_SYN_SENT)
 			continue;
 		s->st->staged_checked++;
@@ -223,8 +228,8 @@ void inside_tick(struct sim *s, struct node *p)
 		uint32_t both;
 
 		if (ok && watched(s, i) && w->isn_known) {
-			a = guest_conn(&p->g.core, cl->addr, cl->port, w->gport);
-			b = guest_conn(&q->g.core, cl->addr, cl->port, w->gport);
+			a = check_conn(s, &p->g.core, i, w->gport);
+			b = check_conn(s, &q->g.core, i, w->gport);
 			if (a && b && a->t.state == T_ESTAB && b->t.state == T_ESTAB) {
 				uint32_t pa = a->t.iss + 1 + w->end, pb = b->t.iss + 1 + w->end;
 

@@ -81,20 +81,29 @@ struct pkt *pkt_new(struct sim *s)
 		p = &s->store->pkts[s->n_pkts++];
 	else
 		sim_fail(s, "harness", "out of packets");
-	p->next = NULL;
-	p->len = 0;
+	memset(p, 0, offsetof(struct pkt, data));
 	return p;
 }
 
-struct pkt *pkt_copy(struct sim *s, const void *data, uint16_t len)
+struct pkt *pkt_copy(struct sim *s, const void *data, uint32_t len, uint8_t nic)
 {
 	struct pkt *p = pkt_new(s);
 
 	if (len > SIM_MAX_FRAME)
 		sim_fail(s, "P7", "a frame of %u bytes, more than anybody sent", len);
 	memcpy(p->data, data, len);
-	p->len = len;
+	p->len = (uint16_t)len;
+	p->nic = nic;
 	return p;
+}
+
+struct pkt *pkt_dup(struct sim *s, const struct pkt *p)
+{
+	struct pkt *q = pkt_new(s);
+
+	memcpy(q, p, offsetof(struct pkt, data) + p->len);
+	q->next = NULL;
+	return q;
 }
 
 void pkt_free(struct sim *s, struct pkt *p)
@@ -129,6 +138,24 @@ struct pkt *pktq_pop(struct pktq *q)
 		q->n--;
 	}
 	return p;
+}
+
+struct pkt *pktq_pop_any(struct sim *s, struct pktq *q)
+{
+	struct pkt *p, **at;
+
+	if (s->nics < 2 || !q->head || !chance(s, 3000))
+		return pktq_pop(q);
+	for (at = &q->head; (p = *at); at = &p->next) {
+		if (p->nic == q->head->nic)
+			continue;
+		*at = p->next;
+		if (!p->next)
+			q->tail = at;
+		q->n--;
+		return p;
+	}
+	return pktq_pop(q);
 }
 
 void pktq_clear(struct sim *s, struct pktq *q)
@@ -247,19 +274,21 @@ static void ext_send(struct sim *s, enum ev_type type, int node, struct pkt *p)
 		at += us(s, 100, 3000);
 	if (bad && chance(s, s->dup)) {
 		s->st->dup_ext++;
-		sim_at(s, at + us(s, 0, 3000), type, node, 0, 0, pkt_copy(s, p->data, p->len));
+		sim_at(s, at + us(s, 0, 3000), type, node, 0, 0, pkt_dup(s, p));
 	}
 	sim_at(s, at, type, node, 0, 0, p);
 }
 
-void ext_to_clients(struct sim *s, const void *data, uint16_t len)
+void ext_to_clients(struct sim *s, const struct pkt *p)
 {
-	ext_send(s, EV_WIRE_CLIENT, 0, pkt_copy(s, data, len));
+	ext_send(s, EV_WIRE_CLIENT, 0, pkt_dup(s, p));
 }
 
 void ext_to_guest(struct sim *s, struct pkt *p)
 {
+	int at = s->mac_at[p->nic];
+
 	if (frame_broadcast(p))
-		ext_send(s, EV_WIRE_IN, 1 - s->mac_at, pkt_copy(s, p->data, p->len));
-	ext_send(s, EV_WIRE_IN, s->mac_at, p);
+		ext_send(s, EV_WIRE_IN, 1 - at, pkt_dup(s, p));
+	ext_send(s, EV_WIRE_IN, at, p);
 }

@@ -46,7 +46,7 @@ static void arm_guest(struct sim *s, struct node *nd)
 static void take_input(struct sim *s, struct node *nd, const struct net_ev *ne)
 {
 	struct net_stats a, b;
-	struct pkt *p = pkt_copy(s, net_frame_data(nd->net, ne->frame), (uint16_t)net_frame_len(nd->net, ne->frame));
+	struct pkt *p = pkt_copy(s, net_frame_data(nd->net, ne->frame), net_frame_len(nd->net, ne->frame), ne->nic);
 
 	net_stats_get(nd->net, &a);
 	node_net(s, nd, ne, 1);
@@ -151,7 +151,7 @@ static void sock_event(struct sim *s, struct node *nd, bool report)
 		if (!report)
 			return;
 	}
-	if (!report && (p = pktq_pop(&nd->sock))) {
+	if (!report && (p = pktq_pop_any(s, &nd->sock))) {
 		if (nd->q_running) {
 			guest_input(s, nd->id, p);
 			pkt_free(s, p);
@@ -355,6 +355,7 @@ void node_event(struct sim *s, const struct ev *e)
 		break;
 	case EV_WIRE_IN:
 		ne.type = NEV_TAP;
+		ne.nic = e->p->nic;
 		ne.frame = node_frame(nd, e->p, true);
 		TR(s, "%s  tap> %s", who(nd), frame_text(e->p));
 		pkt_free(s, e->p);
@@ -408,7 +409,8 @@ void node_finish(struct sim *s)
 		net_step(nd->net, node_now(s, i), &ne, 1, acts, ACTS);
 		net_stats_get(nd->net, &ns);
 		/* The SVM's SYN-ACK, of a flow that the dead primary never announced, stays with its flow. */
-		if (ns.frames_free + ns.held + ns.held_svm + ns.logged + (i == NODE_S || s->rejoined ? SIM_CLIENTS : 0) <
+		if (ns.frames_free + ns.held + ns.held_svm + ns.logged + (i == NODE_S || s->rejoined ? SIM_CLIENTS : 0) +
+		    s->storm + s->parts_lost * FRAME_PARTS <
 		    nd->ncfg.n_frames)
 			sim_fail(s, "P7", "node %s: %u frames free, %u held, %u of the SVM, %u logged, of %u", who(nd),
 				 ns.frames_free, ns.held, ns.held_svm, ns.logged, nd->ncfg.n_frames);

@@ -20,7 +20,7 @@ void sim_store_init(struct sim *s)
 
 	if (!st)
 		abort();
-	net_cfg_default(&cfg, 1, SIM_MAX_FRAME - 22);
+	net_cfg_default(&cfg, 2, SIM_MAX_FRAME - 22);
 	cfg.n_frames = FRAMES;
 	cfg.n_flows = FLOWS;
 	cfg.n_log = LOG;
@@ -37,7 +37,7 @@ static void wipe(struct sim *s, uint64_t seed)
 {
 	struct sim_store *store = s->store;
 	struct stats *st = s->st;
-	bool trace = s->trace, again = s->again;
+	bool trace = s->trace, again = s->again, old_core = s->old_core;
 	uint32_t nf = s->net_faults, ff = s->ft_faults;
 
 	/* Device states in the nodes are not looked at before they were written. */
@@ -53,6 +53,7 @@ static void wipe(struct sim *s, uint64_t seed)
 	s->st = st;
 	s->trace = trace;
 	s->again = again;
+	s->old_core = old_core;
 	s->net_faults = nf;
 	s->ft_faults = ff;
 	s->seed = seed;
@@ -73,7 +74,7 @@ static void wipe(struct sim *s, uint64_t seed)
 	}
 }
 
-static void draw_script(struct sim *s, int i)
+void run_script(struct sim *s, int i)
 {
 	static const uint8_t free_ops[] = { OP_ECHO, OP_ECHO, OP_RANDOM, OP_LAST, OP_UPLOAD, OP_DOWNLOAD, OP_COUNT,
 					    OP_ECHO };
@@ -91,14 +92,34 @@ static void draw_script(struct sim *s, int i)
 		if (asked && chance(s, 5000))
 			r->op = OP_LAST;
 		asked = r->op == OP_RANDOM;
-		if (k + 1 == c->n_req && chance(s, 1500))
+		if (k + 1 == c->n_req && chance(s, 1500)) {
 			r->op = OP_QUIT;
+			c->half_close = chance(s, 3000);
+			c->extra = chance(s, 4000) ? 1 + rnd(s, 500) : 0;
+		} else if (k + 1 == c->n_req && !s->deterministic && chance(s, 300)) {
+			r->op = OP_RESET;
+			s->divergences += 2;
+		}
+		r->arg = (uint8_t)rnd(s, 2);
 		r->len = (uint16_t)(r->op == OP_ECHO ? rnd(s, 200) : r->op == OP_UPLOAD ? 1 + rnd(s, 1500) :
 				    r->op == OP_DOWNLOAD ? 1 + rnd(s, 1000) : 0);
 		r->think = rnd(s, think);
 		if (r->op == OP_RANDOM || r->op == OP_COUNT)
 			s->divergences++;
 	}
+}
+
+void draw_path(struct sim *s, struct path *p)
+{
+	*p = (struct path){ .nic = (uint8_t)rnd(s, s->nics) };
+	if (s->old_core && s->deterministic)
+		return;
+	p->v6 = chance(s, 4000);
+	p->tags = chance(s, 6000) ? 0 : 1 + (uint8_t)rnd(s, 2);
+	p->vid[0] = (uint16_t)(1 + rnd(s, 4094));
+	p->vid[1] = (uint16_t)(1 + rnd(s, 4094));
+	if (p->v6 && chance(s, 3000))
+		p->ext = (uint8_t)(1 + rnd(s, 3));
 }
 
 static void draw_clients(struct sim *s)
@@ -113,8 +134,14 @@ static void draw_clients(struct sim *s)
 		c->port = (uint16_t)(30000 + i * 100 + (int)rnd(s, 100));
 		c->gport = SIM_GUEST_PORT;
 		c->start = us(s, 0, 100000);
-		draw_script(s, i);
+		draw_path(s, &c->path);
+		s->st->v6_conns += c->path.v6;
+		s->st->vlan_conns += c->path.tags == 1;
+		s->st->qinq_conns += c->path.tags == 2;
 		c->half_close = chance(s, 1000);
+		run_script(s, i);
+		c->tfo = chance(s, 1500);
+		c->again = !s->rejoin && chance(s, 1200);
 		if (!s->deterministic && chance(s, 500)) {
 			c->will_abort = true;
 			c->abort_after = (uint8_t)rnd(s, c->n_req);
@@ -134,7 +161,8 @@ static void draw_clients(struct sim *s)
 		c->used = c->passive = true;
 		c->addr = (uint8_t)(100 + n);
 		c->port = (uint16_t)(9000 + n);
-		draw_script(s, n);
+		draw_path(s, &c->path);
+		run_script(s, n);
 		if (r->op != OP_QUIT) {
 			r->op = OP_OPEN;
 			r->arg = (uint8_t)n;
@@ -214,8 +242,9 @@ static void draw_nodes(struct sim *s)
 		struct net_cfg *nc = &nd->ncfg;
 
 		node_init(s, i, i == NODE_P ? FT_PRIMARY : FT_SECONDARY);
-		net_cfg_default(nc, 1, SIM_MAX_FRAME - 22);
+		net_cfg_default(nc, s->nics, SIM_MAX_FRAME - 22);
 		memcpy(nc->mac[0], "\x52\x54\x00\x00\x00\x0a", 6);
+		memcpy(nc->mac[1], "\x52\x54\x00\x00\x02\x0a", 6);
 		nc->n_frames = FRAMES;
 		nc->n_flows = FLOWS;
 		nc->n_log = LOG;
@@ -275,12 +304,15 @@ static void draw(struct sim *s)
 	s->g_ws = chance(s, 1500) ? 0xff : (uint8_t)rnd(s, 6);
 	s->g_mss = (uint16_t)(64 + rnd(s, 400));
 	s->g_rwnd = (uint16_t)(200 + rnd(s, 690));
+	s->nics = chance(s, 3000) ? 2 : 1;
+	s->st->two_nics += s->nics == 2;
+	s->labels = chance(s, 3000);
+	s->st->labelled += s->labels;
 	draw_nodes(s);
 	draw_clients(s);
 	draw_failure(s);
-	s->datagrams = chance(s, 6000) ? 0 : 1 + rnd(s, 4);
-	if (s->datagrams)
-		sim_at(s, us(s, 1000, 150000), EV_DATAGRAM, 0, 0, 0, NULL);
+	dgram_draw(s);
+	storm_draw(s);
 }
 
 static bool pair_settled(struct sim *s)
@@ -335,7 +367,7 @@ static void stuck(struct sim *s)
 		if (!c->used || c->done || (c->passive && !c->opened && !c->expected))
 			continue;
 		if (core)
-			g = guest_conn(core, c->addr, c->port, c->gport);
+			g = check_conn(s, core, i, c->gport);
 		if (g && s->w[i].ack_known && SEQ_LT(g->t.rcv_nxt - g->t.irs, s->w[i].max_ack - c->t.iss))
 			sim_fail(s, "P2", "client %d is stuck: %u bytes were acknowledged to it, the VM has %u", i,
 				 s->w[i].max_ack - c->t.iss - 1, g->t.rcv_nxt - g->t.irs - 1);
@@ -367,6 +399,7 @@ static void count_end(struct sim *s)
 		return;
 	if (!pu && qu && ft_state(s->node[1 - s->prim].ft) == FT_ALONE) {
 		s->st->failovers++;
+		s->st->storm_failovers += s->storm_sent > 0;
 		s->st->second_failovers += s->rejoined;
 		for (unsigned int k = 0; k < sizeof(phases) / sizeof(phases[0]); k++)
 			if (!strcmp(s->fail_phase[phases[k].node == NODE_P ? s->prim : 1 - s->prim], phases[k].name)) {
@@ -408,7 +441,10 @@ static void run(struct sim *s)
 			client_event(s, e.a);
 			break;
 		case EV_DATAGRAM:
-			client_datagram(s);
+			dgram_send(s);
+			break;
+		case EV_STORM:
+			storm_event(s);
 			break;
 		case EV_FAIL:
 			node_fail_now(s);
@@ -427,7 +463,7 @@ static void run(struct sim *s)
 			s->rejoin_at = s->now + us(s, 2000, 60000);
 			sim_at(s, s->rejoin_at, EV_REJOIN, 0, 0, 0, NULL);
 		}
-		if (s->n_events % 16 == 0 && clients_done(s) && pair_settled(s) &&
+		if (s->n_events % 16 == 0 && clients_done(s) && dgram_done(s) && pair_settled(s) &&
 		    (!s->fail.done || s->now > s->fail.done_at + 50 * NS_PER_MS)) {
 			node_finish(s);
 			break;

@@ -126,7 +126,7 @@ static bool step_effect(struct sim *s, struct node *nd, struct step_run *r)
 			if (chance(s, 5000))
 				guest_input(s, nd->id, p);
 			else
-				s->st->purged++;
+				s->st->purged++, s->purged++;
 			pkt_free(s, p);
 		}
 		node_kick_guest(s, nd->id, s->now + us(s, 1, 500));

@@ -27,6 +27,8 @@ static uint32_t ts_clock(const struct host *h)
 	return (uint32_t)(h->now / NS_PER_MS);
 }
 
+static void take_data(struct host *h, struct tcb *t, const struct seg *g);
+
 static void timer_rto(struct host *h, struct tcb *t)
 {
 	t->rto_at = h->now + ((nstime)(RTO_US + rnd(h->s, 10000)) * NS_PER_US << t->backoff);
@@ -35,7 +37,8 @@ static void timer_rto(struct host *h, struct tcb *t)
 static void send_seg(struct host *h, struct tcb *t, uint32_t seq, uint32_t len, uint8_t flags)
 {
 	struct pkt *p = pkt_new(h->s);
-	uint8_t *tc = p->data + ETH + IP4, *o = tc + 20;
+	uint8_t mine = h->node >= 0 ? guest_addr(&t->path) : h->addr;
+	uint8_t *tc = frame_begin(h->s, p, &t->path, mine, t->peer, 6), *o = tc + 20;
 	uint32_t unit, wnd, field, hl;
 
 	put16(tc, t->lport);
@@ -101,17 +104,25 @@ static void send_seg(struct host *h, struct tcb *t, uint32_t seq, uint32_t len, 
 	tc[13] = flags;
 	put16(tc + 14, field);
 	put32(tc + 16, 0);
+	if (t->urg_on && !(flags & (TF_SYN | TF_RST)) && SEQ_GT(t->urg, seq) && t->urg - seq < 0x10000) {
+		tc[13] |= TF_URG;
+		put16(tc + 18, t->urg - seq);
+		h->s->st->urgent_sent++;
+	}
+	/* A SYN takes a number of its own before the data. */
 	for (uint32_t i = 0; i < len; i++)
-		tc[hl + i] = t->snd[(seq + i) % SIM_SNDBUF];
-	frame_ip(p->data, h->addr, t->peer, 6, hl + len, (uint16_t)sim_rand(h->s));
-	put16(tc + 16, frame_l4_sum(p->data + ETH, tc, hl + len));
-	p->len = (uint16_t)(ETH + IP4 + hl + len);
+		tc[hl + i] = t->snd[(seq + !!(flags & TF_SYN) + i) % SIM_SNDBUF];
+	frame_end(p, hl + len);
+	h->s->st->segments++;
+	h->s->st->zero_windows += flags & TF_ACK && !(flags & (TF_RST | TF_SYN)) && !field;
+	h->s->st->scaled += len && unit;
+	h->s->st->wraps += len && seq + len < seq;
 	host_emit(h, p);
 }
 
 void tcp_refuse(struct host *h, const struct seg *g)
 {
-	struct tcb t = { .lport = g->dport, .rport = g->sport, .peer = g->src };
+	struct tcb t = { .lport = g->dport, .rport = g->sport, .peer = g->src, .path = g->path };
 
 	if (g->flags & TF_RST)
 		return;
@@ -138,22 +149,24 @@ static void peer_options(struct tcb *t, const struct seg *g)
 		t->mss = g->mss;
 	t->ts_recent = g->tsval;
 	t->irs = g->seq;
-	t->rcv_nxt = t->read = t->rcv_adv = t->last_ack_sent = g->seq + 1;
+	t->rcv_nxt = t->read = t->last_ack_sent = g->seq + 1;
+	t->rcv_adv = t->rcv_nxt + (t->tfo ? t->rwnd : 0);
 	t->wnd = g->win;
 	t->wl1 = g->seq;
 	t->wl2 = g->ack;
 }
 
-void tcp_open(struct host *h, struct tcb *t, bool passive, const struct seg *syn, uint16_t lport, uint8_t peer,
-	      uint16_t rport)
+void tcp_open(struct host *h, struct tcb *t, const struct opening *op)
 {
 	struct sim *s = h->s;
 
 	memset(t, 0, offsetof(struct tcb, snd));
-	t->lport = lport;
-	t->rport = rport;
-	t->peer = peer;
-	t->iss = chance(s, 1500) ? 0xffffff00u + rnd(s, 256) : (uint32_t)sim_rand(s);
+	t->path = *op->path;
+	t->lport = op->lport;
+	t->rport = op->rport;
+	t->peer = op->peer;
+	t->iss = op->above ? op->above + 1000 + rnd(s, 100000) : chance(s, 1500) ? 0xffffff00u + rnd(s, 256) :
+		 (uint32_t)sim_rand(s);
 	t->ts_off = chance(s, 1500) ? 0xffffff00u + rnd(s, 256) : (uint32_t)sim_rand(s);
 	t->una = t->nxt = t->max = t->iss;
 	t->end = t->iss + 1;
@@ -165,22 +178,45 @@ void tcp_open(struct host *h, struct tcb *t, bool passive, const struct seg *syn
 	t->rwnd = h->node >= 0 ? s->g_rwnd : (uint16_t)(300 + rnd(s, 590));
 	t->delack_at = t->kill_at = NS_NEVER;
 	t->ts_first = ts_clock(h) + t->ts_off;
-	if (passive) {
-		peer_options(t, syn);
+	t->nxt = t->max = t->iss + 1;
+	if (op->syn) {
+		/* Who has no valid cookie gets the data once more. */
+		t->tfo = h->node >= 0 && op->syn->len && chance(s, 9000);
+		peer_options(t, op->syn);
 		t->state = T_SYN_RCVD;
+		if (t->tfo) {
+			take_data(h, t, op->syn);
+			s->st->tfo_taken++;
+		}
+		send_seg(h, t, t->iss, 0, TF_SYN | TF_ACK);
 	} else {
 		t->state = T_SYN_SENT;
+		if (op->n_data) {
+			t->tfo = true;
+			tcp_write(t, op->data, op->n_data);
+			t->nxt = t->max = t->end;
+			s->st->tfo_sent++;
+		}
+		send_seg(h, t, t->iss, t->end - (t->iss + 1), TF_SYN);
 	}
-	t->nxt = t->max = t->iss + 1;
-	send_seg(h, t, t->iss, 0, passive ? TF_SYN | TF_ACK : TF_SYN);
 	timer_rto(h, t);
+}
+
+void tcp_cookie(struct host *h, const struct seg *g)
+{
+	struct tcb t = { .lport = g->dport, .rport = g->sport, .peer = g->src, .path = g->path, .mss = 400, .my_ws = 0xff,
+			 .rwnd = 500, .iss = (uint32_t)sim_rand(h->s) };
+
+	t.rcv_nxt = t.read = t.rcv_adv = g->seq + 1;
+	send_seg(h, &t, t.iss, 0, TF_SYN | TF_ACK);
 }
 
 void tcp_abort(struct host *h, struct tcb *t)
 {
 	if (t->state > T_SYN_SENT)
-		send_seg(h, t, t->nxt, 0, TF_RST | TF_ACK);
+		send_seg(h, t, t->max, 0, TF_RST | TF_ACK);
 	t->state = T_CLOSED;
+	t->aborted = true;
 	t->rto_at = t->delack_at = NS_NEVER;
 }
 
@@ -264,7 +300,7 @@ static uint32_t unsacked(const struct tcb *t, uint32_t seq, uint32_t end, uint32
 
 static void take_data(struct host *h, struct tcb *t, const struct seg *g)
 {
-	uint32_t s = g->seq, e = g->seq + g->len, edge = t->rcv_adv;
+	uint32_t first = g->seq + !!(g->flags & TF_SYN), s = first, e = first + g->len, edge = t->rcv_adv;
 	bool fin = g->flags & TF_FIN;
 
 	if (!g->len && !fin)
@@ -286,7 +322,7 @@ static void take_data(struct host *h, struct tcb *t, const struct seg *g)
 		bool gap = SEQ_GT(s, t->rcv_nxt);
 
 		for (uint32_t q = s; q != e; q++)
-			t->rcv[q % SIM_RCVBUF] = g->data[q - g->seq];
+			t->rcv[q % SIM_RCVBUF] = g->data[q - first];
 		/* No room for one more range: forget it, it was never acknowledged. */
 		if (gap)
 			range_add(t->ooo, &t->n_ooo, 4, s, e);
@@ -309,6 +345,8 @@ static void take_data(struct host *h, struct tcb *t, const struct seg *g)
 		t->want_ack = true;
 	}
 	if (t->fin_seen && !t->fin_rcvd && t->rcv_nxt == t->fin_pos) {
+		h->s->st->sim_closes += t->fin_queued && !t->fin_acked && SEQ_GT(t->max, t->end);
+		h->s->st->half_closes += !t->fin_queued;
 		t->fin_rcvd = true;
 		t->rcv_nxt++;
 		t->want_ack = true;
@@ -362,7 +400,7 @@ void tcp_input(struct host *h, struct tcb *t, const struct seg *g)
 	uint32_t wnd;
 
 	if (t->state == T_SYN_SENT) {
-		if (g->flags & TF_ACK && g->ack != t->iss + 1) {
+		if (g->flags & TF_ACK && (SEQ_LE(g->ack, t->iss) || SEQ_GT(g->ack, t->max))) {
 			tcp_refuse(h, g);
 			return;
 		}
@@ -375,8 +413,10 @@ void tcp_input(struct host *h, struct tcb *t, const struct seg *g)
 		}
 		if ((g->flags & (TF_SYN | TF_ACK)) != (TF_SYN | TF_ACK))
 			return;
+		h->s->st->tfo_refused += t->tfo && g->ack != t->max;
+		t->tfo = false;
 		peer_options(t, g);
-		t->una = g->ack;
+		t->una = t->nxt = g->ack;
 		t->state = T_ESTAB;
 		t->backoff = 0;
 		t->rto_at = NS_NEVER;
@@ -456,7 +496,7 @@ void tcp_output(struct host *h, struct tcb *t)
 
 	if (t->state == T_LINGER && t->want_ack)
 		send_seg(h, t, t->nxt, 0, TF_ACK);
-	if (t->state != T_ESTAB)
+	if (t->state != T_ESTAB && !(t->state == T_SYN_RCVD && t->tfo))
 		return;
 	edge = t->una + t->wnd;
 	while (burst++ < 12) {
@@ -491,6 +531,7 @@ void tcp_output(struct host *h, struct tcb *t)
 			break;
 		if (len && t->nxt + len == t->end)
 			flags |= TF_PSH;
+		s->st->tfo_early += t->state == T_SYN_RCVD && len;
 		if (SEQ_LT(t->nxt, t->max))
 			s->st->retransmissions++;
 		send_seg(h, t, t->nxt, len, flags);
@@ -524,11 +565,15 @@ void tcp_timers(struct host *h, struct tcb *t)
 	timer_rto(h, t);
 	h->s->st->retransmissions++;
 	if (t->state == T_SYN_SENT || t->state == T_SYN_RCVD) {
+		/* What went with the SYN is not sent again with it. */
 		send_seg(h, t, t->iss, 0, t->state == T_SYN_SENT ? TF_SYN : TF_SYN | TF_ACK);
+		if (t->state == T_SYN_RCVD)
+			t->nxt = t->iss + 1;
 		return;
 	}
 	if (t->una == t->max && SEQ_LT(t->una, t->end)) {
 		/* A window probe: one byte beyond the edge. */
+		h->s->st->probes++;
 		send_seg(h, t, t->una, 1, TF_ACK);
 		if (SEQ_LT(t->max, t->una + 1))
 			t->max = t->una + 1;
