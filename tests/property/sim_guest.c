@@ -188,7 +188,7 @@ static void mark_urgent(struct sim *s, struct tcb *t, const struct app *a, uint3
 	uint32_t at = a->out_len / 2;
 	struct wire *w = &s->w[t->peer - 100u];
 
-	if (a->op != OP_DOWNLOAD || !(a->arg & 1) || a->out_at <= at || a->out_at - n > at)
+	if (a->op != OP_DOWNLOAD || !(a->arg & 1) || s->old_core || a->out_at <= at || a->out_at - n > at)
 		return;
 	t->urg_on = true;
 	t->urg = t->end - (a->out_at - (at + 1));
@@ -273,14 +273,12 @@ void guest_input(struct sim *s, int node, struct pkt *p)
 			sim_fail(s, "P6", "node %d gave its guest a frame with %s: %s", node, bad, frame_text(p));
 		return;
 	}
-	g = guest_conn(c, seg.src, seg.sport, seg.dport);
+	g = old = guest_conn(c, seg.src, seg.sport, seg.dport);
 	if (g && g->t.state == T_CLOSED)
 		g = NULL;
-	old = NULL;
 	/* A client that comes again on the same ports. */
 	if (g && g->t.state == T_LINGER && (seg.flags & (TF_SYN | TF_ACK)) == TF_SYN && SEQ_GT(seg.seq, g->t.rcv_nxt)) {
 		s->st->reused++;
-		old = g;
 		g = NULL;
 	}
 	if (!g && seg.src >= SIM_SPOOFED) {
@@ -295,7 +293,8 @@ void guest_input(struct sim *s, int node, struct pkt *p)
 			memset(&g->a, 0, sizeof(g->a));
 			g->active = 0;
 			tcp_open(&h, &g->t, &(struct opening){ .path = &seg.path, .syn = &seg, .lport = seg.dport,
-								.peer = seg.src, .rport = seg.sport });
+								.peer = seg.src, .rport = seg.sport,
+								.above = old ? old->t.max : 0 });
 		} else {
 			tcp_refuse(&h, &seg);
 		}

@@ -44,7 +44,8 @@ void inside_input(struct sim *s, struct node *nd, uint64_t seq, const struct pkt
 		r->seq = seq;
 		r->client = (uint8_t)i;
 		r->s = g.seq;
-		r->e = g.seq + g.len + (g.flags & TF_SYN ? 1u : 0) + (g.flags & TF_FIN ? 1u : 0);
+		/* A guest need not take the data of a SYN. */
+		r->e = g.flags & TF_SYN ? g.seq + 1 : g.seq + g.len + (g.flags & TF_FIN ? 1u : 0);
 	}
 }
 
@@ -84,7 +85,7 @@ static void check_given(struct sim *s, struct node *nd, const char *when)
 		struct gconn *c;
 		uint32_t from = r->s;
 
-		if (r->seq <= nd->in_cut || !watched(s, r->client))
+		if (r->seq <= nd->in_cut || !watched(s, r->client) || (s->old_core && (cl->path.v6 || cl->path.tags)))
 			continue;
 		if (!cl->passive && SEQ_LT(r->s, cl->t.iss))
 			continue;

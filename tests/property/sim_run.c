@@ -140,7 +140,7 @@ static void draw_clients(struct sim *s)
 		s->st->qinq_conns += c->path.tags == 2;
 		c->half_close = chance(s, 1000);
 		run_script(s, i);
-		c->tfo = chance(s, 1500);
+		c->tfo = !s->old_core && chance(s, 1500);
 		c->again = !s->rejoin && chance(s, 1200);
 		if (!s->deterministic && chance(s, 500)) {
 			c->will_abort = true;

@@ -101,7 +101,7 @@ struct opening {
 	uint8_t peer;
 	const uint8_t *data;		/* active: what goes with the SYN (TCP Fast Open) */
 	uint32_t n_data;
-	uint32_t above;			/* active, not 0: the initial sequence number comes after it */
+	uint32_t above;			/* not 0: the initial sequence number comes after it */
 };
 
 void tcp_open(struct host *h, struct tcb *t, const struct opening *o);
