@@ -24,7 +24,7 @@
 
 #include "sim.h"
 
-enum { MAX_JOBS = 16, MAX_FOUND = 4000, SECONDS = 45, WANTED = 100000, FAULT_SCHEDULES = 5000 };
+enum { MAX_JOBS = 16, MAX_FOUND = 4000, SECONDS = 45, WANTED = 100000, FAULT_SCHEDULES = 5000, ENOUGH = 50000 };
 
 struct found {
 	uint64_t seed;
@@ -196,6 +196,41 @@ static void print_stats(const struct stats *st)
 	putchar('\n');
 }
 
+/* Must have happened in a long run. What only some settings can bring about is not among them. */
+static int never_happened(const struct stats *st)
+{
+	static const struct {
+		const char *name;
+		size_t at;
+	} must[] = {
+#define M(name) { #name, offsetof(struct stats, name) }
+		M(uploads), M(random_last), M(guest_opened), M(fast_rexmit), M(lost_ext), M(dup_ext), M(ck_mismatch),
+		M(ck_timeout), M(ck_other), M(ck_held), M(ck_inlog), M(ck_delay), M(gate_expired), M(rel_compared),
+		M(rel_staged), M(splits), M(acks_lowered), M(acks_made), M(acks_swallowed), M(replayed), M(purged), M(vanished),
+		M(silent_drops), M(p1_checked), M(switch_checked), M(det_checked), M(p2_checked), M(replay_checked),
+		M(staged_checked), M(syn_checked), M(fail_kill), M(fail_power), M(fail_qemu_dies), M(fail_qemu_hangs),
+		M(fail_qemu_pauses), M(fail_freeze), M(fail_step), M(fail_command), M(rejoins), M(second_failovers),
+		M(zero_windows), M(probes), M(scaled), M(wraps), M(tfo_sent), M(tfo_taken), M(tfo_refused), M(tfo_early),
+		M(urgent_sent), M(urgent_out), M(sim_closes), M(half_closes), M(guest_half_closes), M(resets_by_client),
+		M(resets_by_guest), M(reused), M(v6_conns), M(vlan_conns), M(qinq_conns), M(ext_headers), M(two_nics),
+		M(labelled), M(dg_udp), M(dg_icmp), M(dg_other), M(dg_v6), M(dg_random), M(dg_det_answers), M(dg_fragmented),
+		M(dg_asked_in_parts), M(dg_part_lost), M(dg_part_late), M(dg_twice_given), M(dg_order_checked),
+		M(dg_all_checked), M(storms), M(storm_answers), M(storm_failovers), M(storm_checkpoints), M(survived_alone),
+		M(translated_at_failover), M(failovers), M(fo_p_idle), M(fo_p_gate), M(fo_p_stop), M(fo_p_collect), M(fo_p_cont),
+		M(fo_p_staged), M(fo_p_loaded), M(fo_s_gate), M(fo_s_stop), M(fo_s_collect), M(fo_s_apply), M(fo_s_load),
+		M(fo_s_mend), M(fo_s_cont),
+#undef M
+	};
+	int n = 0;
+
+	for (unsigned int i = 0; i < sizeof(must) / sizeof(must[0]); i++)
+		if (!*(const uint64_t *)((const char *)st + must[i].at)) {
+			printf("prop_core: %s has never happened\n", must[i].name);
+			n++;
+		}
+	return n;
+}
+
 static void print_found(const struct shared *sh, int jobs)
 {
 	for (int j = 0; j < jobs; j++)
@@ -302,9 +337,11 @@ int main(int argc, char **argv)
 	add_up(sh, o.jobs, &st);
 	print_found(sh, o.jobs);
 	print_stats(&st);
+	if (st.schedules >= ENOUGH && !o.old_core && !(o.net | o.ft) && never_happened(&st))
+		n += !n;
 	if (!counted && !n && st.schedules < WANTED)
 		printf("prop_core: fewer than the %d schedules wanted: a slow machine, or LOCKSTEP_PROP_SECONDS\n", WANTED);
-	printf("prop_core: base seed %lu, %lu schedules in %.1f s (%.0f a second), %ld violations\n", (unsigned long)o.seed,
-	       (unsigned long)st.schedules, took, (double)st.schedules / took, n);
+	printf("prop_core: base seed %lu, %lu schedules, %lu TCP segments in %.1f s (%.0f schedules a second), "
+	       "%ld violations\n", (unsigned long)o.seed, (unsigned long)st.schedules, (unsigned long)st.segments, took, (double)st.schedules / took, n);
 	return n ? 1 : 0;
 }

@@ -86,6 +86,13 @@ struct gconn {
 	uint8_t active;			/* opened by the guest, for client active - 1 */
 };
 
+/* A request that comes in parts: only its beginning counts. */
+struct joined {
+	uint32_t id;
+	uint16_t have, total;
+	uint8_t seen, head[16];
+};
+
 /* Parts of a datagram that its sender has not come round to yet. */
 struct late {
 	uint32_t n;
@@ -100,6 +107,7 @@ struct gcore {
 	uint32_t counter;
 	uint32_t dg_hist[SIM_HIST], n_dg;
 	struct late late;
+	struct joined joined[SIM_DGFLOWS];
 	struct gconn c[SIM_GCONNS];
 };
 
@@ -269,7 +277,8 @@ struct client {
 	uint8_t last[RAND_LEN];
 	uint32_t n_random;
 	bool expected;			/* passive: the guest has said that it opens a connection */
-	nstime start, next_at, ev_at, reopen_at;
+	bool slow;			/* reads only now and then, so that its window closes */
+	nstime start, next_at, ev_at, reopen_at, read_at, close_at;
 	uint8_t rbuf[16];
 };
 
@@ -341,7 +350,7 @@ struct ev {
 	X(urgent_sent) X(urgent_out) X(sim_closes) X(half_closes) X(guest_half_closes) X(resets_by_client) \
 	X(resets_by_guest) X(reused) X(v6_conns) X(vlan_conns) X(qinq_conns) X(ext_headers) X(two_nics) X(labelled) \
 	X(dg_udp) X(dg_icmp) X(dg_other) X(dg_v6) X(dg_random) X(dg_det_answers) X(dg_fragmented) X(dg_part_lost) \
-	X(dg_part_late) X(dg_twice_given) X(dg_order_checked) X(dg_all_checked) X(storms) X(storm_syns) X(storm_answers) \
+	X(dg_part_late) X(dg_asked_in_parts) X(dg_twice_given) X(dg_order_checked) X(dg_all_checked) X(storms) X(storm_syns) X(storm_answers) \
 	X(storm_failovers) X(storm_checkpoints) X(excused) X(flows_evicted) X(flows_full) \
 	X(survived_alone) X(lost_unprotected) X(translated_at_failover) X(failovers) \
 	X(fo_p_idle) X(fo_p_gate) X(fo_p_stop) X(fo_p_collect) X(fo_p_cont) X(fo_p_staged) X(fo_p_loaded) X(fo_p_other) \
@@ -385,6 +394,7 @@ struct sim {
 	uint16_t link_inc;
 	nstime ck_delay;		/* x-checkpoint-delay */
 	uint32_t divergences;		/* requests and frames that may cost a checkpoint each */
+	bool lazy;			/* the guest's applications read only now and then */
 	bool labels;			/* a flow label of its own on each frame */
 	uint8_t nics;
 	/* datagrams */

@@ -38,6 +38,10 @@ static void arm(struct sim *s, int i, nstime at)
 
 	if (c->reopen_at && c->reopen_at < at)
 		at = c->reopen_at;
+	if (c->read_at > s->now && c->read_at < at)
+		at = c->read_at;
+	if (c->close_at > s->now && c->close_at < at)
+		at = c->close_at;
 	if (at < s->now)
 		at = s->now;
 	if (at == NS_NEVER || (c->ev_at > s->now && c->ev_at <= at))
@@ -116,10 +120,15 @@ static void client_work(struct sim *s, int i)
 		sim_fail(s, "P1", "client %d: connected to a closed port", i);
 	tcp_timers(&h, t);
 	if (t->state == T_ESTAB || t->state == T_LINGER) {
-		while (tcp_read(t, &b, 1))
-			answer_byte(s, i, b);
+		if (s->now >= c->read_at) {
+			if (c->slow && tcp_readable(t))
+				c->read_at = s->now + us(s, 1000, 150000);
+			while (tcp_read(t, &b, 1))
+				answer_byte(s, i, b);
+		}
 		/* Q is answered by the guest's FIN. */
-		if (c->answered < c->n_req && c->script[c->answered].op == OP_QUIT && c->sent > c->answered && t->fin_rcvd) {
+		if (c->answered < c->n_req && c->script[c->answered].op == OP_QUIT && c->sent > c->answered && t->fin_rcvd &&
+		    !tcp_readable(t)) {
 			if (c->rx_begun)
 				sim_fail(s, "P1", "client %d: closed within an answer", i);
 			c->answered = c->n_req;
@@ -150,7 +159,7 @@ static void client_work(struct sim *s, int i)
 				c->sent++;
 				c->reset_asked |= c->script[c->sent - 1].op == OP_RESET;
 				if (c->sent == c->n_req && c->half_close)
-					t->fin_queued = true;
+					c->close_at = s->now + (c->script[c->sent - 1].op == OP_QUIT ? us(s, 0, 6000) : 0);
 			}
 		}
 		if (c->answered >= c->n_req && t->fin_rcvd && c->extra && !t->fin_queued) {
@@ -161,6 +170,8 @@ static void client_work(struct sim *s, int i)
 			c->extra -= n;
 			arm(s, i, s->now + us(s, 100, 2000));
 		}
+		if (c->close_at && s->now >= c->close_at)
+			t->fin_queued = true;
 		if (c->answered >= c->n_req && (!c->extra || !t->fin_rcvd || c->script[c->n_req - 1].op != OP_QUIT))
 			t->fin_queued = true;
 		tcp_output(&h, t);
@@ -173,7 +184,7 @@ static void client_work(struct sim *s, int i)
 		t->state = T_LINGER;
 		t->kill_at = s->now + 60 * NS_PER_S;
 	}
-	if (t->state == T_LINGER || (t->state == T_CLOSED && c->opened)) {
+	if ((t->state == T_LINGER && !tcp_readable(t)) || (t->state == T_CLOSED && c->opened)) {
 		if (c->answered < c->n_req && !c->done && !c->reset_asked)
 			sim_fail(s, "P1", "client %d: closed after answer %u of %u", i, c->answered, c->n_req);
 		if (!c->done && c->again && !c->reopened && !c->reset_asked)
@@ -220,7 +231,7 @@ static void client_reopen(struct sim *s, int i)
 	c->reopened = true;
 	c->done = c->rx_begun = c->reset_asked = false;
 	c->sent = c->answered = c->tx_at = c->rx_at = c->n_random = 0;
-	c->next_at = 0;
+	c->next_at = c->read_at = c->close_at = 0;
 	memset(&c->model, 0, sizeof(c->model));
 	memset(c->last, 0, sizeof(c->last));
 	check_forget(s, i);

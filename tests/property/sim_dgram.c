@@ -84,24 +84,28 @@ void dgram_send(struct sim *s)
 {
 	uint32_t id = s->datagrams_sent, len, n;
 	unsigned int k = rnd(s, SIM_DGFLOWS);
-	uint8_t l4[64] = { 0 }, *d, proto = s->dg_proto[k];
-	struct pkt *p;
+	uint8_t l4[FRAME_DATAGRAM] = { 0 }, *d, proto = s->dg_proto[k];
+	bool echo = proto == 1 || proto == 58;
+	struct pkt *p[FRAME_PARTS];
 
 	if (chance(s, 2500))
 		ext_to_guest(s, frame_neighbour(s, &s->dg_path[k], flow_addr(k), guest_addr(&s->dg_path[k]), false));
-	transport(l4, proto, k, false, DG_HEAD);
+	/* What is asked may come in parts as well. */
+	n = DG_HEAD + (echo || !chance(s, 1500) ? 0 : rnd(s, FRAME_DATAGRAM - 20));
+	transport(l4, proto, k, false, n);
 	d = l4 + head_of(proto);
 	len = DG_HEAD + rnd(s, chance(s, 5000) ? 40 : FRAME_DATAGRAM - 16);
 	put16(d, id);
 	d[2] = s->deterministic || chance(s, 6000) ? KIND_DET : KIND_RANDOM;
 	put16(d + 4, len);
-	if (proto == 1 || proto == 58)
+	if (echo)
 		put16(l4 + 6, id);
 	if (d[2] == KIND_RANDOM || s->old_core)
 		s->divergences++;
-	n = head_of(proto) + DG_HEAD;
-	frame_datagram(s, &s->dg_path[k], flow_addr(k), guest_addr(&s->dg_path[k]), proto, l4, n, &p);
-	ext_to_guest(s, p);
+	n = frame_datagram(s, &s->dg_path[k], flow_addr(k), guest_addr(&s->dg_path[k]), proto, l4, n + head_of(proto), p);
+	s->st->dg_asked_in_parts += n > 1;
+	for (uint32_t i = 0; i < n; i++)
+		ext_to_guest(s, p[i]);
 	s->dg_sent_at = s->now;
 	s->st->dg_udp += proto == 17;
 	s->st->dg_icmp += proto == 1 || proto == 58;
@@ -181,6 +185,34 @@ static void answer(struct sim *s, int node, const struct view *q, unsigned int f
 		node_kick_guest(s, node, s->now + us(s, 100, chance(s, 5000) ? 1000 : 20000));
 }
 
+/* Return: the beginning of what @v is the last part of; NULL: there is more to come */
+static const uint8_t *join(struct gcore *c, const struct view *v, const uint8_t *u)
+{
+	struct joined *j = NULL;
+	uint8_t bit = (uint8_t)(1u << v->off / 496u % 8);
+
+	for (int i = 0; i < SIM_DGFLOWS; i++)
+		if (c->joined[i].seen && c->joined[i].id == v->id)
+			j = &c->joined[i];
+	if (!j) {
+		j = &c->joined[v->id % SIM_DGFLOWS];
+		memset(j, 0, sizeof(*j));
+		j->id = v->id;
+	}
+	if (j->seen & bit)
+		return NULL;
+	j->seen |= bit;
+	j->have = (uint16_t)(j->have + v->len);
+	if (!v->more)
+		j->total = (uint16_t)(v->off + v->len);
+	if (!v->off)
+		memcpy(j->head, u, sizeof(j->head));
+	if (!j->total || j->have < j->total)
+		return NULL;
+	j->seen = 0;
+	return j->head;
+}
+
 void dgram_guest(struct sim *s, int node, const struct pkt *p, const struct view *v)
 {
 	const uint8_t *u = p->data + v->l4, *d;
@@ -192,14 +224,18 @@ void dgram_guest(struct sim *s, int node, const struct pkt *p, const struct view
 			node_guest_out(s, node, frame_neighbour(s, &v->path, p->data[v->l3 + 27], p->data[v->l3 + 17], true));
 		return;
 	}
-	if (v->bad || v->frag)
+	if (v->bad)
 		return;
-	if (v->proto == 58 && v->len >= 24 && u[0] == 135) {
+	if (v->frag && (v->off || v->len >= 16))
+		u = join(&s->node[node].g.core, v, u);
+	if (!u)
+		return;
+	if (v->proto == 58 && !v->frag && v->len >= 24 && u[0] == 135) {
 		if (u[23] == guest_addr(&v->path))
 			node_guest_out(s, node, frame_neighbour(s, &v->path, u[23], v->src, true));
 		return;
 	}
-	if (v->len < head_of(v->proto) + DG_HEAD || v->dst != guest_addr(&v->path) ||
+	if ((!v->frag && v->len < head_of(v->proto) + DG_HEAD) || v->dst != guest_addr(&v->path) ||
 	    (v->proto == 1 && u[0] != 8) || (v->proto == 58 && u[0] != 128))
 		return;
 	d = u + head_of(v->proto);

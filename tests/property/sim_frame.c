@@ -289,6 +289,7 @@ static void look6(const struct pkt *p, struct view *v)
 			v->off = get16(o + 2) & 0xfff8;
 			v->more = o[3] & 1;
 			v->frag = v->off || v->more;
+			v->id = get32(o + 4);
 		}
 		next = o[0];
 		at += n;
@@ -328,6 +329,7 @@ static void look4(const struct pkt *p, struct view *v)
 	v->off = (uint16_t)((get16(ip + 6) & 0x1fff) * 8);
 	v->more = ip[6] & 0x20;
 	v->frag = v->off || v->more;
+	v->id = get16(ip + 4);
 	v->proto = ip[9];
 	v->src = ip[15];
 	v->dst = ip[19];

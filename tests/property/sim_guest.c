@@ -210,6 +210,10 @@ static void app_step(struct sim *s, struct host *h, struct gcore *c, struct gcon
 	/* Who has closed one's own side still takes what comes. */
 	if (t->fin_queued && t->state == T_ESTAB)
 		tcp_read(t, buf, sizeof(buf));
+	if (s->lazy && !a->busy && (tcp_readable(t) || t->fin_rcvd) && chance(s, 8000)) {
+		node_kick_guest(s, h->node, s->now + us(s, 1000, 60000));
+		return;
+	}
 	if ((t->state != T_ESTAB && !(t->state == T_SYN_RCVD && t->tfo)) || t->fin_queued)
 		return;
 	while (limit) {
@@ -349,7 +353,7 @@ void guest_run(struct sim *s, int node)
 		if (g->a.busy && tcp_room(&g->t) > 1)
 			node_kick_guest(s, node, s->now + us(s, 1, s->guest_delay[node]));
 		else if (tcp_readable(&g->t) && !g->a.busy && !g->t.fin_queued)
-			node_kick_guest(s, node, s->now + us(s, 1, s->guest_delay[node]));
+			node_kick_guest(s, node, s->now + us(s, 1, s->lazy ? 60000 : s->guest_delay[node]));
 	}
 }
 

@@ -141,6 +141,7 @@ static void draw_clients(struct sim *s)
 		c->half_close = chance(s, 1000);
 		run_script(s, i);
 		c->tfo = !s->old_core && chance(s, 1500);
+		c->slow = chance(s, 1000);
 		c->again = !s->rejoin && chance(s, 1200);
 		if (!s->deterministic && chance(s, 500)) {
 			c->will_abort = true;
@@ -304,6 +305,7 @@ static void draw(struct sim *s)
 	s->g_ws = chance(s, 1500) ? 0xff : (uint8_t)rnd(s, 6);
 	s->g_mss = (uint16_t)(64 + rnd(s, 400));
 	s->g_rwnd = (uint16_t)(200 + rnd(s, 690));
+	s->lazy = chance(s, 800);
 	s->nics = chance(s, 3000) ? 2 : 1;
 	s->st->two_nics += s->nics == 2;
 	s->labels = chance(s, 3000);

@@ -124,6 +124,7 @@ struct view {
 	bool arp, frag, more;
 	uint8_t src, dst, proto;	/* @proto: 255: neither IP nor ARP */
 	uint16_t type, l3, l4, len, off;	/* @len: what follows the IP headers */
+	uint32_t id;		/* of fragments */
 	const char *bad;
 };
 
