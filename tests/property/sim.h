@@ -278,7 +278,7 @@ struct client {
 	uint32_t n_random;
 	bool expected;			/* passive: the guest has said that it opens a connection */
 	bool slow;			/* reads only now and then, so that its window closes */
-	nstime start, next_at, ev_at, reopen_at, read_at, close_at;
+	nstime start, next_at, ev_at, reopen_at, read_at, close_at, probe_at;
 	uint8_t rbuf[16];
 };
 

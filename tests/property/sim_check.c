@@ -268,10 +268,10 @@ static void check_reset(struct sim *s, int i, const struct seg *g)
 
 	if (settled_client(&s->cl[i]))
 		return;
-	if (g->flags & TF_ACK && w->isn_known && SEQ_GT(g->seq, w->isn + 1 + w->end))
-		sim_fail(s, "P1", "client %d: a reset at byte %u, it has been given %u", i, g->seq - w->isn - 1, w->end);
 	if (!core)
 		return;
+	if (g->flags & TF_ACK && w->isn_known && SEQ_GT(g->seq, w->isn + 1 + w->end))
+		sim_fail(s, "P1", "client %d: a reset at byte %u, it has been given %u", i, g->seq - w->isn - 1, w->end);
 	c = check_conn(s, core, i, g->sport);
 	if (c && c->t.state != T_CLOSED)
 		sim_fail(s, "P1", "client %d is sent a reset, in the state that would take over its connection is open", i);

@@ -40,6 +40,8 @@ static void arm(struct sim *s, int i, nstime at)
 		at = c->reopen_at;
 	if (c->read_at > s->now && c->read_at < at)
 		at = c->read_at;
+	if (c->probe_at > s->now && c->probe_at < at)
+		at = c->probe_at;
 	if (c->close_at > s->now && c->close_at < at)
 		at = c->close_at;
 	if (at < s->now)
@@ -170,6 +172,11 @@ static void client_work(struct sim *s, int i)
 			c->extra -= n;
 			arm(s, i, s->now + us(s, 100, 2000));
 		}
+		/* Nothing else would tell it that the reset was lost. */
+		if (c->reset_asked && t->una == t->max && s->now >= c->probe_at) {
+			t->want_ack |= c->probe_at != 0;
+			c->probe_at = s->now + NS_PER_S;
+		}
 		if (c->close_at && s->now >= c->close_at)
 			t->fin_queued = true;
 		if (c->answered >= c->n_req && (!c->extra || !t->fin_rcvd || c->script[c->n_req - 1].op != OP_QUIT))
@@ -231,7 +238,7 @@ static void client_reopen(struct sim *s, int i)
 	c->reopened = true;
 	c->done = c->rx_begun = c->reset_asked = false;
 	c->sent = c->answered = c->tx_at = c->rx_at = c->n_random = 0;
-	c->next_at = c->read_at = c->close_at = 0;
+	c->next_at = c->read_at = c->close_at = c->probe_at = 0;
 	memset(&c->model, 0, sizeof(c->model));
 	memset(c->last, 0, sizeof(c->last));
 	check_forget(s, i);

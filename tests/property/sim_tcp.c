@@ -94,8 +94,12 @@ static void send_seg(struct host *h, struct tcb *t, uint32_t seq, uint32_t len, 
 	if (flags & TF_ACK && SEQ_GT(t->rcv_adv, t->rcv_nxt + wnd))
 		wnd = t->rcv_adv - t->rcv_nxt;
 	field = (wnd + (1u << unit) - 1) >> unit;
+	/* Rounding up again and again must not offer more than there is room for. */
+	if (SEQ_GT(t->rcv_nxt + (field << unit), t->read + SIM_RCVBUF - 32))
+		field = wnd >> unit;
 	if (flags & TF_ACK) {
-		t->rcv_adv = t->rcv_nxt + (field << unit);
+		if (SEQ_LT(t->rcv_adv, t->rcv_nxt + (field << unit)))
+			t->rcv_adv = t->rcv_nxt + (field << unit);
 		t->last_ack_sent = t->rcv_nxt;
 		t->want_ack = t->delack = false;
 		t->delack_at = NS_NEVER;
