@@ -81,7 +81,8 @@ void node_arm_sock(struct sim *s, struct node *nd)
 static void send_net_msg(struct sim *s, struct node *nd, const struct net_act *a)
 {
 	struct cmsg *m;
-	static const char *const name[] = { "INPUT", "OUTPUT", "LOGGED", "FLOW", "FLOW_OK", "TABLE", "BARRIER", "RELEASED" };
+	static const char *const name[] = { "INPUT", "OUTPUT", "LOGGED", "FLOW", "FLOW_OK", "TABLE", "BARRIER", "RELEASED",
+					"RULES" };
 
 	if (!nd->linked)
 		return;
