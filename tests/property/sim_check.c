@@ -331,13 +331,16 @@ static void check_tcp(struct sim *s, int node, const struct pkt *p, uint64_t epo
 			w->ts_recent = g.tsval;
 	}
 	/* What answers the data of a SYN may come before the SYN-ACK when a VM that is alone now says it again. */
-	if (!w->isn_known && c->tfo && !check_takeover_state(s) && g.sport == c->gport)
+	if (!w->isn_known && c->tfo && (s->storm_sent || !check_takeover_state(s)) && g.sport == c->gport)
 		return;
 	if (!w->isn_known || w->gport != g.sport)
 		sim_fail(s, "P6", "client %d: a segment of a connection that it does not have: %s", i, frame_text(p));
 	at = g.seq - (w->isn + 1);
 	if (g.flags & TF_SYN)
 		at = 0;
+	/* In a storm it may be forgotten that a SYN-ACK was let out. */
+	if (at == UINT32_MAX && s->storm_sent && !g.len && !(g.flags & TF_FIN))
+		return;
 	if ((int32_t)at < 0 || at > SIM_STREAM)
 		sim_fail(s, "P6", "client %d: sequence number %u, its stream begins at %u and has got to %u", i, g.seq,
 			 w->isn + 1, w->end);
@@ -444,6 +447,16 @@ void check_end(struct sim *s)
 		net_stats_get(s->node[i].net, &ns);
 		check_storm(s, &s->node[i], &ns);
 	}
+	/*
+	 * A cut that was made before QEMU had read its input gives the SVM requests once more that the PVM has answered,
+	 * and an answer to an old datagram may look like another one.
+	 */
+	if (s->datagrams)
+		for (int i = 0; i < NODES; i++) {
+			net_stats_get(s->node[i].net, &ns);
+			if (ns.gate_expired)
+				bad -= ft_checkpoints(s->node[NODE_P].ft, CAUSE_MISMATCH) * (i == NODE_P);
+		}
 	if (s->deterministic && !s->fail.done && !s->rejoined) {
 		s->st->det_checked++;
 		if (bad)

@@ -257,6 +257,14 @@ static void app_step(struct sim *s, struct host *h, struct gcore *c, struct gcon
 		t->fin_queued = true;
 }
 
+/* Of a client that has given up: an old SYN that is replayed opens nothing that anybody translates. */
+static bool stray(struct sim *s, const struct seg *g)
+{
+	const struct client *c = &s->cl[g->src >= 100 && g->src < 100 + SIM_CLIENTS ? g->src - 100 : 0];
+
+	return c->done || c->t.state == T_CLOSED;
+}
+
 void guest_input(struct sim *s, int node, struct pkt *p)
 {
 	struct node *nd = &s->node[node];
@@ -308,7 +316,8 @@ void guest_input(struct sim *s, int node, struct pkt *p)
 	if (!path_same(&g->t.path, &seg.path))
 		sim_fail(s, "P6", "node %d gives its guest a segment with other tags, or by another NIC: %s", node, frame_text(p));
 	/* An echoed timestamp that this guest can never have sent was not translated. */
-	if (g->t.ts && seg.has_ts && seg.flags & TF_ACK && seg.tsecr && g->t.state != T_SYN_SENT && !s->old_core) {
+	if (g->t.ts && seg.has_ts && seg.flags & TF_ACK && seg.tsecr && g->t.state != T_SYN_SENT && !s->old_core &&
+	    !stray(s, &seg) && SEQ_GE(seg.seq, g->t.irs)) {
 		uint32_t own = (uint32_t)(h.now / NS_PER_MS) + g->t.ts_off;
 
 		if (SEQ_LT(seg.tsecr, g->t.ts_first - 30000) || SEQ_GT(seg.tsecr, own + 120000))

@@ -289,9 +289,14 @@ void inside_msg(struct sim *s, struct node *nd, const struct net_msg *m)
 void inside_syn(struct sim *s, struct node *nd, int i, const struct seg *g, uint64_t epoch)
 {
 	struct node *q = &s->node[1 - nd->id];
+	struct gcore *core = check_takeover_state(s);
+	struct gconn *c = core ? check_conn(s, core, i, g->sport) : NULL;
 
+	/* A state that has opened it with these very numbers needs not be told. */
+	if (c && c->t.state > T_SYN_SENT && c->t.iss == g->seq)
+		return;
 	/* Sent again, it is in the checkpoint that has made the secondary one. */
-	if (!check_takeover_state(s) || q->said_staged >= epoch || nd->base[i].known)
+	if (!core || q->said_staged >= epoch || nd->base[i].known)
 		return;
 	s->st->syn_checked++;
 	if (!q->flow[i].known || q->flow[i].isn != g->seq)

@@ -235,7 +235,7 @@ static void draw_nodes(struct sim *s)
 	struct ft_cfg fc;
 	static const uint32_t delay_ms[] = { 15, 30, 60, 200, 20000, 20000 };
 	uint32_t limits = rnd(s, 4);
-	nstime delay = delay_ms[rnd(s, 6)] * NS_PER_MS, interval = us(s, 0, 10000), compare, other = us(s, 0, 20000);
+	nstime delay = delay_ms[rnd(s, 6)] * NS_PER_MS, interval = us(s, 0, 10000), compare, other = us(s, 2000, 20000);
 
 	compare = s->deterministic ? 3 * NS_PER_S : us(s, 60000, 3000000);
 	for (int i = 0; i < NODES; i++) {

@@ -38,6 +38,20 @@ void storm_emission(struct sim *s, const struct seg *g)
 	s->st->storm_answers++;
 }
 
+/* Has the copy on any node that lives not seen the end of the handshake? */
+static bool half_open(struct sim *s, int i)
+{
+	const struct client *c = &s->cl[i];
+
+	for (int k = 0; k < NODES; k++) {
+		struct gconn *g = guest_conn(&s->node[k].g.core, c->addr, c->port, c->gport);
+
+		if (node_up(s, k) && (!g || g->t.state < T_ESTAB))
+			return true;
+	}
+	return false;
+}
+
 /* A node fails, or the other one speaks for the first time. */
 void storm_failed(struct sim *s)
 {
@@ -46,7 +60,8 @@ void storm_failed(struct sim *s)
 	for (int i = 0; i < SIM_CLIENTS; i++) {
 		struct client *c = &s->cl[i];
 
-		if (!c->used || !c->opened || c->done || c->excused || c->t.state > T_SYN_RCVD || c->t.state == T_CLOSED)
+		if (!c->used || !c->opened || c->done || c->excused || c->t.state == T_CLOSED ||
+		    (c->t.state > T_SYN_RCVD && !half_open(s, i)))
 			continue;
 		c->excused = c->done = true;
 		s->st->excused++;

@@ -185,7 +185,7 @@ void tcp_open(struct host *h, struct tcb *t, const struct opening *op)
 	t->nxt = t->max = t->iss + 1;
 	if (op->syn) {
 		/* Who has no valid cookie gets the data once more. */
-		t->tfo = h->node >= 0 && op->syn->len && chance(s, 9000);
+		t->tfo = h->node >= 0 && op->syn->len && (s->deterministic || chance(s, 9000));
 		peer_options(t, op->syn);
 		t->state = T_SYN_RCVD;
 		if (t->tfo) {
