@@ -70,7 +70,7 @@ struct opts {
 	uint64_t seed, count;
 	double seconds;
 	int jobs;
-	bool trace, keep_going, again, old_core;
+	bool trace, keep_going, again;
 	uint32_t net, ft;
 	const char *about;
 };
@@ -95,7 +95,6 @@ static void work(struct shared *sh, const struct opts *o, int job, double until)
 	sim_store_init(s);
 	s->trace = o->trace;
 	s->again = o->again;
-	s->old_core = o->old_core;
 	s->net_faults = o->net;
 	s->ft_faults = o->ft;
 	for (uint64_t i = (uint64_t)job; i < o->count && !sh->stop; i += (uint64_t)o->jobs) {
@@ -279,7 +278,7 @@ int main(int argc, char **argv)
 	static const struct option longs[] = {
 		{ "seed", 1, NULL, 's' }, { "count", 1, NULL, 'n' }, { "seconds", 1, NULL, 't' }, { "jobs", 1, NULL, 'j' },
 		{ "trace", 0, NULL, 'v' }, { "faults", 0, NULL, 'f' }, { "fault", 1, NULL, 'F' }, { "keep-going", 0, NULL, 'k' },
-		{ "with", 1, NULL, 'w' }, { "again", 0, NULL, 'a' }, { "old-core", 0, NULL, 'o' }, { NULL, 0, NULL, 0 } };
+		{ "with", 1, NULL, 'w' }, { "again", 0, NULL, 'a' }, { NULL, 0, NULL, 0 } };
 	struct opts o = { .seed = 1, .count = UINT64_MAX, .seconds = SECONDS, .jobs = 2 };
 	const char *env = getenv("LOCKSTEP_PROP_SECONDS");
 	const char *only = NULL;
@@ -303,7 +302,6 @@ int main(int argc, char **argv)
 		case 'F': plant = true; only = optarg; break;
 		case 'k': o.keep_going = true; break;
 		case 'a': o.again = true; break;
-		case 'o': o.old_core = true; break;
 		case 'w':
 			for (int i = 0; i < N_FAULTS; i++)
 				if (!strcmp(optarg, faults[i].name)) {
@@ -337,7 +335,7 @@ int main(int argc, char **argv)
 	add_up(sh, o.jobs, &st);
 	print_found(sh, o.jobs);
 	print_stats(&st);
-	if (st.schedules >= ENOUGH && !o.old_core && !(o.net | o.ft) && never_happened(&st))
+	if (st.schedules >= ENOUGH && !(o.net | o.ft) && never_happened(&st))
 		n += !n;
 	if (!counted && !n && st.schedules < WANTED)
 		printf("prop_core: fewer than the %d schedules wanted: a slow machine, or LOCKSTEP_PROP_SECONDS\n", WANTED);

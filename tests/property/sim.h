@@ -21,7 +21,8 @@
  *
  *   sim_link.c    random numbers, event heap, packets, connections between the nodes, external network
  *   sim_frame.c   the codec of frames
- *   sim_tcp.c     a small TCP, used by guests and clients
+ *   sim_seg.c     the segments of a small TCP
+ *   sim_tcp.c     that TCP, used by guests and clients
  *   sim_guest.c   the guest: connections, applications, memory pages that check themselves
  *   sim_join.c    a new secondary after a failure, and a second failure
  *   sim_dgram.c   datagrams: requests, the guest's answers, and what is let out of them
@@ -367,7 +368,7 @@ struct sim {
 	uint64_t rng[2];
 	uint64_t seed;
 	nstime now;
-	bool trace, failed, old_core, again;	/* @again: a promoted node may get a secondary, too */
+	bool trace, failed, again;	/* @again: a promoted node may get a secondary, too */
 	char why[512];
 	const char *promise;
 	jmp_buf out;

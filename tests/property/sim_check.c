@@ -392,19 +392,18 @@ void check_emission(struct sim *s, int node, const struct pkt *p, uint64_t epoch
  */
 static void check_storm(struct sim *s, const struct node *nd, const struct net_stats *ns)
 {
-	uint64_t other = s->divergences + s->storm;
 	const struct {
 		enum ckpt_cause cause;
 		uint64_t most;
 	} cap[] = {
 		{ CAUSE_FIRST, 2 }, { CAUSE_MISMATCH, 10 + 3 * (s->divergences + s->storm) }, { CAUSE_TIMEOUT, 6 },
-		{ CAUSE_OTHER, 10 + 3 * other }, { CAUSE_HELD, 6 + ns->guest_out / 3 },
+		{ CAUSE_OTHER, 10 + 3 * (s->divergences + s->storm) }, { CAUSE_HELD, 6 + ns->guest_out / 3 },
 		{ CAUSE_INLOG, 6 + ns->tap_in / 6 }, { CAUSE_DELAY, 3 + s->now / s->ck_delay }, { CAUSE_COMMAND, 2 },
 		{ CAUSE_FLOWS, s->storm }, { CAUSE_MEMORY, 0 }, { CAUSE_RESET, 0 },
 	};
 
 	for (unsigned int i = 0; i < sizeof(cap) / sizeof(cap[0]); i++)
-		if (!(s->old_core && cap[i].cause == CAUSE_OTHER) && ft_checkpoints(nd->ft, cap[i].cause) > cap[i].most)
+		if (ft_checkpoints(nd->ft, cap[i].cause) > cap[i].most)
 			sim_fail(s, "liveness", "a storm: node %s has made %lu checkpoints of cause %s, at most %lu had a reason",
 				 who(nd), (unsigned long)ft_checkpoints(nd->ft, cap[i].cause), ckpt_cause_name(cap[i].cause),
 				 (unsigned long)cap[i].most);

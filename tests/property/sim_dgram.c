@@ -56,8 +56,6 @@ void dgram_draw(struct sim *s)
 				 s->dg_path[k].v6 ? 58 : 1;
 	}
 	s->datagrams = chance(s, 6000) ? 0 : 1 + rnd(s, chance(s, 5000) ? 4 : SIM_DGMAX);
-	if (s->old_core && s->deterministic)
-		s->datagrams = 0;
 	if (s->datagrams)
 		sim_at(s, us(s, 20000, 150000), EV_DATAGRAM, 0, 0, 0, NULL);
 }
@@ -100,7 +98,7 @@ void dgram_send(struct sim *s)
 	put16(d + 4, len);
 	if (echo)
 		put16(l4 + 6, id);
-	if (d[2] == KIND_RANDOM || s->old_core)
+	if (d[2] == KIND_RANDOM)
 		s->divergences++;
 	n = frame_datagram(s, &s->dg_path[k], flow_addr(k), guest_addr(&s->dg_path[k]), proto, l4, n + head_of(proto), p);
 	s->st->dg_asked_in_parts += n > 1;

@@ -188,7 +188,7 @@ static void mark_urgent(struct sim *s, struct tcb *t, const struct app *a, uint3
 	uint32_t at = a->out_len / 2;
 	struct wire *w = &s->w[t->peer - 100u];
 
-	if (a->op != OP_DOWNLOAD || !(a->arg & 1) || s->old_core || a->out_at <= at || a->out_at - n > at)
+	if (a->op != OP_DOWNLOAD || !(a->arg & 1) || a->out_at <= at || a->out_at - n > at)
 		return;
 	t->urg_on = true;
 	t->urg = t->end - (a->out_at - (at + 1));
@@ -316,7 +316,7 @@ void guest_input(struct sim *s, int node, struct pkt *p)
 	if (!path_same(&g->t.path, &seg.path))
 		sim_fail(s, "P6", "node %d gives its guest a segment with other tags, or by another NIC: %s", node, frame_text(p));
 	/* An echoed timestamp that this guest can never have sent was not translated. */
-	if (g->t.ts && seg.has_ts && seg.flags & TF_ACK && seg.tsecr && g->t.state != T_SYN_SENT && !s->old_core &&
+	if (g->t.ts && seg.has_ts && seg.flags & TF_ACK && seg.tsecr && g->t.state != T_SYN_SENT &&
 	    !stray(s, &seg) && SEQ_GE(seg.seq, g->t.irs)) {
 		uint32_t own = (uint32_t)(h.now / NS_PER_MS) + g->t.ts_off;
 

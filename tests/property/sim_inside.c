@@ -85,7 +85,7 @@ static void check_given(struct sim *s, struct node *nd, const char *when)
 		struct gconn *c;
 		uint32_t from = r->s;
 
-		if (r->seq <= nd->in_cut || !watched(s, r->client) || (s->old_core && (cl->path.v6 || cl->path.tags)))
+		if (r->seq <= nd->in_cut || !watched(s, r->client))
 			continue;
 		if (!cl->passive && SEQ_LT(r->s, cl->t.iss))
 			continue;

@@ -37,7 +37,7 @@ static void wipe(struct sim *s, uint64_t seed)
 {
 	struct sim_store *store = s->store;
 	struct stats *st = s->st;
-	bool trace = s->trace, again = s->again, old_core = s->old_core;
+	bool trace = s->trace, again = s->again;
 	uint32_t nf = s->net_faults, ff = s->ft_faults;
 
 	/* Device states in the nodes are not looked at before they were written. */
@@ -53,7 +53,6 @@ static void wipe(struct sim *s, uint64_t seed)
 	s->st = st;
 	s->trace = trace;
 	s->again = again;
-	s->old_core = old_core;
 	s->net_faults = nf;
 	s->ft_faults = ff;
 	s->seed = seed;
@@ -112,8 +111,6 @@ void run_script(struct sim *s, int i)
 void draw_path(struct sim *s, struct path *p)
 {
 	*p = (struct path){ .nic = (uint8_t)rnd(s, s->nics) };
-	if (s->old_core && s->deterministic)
-		return;
 	p->v6 = chance(s, 4000);
 	p->tags = chance(s, 6000) ? 0 : 1 + (uint8_t)rnd(s, 2);
 	p->vid[0] = (uint16_t)(1 + rnd(s, 4094));
@@ -140,7 +137,7 @@ static void draw_clients(struct sim *s)
 		s->st->qinq_conns += c->path.tags == 2;
 		c->half_close = chance(s, 1000);
 		run_script(s, i);
-		c->tfo = !s->old_core && chance(s, 1500);
+		c->tfo = chance(s, 1500);
 		c->slow = chance(s, 1000);
 		c->again = !s->rejoin && chance(s, 1200);
 		if (!s->deterministic && chance(s, 500)) {

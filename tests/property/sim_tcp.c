@@ -12,130 +12,11 @@
 
 enum { RTO_US = 40000, RTO_SHIFTS = 5, LINGER_MS = 60000 };
 
-static void host_emit(struct host *h, struct pkt *p)
-{
-	if (h->node >= 0) {
-		node_guest_out(h->s, h->node, p);
-	} else {
-		TR(h->s, "C%d   >  %s", h->client, frame_text(p));
-		ext_to_guest(h->s, p);
-	}
-}
-
-static uint32_t ts_clock(const struct host *h)
-{
-	return (uint32_t)(h->now / NS_PER_MS);
-}
-
 static void take_data(struct host *h, struct tcb *t, const struct seg *g);
 
 static void timer_rto(struct host *h, struct tcb *t)
 {
 	t->rto_at = h->now + ((nstime)(RTO_US + rnd(h->s, 10000)) * NS_PER_US << t->backoff);
-}
-
-static void send_seg(struct host *h, struct tcb *t, uint32_t seq, uint32_t len, uint8_t flags)
-{
-	struct pkt *p = pkt_new(h->s);
-	uint8_t mine = h->node >= 0 ? guest_addr(&t->path) : h->addr;
-	uint8_t *tc = frame_begin(h->s, p, &t->path, mine, t->peer, 6), *o = tc + 20;
-	uint32_t unit, wnd, field, hl;
-
-	put16(tc, t->lport);
-	put16(tc + 2, t->rport);
-	put32(tc + 4, seq);
-	put32(tc + 8, flags & TF_ACK ? t->rcv_nxt : 0);
-	if (flags & TF_SYN) {
-		*o++ = 2;
-		*o++ = 4;
-		o += put16(o, t->mss);
-		/* An answer offers only what was offered. */
-		if (t->sack) {
-			memcpy(o, "\x01\x01\x04\x02", 4);
-			o += 4;
-		}
-		if (t->my_ws != 0xff) {
-			memcpy(o, "\x01\x03\x03", 3);
-			o[3] = t->my_ws;
-			o += 4;
-		}
-	}
-	if (t->ts) {
-		memcpy(o, "\x01\x01\x08\x0a", 4);
-		o += 4;
-		o += put32(o, ts_clock(h) + t->ts_off);
-		o += put32(o, flags & TF_ACK ? t->ts_recent : 0);
-	}
-	if (!(flags & (TF_SYN | TF_RST)) && t->sack && (t->n_ooo || t->dup.s != t->dup.e)) {
-		unsigned int n = t->n_ooo + (t->dup.s != t->dup.e), max = t->ts ? 3 : 4;
-
-		if (n > max)
-			n = max;
-		*o++ = 1;
-		*o++ = 1;
-		*o++ = 5;
-		*o++ = (uint8_t)(2 + 8 * n);
-		if (t->dup.s != t->dup.e) {
-			o += put32(o, t->dup.s);
-			o += put32(o, t->dup.e);
-			n--;
-		}
-		for (unsigned int i = 0; i < n; i++) {
-			o += put32(o, t->ooo[i].s);
-			o += put32(o, t->ooo[i].e);
-		}
-		t->dup.s = t->dup.e = 0;
-	}
-	hl = (uint32_t)(o - tc);
-	unit = flags & TF_SYN ? 0 : t->rcv_ws;
-	wnd = t->read + t->rwnd - t->rcv_nxt;
-	if (SEQ_GT(t->rcv_nxt, t->read + t->rwnd))
-		wnd = 0;
-	if (flags & TF_ACK && SEQ_GT(t->rcv_adv, t->rcv_nxt + wnd))
-		wnd = t->rcv_adv - t->rcv_nxt;
-	field = (wnd + (1u << unit) - 1) >> unit;
-	/* Rounding up again and again must not offer more than there is room for. */
-	if (SEQ_GT(t->rcv_nxt + (field << unit), t->read + SIM_RCVBUF - 32))
-		field = wnd >> unit;
-	if (flags & TF_ACK) {
-		if (SEQ_LT(t->rcv_adv, t->rcv_nxt + (field << unit)))
-			t->rcv_adv = t->rcv_nxt + (field << unit);
-		t->last_ack_sent = t->rcv_nxt;
-		t->want_ack = t->delack = false;
-		t->delack_at = NS_NEVER;
-	}
-	tc[12] = (uint8_t)(hl / 4 << 4);
-	tc[13] = flags;
-	put16(tc + 14, field);
-	put32(tc + 16, 0);
-	if (t->urg_on && !(flags & (TF_SYN | TF_RST)) && SEQ_GT(t->urg, seq) && t->urg - seq < 0x10000) {
-		tc[13] |= TF_URG;
-		put16(tc + 18, t->urg - seq);
-		h->s->st->urgent_sent++;
-	}
-	/* A SYN takes a number of its own before the data. */
-	for (uint32_t i = 0; i < len; i++)
-		tc[hl + i] = t->snd[(seq + !!(flags & TF_SYN) + i) % SIM_SNDBUF];
-	frame_end(p, hl + len);
-	h->s->st->segments++;
-	h->s->st->zero_windows += flags & TF_ACK && !(flags & (TF_RST | TF_SYN)) && !field;
-	h->s->st->scaled += len && unit;
-	h->s->st->wraps += len && seq + len < seq;
-	host_emit(h, p);
-}
-
-void tcp_refuse(struct host *h, const struct seg *g)
-{
-	struct tcb t = { .lport = g->dport, .rport = g->sport, .peer = g->src, .path = g->path };
-
-	if (g->flags & TF_RST)
-		return;
-	if (g->flags & TF_ACK) {
-		send_seg(h, &t, g->ack, 0, TF_RST);
-	} else {
-		t.rcv_nxt = g->seq + g->len + (g->flags & TF_SYN ? 1 : 0);
-		send_seg(h, &t, 0, 0, TF_RST | TF_ACK);
-	}
 }
 
 static void peer_options(struct tcb *t, const struct seg *g)
@@ -181,7 +62,7 @@ void tcp_open(struct host *h, struct tcb *t, const struct opening *op)
 	t->mss = h->node >= 0 ? s->g_mss : (uint16_t)(64 + rnd(s, 300));
 	t->rwnd = h->node >= 0 ? s->g_rwnd : (uint16_t)(300 + rnd(s, 590));
 	t->delack_at = t->kill_at = NS_NEVER;
-	t->ts_first = ts_clock(h) + t->ts_off;
+	t->ts_first = tcp_clock(h) + t->ts_off;
 	t->nxt = t->max = t->iss + 1;
 	if (op->syn) {
 		/* Who has no valid cookie gets the data once more. */
@@ -192,7 +73,7 @@ void tcp_open(struct host *h, struct tcb *t, const struct opening *op)
 			take_data(h, t, op->syn);
 			s->st->tfo_taken++;
 		}
-		send_seg(h, t, t->iss, 0, TF_SYN | TF_ACK);
+		tcp_send(h, t, t->iss, 0, TF_SYN | TF_ACK);
 	} else {
 		t->state = T_SYN_SENT;
 		if (op->n_data) {
@@ -201,24 +82,15 @@ void tcp_open(struct host *h, struct tcb *t, const struct opening *op)
 			t->nxt = t->max = t->end;
 			s->st->tfo_sent++;
 		}
-		send_seg(h, t, t->iss, t->end - (t->iss + 1), TF_SYN);
+		tcp_send(h, t, t->iss, t->end - (t->iss + 1), TF_SYN);
 	}
 	timer_rto(h, t);
-}
-
-void tcp_cookie(struct host *h, const struct seg *g)
-{
-	struct tcb t = { .lport = g->dport, .rport = g->sport, .peer = g->src, .path = g->path, .mss = 400, .my_ws = 0xff,
-			 .rwnd = 500, .iss = (uint32_t)sim_rand(h->s) };
-
-	t.rcv_nxt = t.read = t.rcv_adv = g->seq + 1;
-	send_seg(h, &t, t.iss, 0, TF_SYN | TF_ACK);
 }
 
 void tcp_abort(struct host *h, struct tcb *t)
 {
 	if (t->state > T_SYN_SENT)
-		send_seg(h, t, t->max, 0, TF_RST | TF_ACK);
+		tcp_send(h, t, t->max, 0, TF_RST | TF_ACK);
 	t->state = T_CLOSED;
 	t->aborted = true;
 	t->rto_at = t->delack_at = NS_NEVER;
@@ -429,7 +301,7 @@ void tcp_input(struct host *h, struct tcb *t, const struct seg *g)
 	}
 	wnd = SEQ_GT(t->rcv_adv, t->rcv_nxt) ? t->rcv_adv - t->rcv_nxt : 0;
 	if (t->state == T_SYN_RCVD && g->flags & TF_SYN && g->seq == t->irs && !(g->flags & TF_ACK)) {
-		send_seg(h, t, t->iss, 0, TF_SYN | TF_ACK);
+		tcp_send(h, t, t->iss, 0, TF_SYN | TF_ACK);
 		return;
 	}
 	if (t->ts && g->has_ts && !(g->flags & TF_RST) && SEQ_LT(g->tsval, t->ts_recent)) {
@@ -499,7 +371,7 @@ void tcp_output(struct host *h, struct tcb *t)
 	int burst = 0;
 
 	if (t->state == T_LINGER && t->want_ack)
-		send_seg(h, t, t->nxt, 0, TF_ACK);
+		tcp_send(h, t, t->nxt, 0, TF_ACK);
 	if (t->state != T_ESTAB && !(t->state == T_SYN_RCVD && t->tfo))
 		return;
 	edge = t->una + t->wnd;
@@ -538,7 +410,7 @@ void tcp_output(struct host *h, struct tcb *t)
 		s->st->tfo_early += t->state == T_SYN_RCVD && len;
 		if (SEQ_LT(t->nxt, t->max))
 			s->st->retransmissions++;
-		send_seg(h, t, t->nxt, len, flags);
+		tcp_send(h, t, t->nxt, len, flags);
 		t->nxt += len + (flags & TF_FIN ? 1 : 0);
 		if (SEQ_GT(t->nxt, t->max))
 			t->max = t->nxt;
@@ -546,7 +418,7 @@ void tcp_output(struct host *h, struct tcb *t)
 			timer_rto(h, t);
 	}
 	if (t->want_ack)
-		send_seg(h, t, t->nxt, 0, TF_ACK);
+		tcp_send(h, t, t->nxt, 0, TF_ACK);
 	/* The persist timer: something to send, no window, nothing under way. */
 	if (t->rto_at == NS_NEVER && t->una == t->max && (t->end != t->nxt || (t->fin_queued && !t->fin_acked)))
 		timer_rto(h, t);
@@ -570,7 +442,7 @@ void tcp_timers(struct host *h, struct tcb *t)
 	h->s->st->retransmissions++;
 	if (t->state == T_SYN_SENT || t->state == T_SYN_RCVD) {
 		/* What went with the SYN is not sent again with it. */
-		send_seg(h, t, t->iss, 0, t->state == T_SYN_SENT ? TF_SYN : TF_SYN | TF_ACK);
+		tcp_send(h, t, t->iss, 0, t->state == T_SYN_SENT ? TF_SYN : TF_SYN | TF_ACK);
 		if (t->state == T_SYN_RCVD)
 			t->nxt = t->iss + 1;
 		return;
@@ -578,7 +450,7 @@ void tcp_timers(struct host *h, struct tcb *t)
 	if (t->una == t->max && SEQ_LT(t->una, t->end)) {
 		/* A window probe: one byte beyond the edge. */
 		h->s->st->probes++;
-		send_seg(h, t, t->una, 1, TF_ACK);
+		tcp_send(h, t, t->una, 1, TF_ACK);
 		if (SEQ_LT(t->max, t->una + 1))
 			t->max = t->una + 1;
 		return;
@@ -592,9 +464,9 @@ void tcp_timers(struct host *h, struct tcb *t)
 	t->dupacks = 0;
 	t->nxt = t->una;
 	if (t->wnd == 0 && SEQ_LT(t->una, t->end))
-		send_seg(h, t, t->una, 1, TF_ACK);
+		tcp_send(h, t, t->una, 1, TF_ACK);
 	else if (t->wnd == 0 && t->fin_queued)
-		send_seg(h, t, t->una, 0, TF_ACK | TF_FIN);
+		tcp_send(h, t, t->una, 0, TF_ACK | TF_FIN);
 }
 
 nstime tcp_deadline(const struct tcb *t)

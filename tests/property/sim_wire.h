@@ -8,7 +8,7 @@
 
 #include "base/clock.h"
 
-/* Frames and TCP, as guests and clients have them: sim_frame.c, sim_tcp.c. */
+/* Frames and TCP, as guests and clients have them: sim_frame.c, sim_seg.c, sim_tcp.c. */
 
 enum {
 	SIM_MAX_FRAME = 640,
@@ -105,8 +105,6 @@ struct opening {
 };
 
 void tcp_open(struct host *h, struct tcb *t, const struct opening *o);
-/* The SYN-ACK of a guest that keeps no state for a SYN. */
-void tcp_cookie(struct host *h, const struct seg *g);
 void tcp_input(struct host *h, struct tcb *t, const struct seg *g);
 void tcp_output(struct host *h, struct tcb *t);
 void tcp_timers(struct host *h, struct tcb *t);
@@ -116,7 +114,12 @@ uint32_t tcp_write(struct tcb *t, const uint8_t *p, uint32_t n);
 uint32_t tcp_read(struct tcb *t, uint8_t *p, uint32_t n);
 static inline uint32_t tcp_readable(const struct tcb *t) { return t->rcv_nxt - (t->fin_rcvd ? 1 : 0) - t->read; }
 static inline uint32_t tcp_room(const struct tcb *t) { return SIM_SNDBUF - (t->end - t->una); }
+/* sim_seg.c */
+uint32_t tcp_clock(const struct host *h);	/* of timestamps, ms */
+void tcp_send(struct host *h, struct tcb *t, uint32_t seq, uint32_t len, uint8_t flags);
 void tcp_refuse(struct host *h, const struct seg *g);
+/* The SYN-ACK of a guest that keeps no state for a SYN. */
+void tcp_cookie(struct host *h, const struct seg *g);
 
 /* What a frame is, as far as the IP header. */
 struct view {
