@@ -352,7 +352,7 @@ struct ev {
 	X(resets_by_guest) X(reused) X(v6_conns) X(vlan_conns) X(qinq_conns) X(ext_headers) X(two_nics) X(labelled) \
 	X(dg_udp) X(dg_icmp) X(dg_other) X(dg_v6) X(dg_random) X(dg_det_answers) X(dg_fragmented) X(dg_part_lost) \
 	X(dg_part_late) X(dg_asked_in_parts) X(dg_twice_given) X(dg_order_checked) X(dg_all_checked) X(storms) X(storm_syns) X(storm_answers) \
-	X(storm_failovers) X(storm_checkpoints) X(excused) X(flows_evicted) X(flows_full) \
+	X(storm_failovers) X(storm_checkpoints) X(storm_untranslated) X(excused) X(flows_evicted) X(flows_full) \
 	X(survived_alone) X(lost_unprotected) X(translated_at_failover) X(failovers) \
 	X(fo_p_idle) X(fo_p_gate) X(fo_p_stop) X(fo_p_collect) X(fo_p_cont) X(fo_p_staged) X(fo_p_loaded) X(fo_p_other) \
 	X(fo_s_idle) X(fo_s_gate) X(fo_s_stop) X(fo_s_collect) X(fo_s_apply) X(fo_s_load) X(fo_s_mend) X(fo_s_cont) \

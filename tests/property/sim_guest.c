@@ -315,8 +315,13 @@ void guest_input(struct sim *s, int node, struct pkt *p)
 	}
 	if (!path_same(&g->t.path, &seg.path))
 		sim_fail(s, "P6", "node %d gives its guest a segment with other tags, or by another NIC: %s", node, frame_text(p));
-	/* An echoed timestamp that this guest can never have sent was not translated. */
-	if (g->t.ts && seg.has_ts && seg.flags & TF_ACK && seg.tsecr && g->t.state != T_SYN_SENT &&
+	/*
+	 * An echoed timestamp that this guest can never have sent was not translated. A storm may cost the translation
+	 * of a connection that this copy has not established yet.
+	 */
+	if (s->storm_sent && g->t.state == T_SYN_RCVD) {
+		s->st->storm_untranslated += g->t.ts && seg.has_ts && SEQ_LT(seg.tsecr, g->t.ts_first - 30000);
+	} else if (g->t.ts && seg.has_ts && seg.flags & TF_ACK && seg.tsecr && g->t.state != T_SYN_SENT &&
 	    !stray(s, &seg) && SEQ_GE(seg.seq, g->t.irs)) {
 		uint32_t own = (uint32_t)(h.now / NS_PER_MS) + g->t.ts_off;
 
