@@ -340,6 +340,7 @@ int main(int argc, char **argv)
 	if (!counted && !n && st.schedules < WANTED)
 		printf("prop_core: fewer than the %d schedules wanted: a slow machine, or LOCKSTEP_PROP_SECONDS\n", WANTED);
 	printf("prop_core: base seed %lu, %lu schedules, %lu TCP segments in %.1f s (%.0f schedules a second), "
-	       "%ld violations\n", (unsigned long)o.seed, (unsigned long)st.schedules, (unsigned long)st.segments, took, (double)st.schedules / took, n);
+	       "%ld violations\n", (unsigned long)o.seed, (unsigned long)st.schedules, (unsigned long)st.segments,
+	       took, (double)st.schedules / took, n);
 	return n ? 1 : 0;
 }
