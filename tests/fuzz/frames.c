@@ -98,7 +98,7 @@ static uint32_t ip_packet(uint8_t *d, bool from_guest, unsigned int tags, bool v
 static uint32_t tcp(struct fuzz_in *in, bool from_guest, uint8_t *t)
 {
 	uint8_t how = in_u8(in), opts = in_u8(in), *o = t + 20;
-	uint32_t seq = STREAM_BEGIN + in_u8(in), n = in_u8(in) & 63, client = CLIENT_PORT + (how & 3);
+	uint32_t seq = STREAM_BEGIN + in_u8(in), n = in_u8(in) & 63, client = CLIENT_PORT + (how & (how & 0x20 ? 0x1f : 3));
 
 	if (how & 0x80)
 		seq = in_u32(in);
@@ -188,7 +188,9 @@ static uint32_t build(struct fuzz_in *in, bool from_guest, uint8_t how, uint8_t 
 	unsigned int tags = tags_of[how >> 3 & 3];
 	uint8_t l4[512] = { 0 }, frag[8] = { 0 };
 	bool ext = how & 0x40, v6 = how & 0x80;
+	struct fuzz_in none = { NULL, 0 };
 	uint32_t n, off, all;
+	uint8_t sel;
 
 	switch (how & 7) {
 	case 0: case 1: case 2:
@@ -201,17 +203,25 @@ static uint32_t build(struct fuzz_in *in, bool from_guest, uint8_t how, uint8_t 
 		n = icmp(in, from_guest, v6, l4);
 		return ip_packet(out, from_guest, tags, v6, ext, v6 ? 58 : 1, NULL, l4, n, 2);
 	case 5:
-		/* A piece of a datagram of UDP, which is the same but for its beginning whatever the piece. */
-		all = udp(in, from_guest, l4, 120);
-		off = (in_u8(in) & 15) * 8;
-		n = in_u8(in) & 127;
-		be(frag + 6, in_u8(in) & 7, 2);
+		/* A piece, the first or second half if the input does not say more, of one of few datagrams and segments. */
+		sel = in_u8(in);
+		be(frag + 6, sel >> 1 & 1, 2);
+		if (sel & 4)
+			all = tcp(sel & 0x40 ? in : &none, from_guest, l4);
+		else
+			all = udp(sel & 0x40 ? in : &none, from_guest, l4, 120);
+		if (sel & 4 && all < 48)
+			all = 48;
+		off = sel & 0x80 ? (in_u8(in) & 15) * 8 : (sel & 1) * (sel & 4 ? 24 : 64);
+		n = sel & 0x80 ? in_u8(in) & 127 : sel & 1 ? all : sel & 4 ? 24 : 64;
+		if (off >= all)
+			off = 0;
 		if (off + n > all)
 			n = all - off;
 		if (off + n < all)
 			n &= ~7u;
 		be(frag + 2, off | (off + n < all), 2);
-		return ip_packet(out, from_guest, tags, v6, ext, 17, frag, l4 + off, n ? n : 8, 0);
+		return ip_packet(out, from_guest, tags, v6, ext, sel & 4 ? 6 : 17, frag, l4 + off, n ? n : 8, 0);
 	case 6:
 		memset(l4, in_u8(in) & 7, 40);
 		n = in_u8(in) % 40;

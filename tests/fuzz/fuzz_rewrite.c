@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
  * Fuzz target: the secondary's log and translation (P2, P6), and promotion. The input is a sequence of events: messages
- * of the primary with any content, frames of the SVM, checkpoints loaded, the gate, and at any time promotion. No frame
- * is lost; what the guest is given has right checksums where they were right; after promotion the log is empty.
+ * of the primary with any content, frames of the SVM, checkpoints loaded, the gate, and at any time promotion, after
+ * which the node may be the primary of another. No frame is lost, none leaves a secondary; what the guest is given has
+ * right checksums where they were right; after promotion the log is empty.
  */
 #include <string.h>
 
@@ -108,6 +109,8 @@ static void one(struct fuzz_in *in, uint64_t *seq)
 		message(in, m, op);
 		break;
 	case 10:
+		if (net_role(drive.net) == NET_PRIMARY)
+			barrier = net_epoch(drive.net);
 		drive_event(&drive, (struct net_ev){ .type = NEV_CLOSE, .n = barrier });
 		break;
 	case 11:
@@ -131,6 +134,13 @@ static void one(struct fuzz_in *in, uint64_t *seq)
 			drive_event(&drive, (struct net_ev){ .type = NEV_PROMOTE });
 			break;
 		}
+		if (op & 64 && net_role(drive.net) == NET_ALONE) {
+			/* Protected again: what it translates now goes to another secondary. */
+			drive_event(&drive, (struct net_ev){ .type = NEV_OPEN, .n = barrier });
+			drive_event(&drive, (struct net_ev){ .type = NEV_ROLE, .arg = NET_PRIMARY, .n = net_epoch(drive.net) });
+			barrier = 0;
+			break;
+		}
 		len = fuzz_frame(in, false, frame);
 		input(frame, len);
 		drive_frame(&drive, (struct net_ev){ .type = NEV_TAP, .nic = nic }, frame, len, true);
@@ -149,7 +159,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size)
 	drive_event(&drive, (struct net_ev){ .type = NEV_ROLE, .arg = NET_SECONDARY, .n = 1 });
 	while (in.n)
 		one(&in, &seq);
-	drive_event(&drive, (struct net_ev){ .type = NEV_PROMOTE });
+	drive_event(&drive, (struct net_ev){ .type = net_role(drive.net) == NET_PRIMARY ? NEV_ALONE : NEV_PROMOTE });
 	MUST(net_role(drive.net) == NET_ALONE);
 	drive_event(&drive, (struct net_ev){ .type = NEV_OPEN, .n = barrier });
 	net_stats_get(drive.net, &st);
