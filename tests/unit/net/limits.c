@@ -29,7 +29,7 @@ static void nothing_is_lost(struct bed *b, uint64_t n, int frames, uint32_t befo
 	assert_int_equal(stats(b).held_svm, 0);
 	assert_int_equal(stats(b).held_bytes, 0);
 	assert_int_equal(stats(b).held_svm_bytes, 0);
-	assert_int_equal(stats(b).frames_free, before);
+	assert_true(stats(b).frames_free >= before);
 	assert_int_equal(stats(b).drop_held, 0);
 }
 
@@ -149,7 +149,7 @@ static void all_together(void **state)
 		else
 			cfg.max_held = 10;
 		b = bed_primary(&cfg);
-		for (uint16_t i = 0; i < 18; i++) {
+		for (uint16_t i = 0; i < 13; i++) {
 			udp_in(b, true, (uint16_t)(1000 + i), k);
 			asked += wanted(b, CAUSE_HELD);
 			if (i < 5)
@@ -159,7 +159,7 @@ static void all_together(void **state)
 		assert_int_equal(by_bytes ? stats(b).limit_bytes : stats(b).limit_held, 1);
 		checkpoint(b, 2);
 		ctl(b, NEV_STAGED, 2, 0);
-		assert_int_equal(count(b, NA_TAP), 18);
+		assert_int_equal(count(b, NA_TAP), 13);
 		assert_int_equal(stats(b).drop_held, 0);
 		bed_end(b);
 	}
@@ -215,6 +215,8 @@ static void flows(void **state)
 	assert_int_equal(count(b, NA_TAP), 8);
 	ctl(b, NEV_LOADED, 2, 0);
 	/* Idle ones go when their place is needed. */
+	tick(b, NS_PER_S);
+	tick(b, NS_PER_S);
 	udp_in(b, true, 2000, "new");
 	udp_in(b, false, 2000, "new");
 	assert_int_equal(count(b, NA_TAP), 1);
@@ -236,6 +238,35 @@ static struct seg flood(struct bed *b, uint32_t i)
 		memcpy(src, (uint8_t[]){ 198, 18, (uint8_t)(i >> 8), (uint8_t)i }, 4);
 	b->on.src = src;
 	return (struct seg){ .seq = i * 77, .flags = TCP_SYN, .win = 1000, .ws = 7, .other_port = (uint16_t)(1024 + i % 60000) };
+}
+
+/* What has left by comparison is held no more, on either side: many quiet connections are no reason for a checkpoint. */
+static void quiet_connections(void **state)
+{
+	struct net_cfg cfg;
+	struct bed *b;
+
+	(void)state;
+	bed_cfg(&cfg);
+	cfg.max_held = 10;
+	b = bed_primary(&cfg);
+	for (uint16_t i = 0; i < 28; i++) {
+		struct seg s = guest_synack(b), d = DATA(5000, 1000, "hello");
+
+		s.other_port = d.other_port = (uint16_t)(1000 + i);
+		s.ack = 1000;
+		seg_in(b, NEV_GUEST, s);
+		flow_ok(b);
+		svm(b, 2, s);
+		assert_int_equal(count(b, NA_TAP), 1);
+		seg_in(b, NEV_GUEST, d);
+		svm(b, 2, d);
+		assert_string_equal(text(b), "hello");
+		assert_false(wanted(b, CAUSE_HELD));
+	}
+	assert_int_equal(stats(b).held, 0);
+	assert_int_equal(stats(b).drop_held, 0);
+	bed_end(b);
 }
 
 /* The issue: a SYN flood neither grows memory nor harms an established connection: alone, with a translation to keep. */
@@ -341,18 +372,20 @@ static void flood_on_a_secondary(void **state)
 
 		b->on.v6 = v6;
 		svm_flow(b, 8999);
+		input(b, 2, 2, ACK(1000, 5000));
+		assert_int_equal(first(b, NA_GUEST)->ack, 9000);
 		for (uint32_t i = 0; i < 50; i++) {
 			struct seg s = flood(b, i);
 			const uint8_t *other = b->on.src;
 
-			input(b, 2, 2 + i, s);
+			input(b, 2, 3 + i, s);
 			b->on.src = NULL;
 			b->on.dst = other;
 			seg_in(b, NEV_GUEST, (struct seg){ .seq = i, .ack = s.seq + 1, .flags = TCP_SYN | TCP_ACK, .win = 1000,
 				.other_port = s.other_port });
 			b->on.dst = NULL;
 		}
-		input(b, 2, 52, ACK(1000, 5000));
+		input(b, 2, 53, ACK(1000, 5000));
 		assert_int_equal(first(b, NA_GUEST)->ack, 9000);
 		seg_in(b, NEV_GUEST, DATA(9000, 1000, "on"));
 		assert_int_equal(msg_packet(b, NM_OUTPUT)->seq, 5000);
@@ -376,6 +409,7 @@ static void syn_when_the_log_is_nearly_full(void **state)
 		struct bed *b = bed_primary(NULL);
 
 		b->on = bed_road[r];
+		bytes_in(b, NEV_TAP, d, seg_udp(d, &b->on, 53, 5353, "q"));
 		open_flow(b, 2);
 		logged.seq = msg(b, NM_INPUT)->msg.seq;
 		logged.room = 15;	/* of 64 */
@@ -420,7 +454,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(frames_of_a_flow), cmocka_unit_test(frames_of_the_svm), cmocka_unit_test(bytes_of_a_flow),
-		cmocka_unit_test(all_together), cmocka_unit_test(far_beyond), cmocka_unit_test(flows),
+		cmocka_unit_test(all_together), cmocka_unit_test(far_beyond), cmocka_unit_test(flows), cmocka_unit_test(quiet_connections),
 		cmocka_unit_test(flood_on_a_translated_connection), cmocka_unit_test(flood_on_a_primary),
 		cmocka_unit_test(flood_on_a_secondary), cmocka_unit_test(syn_when_the_log_is_nearly_full),
 		cmocka_unit_test(no_room_in_the_log),

@@ -77,8 +77,10 @@ static void timestamps_of_held_segments(void **state)
 		open_flow(b, 2);
 		/* So that what follows is not behind the SYN-ACK's. */
 		a.tsval = 0x7fffff00;
+		/* The SVM offers the same window, so nothing has to be swallowed. */
+		svm(b, 2, a);
 		seg_in(b, NEV_GUEST, a);
-		a.tsval = 0xffffff00;
+		a.tsval = 0xf0000000;
 		seg_in(b, NEV_GUEST, a);
 		seg_in(b, NEV_GUEST, s);
 		assert_int_equal(count(b, NA_TAP), 0);
@@ -233,7 +235,6 @@ static void signed_segments(void **state)
 			/* The pure acknowledgement as well: it cannot be lowered. */
 			seg_in(b, NEV_GUEST, signed_by(ACK(5006, 1003), how));
 			assert_int_equal(count(b, NA_TAP), 0);
-			assert_true(until(b, CAUSE_OTHER, 20 * NS_PER_MS));
 			checkpoint(b, 3);
 			ctl(b, NEV_STAGED, 3, 0);
 			assert_int_equal(count(b, NA_TAP), 2);

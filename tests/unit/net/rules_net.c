@@ -118,6 +118,33 @@ static void hold_udp(void **state)
 	}
 }
 
+/* Design 4: one checkpoint for what is held: while it is under way nobody asks for another one that would carry nothing. */
+static void hold_asks_once(void **state)
+{
+	struct bed *b = primary_with(rule(RULE_HOLD, PROTO_UDP, 0));
+	uint8_t d[SEG_MAX];
+
+	(void)state;
+	bytes_in(b, NEV_GUEST, d, udp(b, d, 53, "held"));
+	assert_true(until(b, CAUSE_OTHER, 20 * NS_PER_MS));
+	ctl(b, NEV_CLOSE, 2, 0);
+	assert_false(wanted_any(b));
+	if (!count(b, NA_CUT))
+		tick(b, 10 * NS_PER_MS);
+	ctl(b, NEV_STOPPED, 2, 0);
+	assert_false(wanted_any(b));
+	ctl(b, NEV_DRAINED, 0, 0);
+	assert_false(wanted_any(b));
+	ctl(b, NEV_OPEN, 2, 0);
+	assert_false(until(b, CAUSE_OTHER, 50 * NS_PER_MS));
+	/* What is held from now on is of the next epoch, and has to wait for its own. */
+	bytes_in(b, NEV_GUEST, d, udp(b, d, 53, "later"));
+	assert_true(until(b, CAUSE_OTHER, 20 * NS_PER_MS));
+	ctl(b, NEV_STAGED, 2, 0);
+	assert_int_equal(count(b, NA_TAP), 1);
+	bed_end(b);
+}
+
 /* Hold of TCP: the numbers stay under P2 all the same. */
 static void hold_tcp(void **state)
 {
@@ -139,6 +166,9 @@ static void hold_tcp(void **state)
 		seg_in(b, NEV_GUEST, DATA(5000, 1003, "answer"));
 		svm(b, 3, DATA(5000, 1003, "answer"));
 		assert_int_equal(count(b, NA_TAP), 0);
+		/* Not compared, so there is no difference to be found. */
+		assert_false(wanted(b, CAUSE_MISMATCH));
+		assert_int_equal(stats(b).mismatches, 0);
 		checkpoint(b, 3);
 		ctl(b, NEV_STAGED, 3, 0);
 		assert_string_equal(text(b), "answer");
@@ -221,6 +251,26 @@ static void told_to_the_peer(void **state)
 	assert_int_equal(net_rules(b->net)->r[0].proto, PROTO_SCTP);
 	tick(b, NS_PER_MS);
 	assert_null(msg(b, NM_RULES));
+	bed_end(b);
+}
+
+/* As many as there may be, on a link of ordinary frames. */
+static void all_are_told(void **state)
+{
+	struct rules got;
+	struct net_cfg cfg;
+	struct bed *b;
+
+	(void)state;
+	bed_cfg(&cfg);
+	cfg.rules.n = RULES_MAX;
+	for (uint16_t i = 0; i < RULES_MAX; i++)
+		cfg.rules.r[i] = rule(RULE_BYPASS, PROTO_UDP, (uint16_t)(1000 + i));
+	b = bed_new(&cfg);
+	ctl(b, NEV_ROLE, 1, NET_PRIMARY);
+	got = told_rules(b);
+	assert_int_equal(got.n, RULES_MAX);
+	assert_int_equal(got.r[RULES_MAX - 1].guest_port.lo, 1000 + RULES_MAX - 1);
 	bed_end(b);
 }
 
@@ -332,8 +382,8 @@ static void bypass_is_translated(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(bypass_udp), cmocka_unit_test(bypass_tcp), cmocka_unit_test(hold_udp),
-		cmocka_unit_test(hold_tcp), cmocka_unit_test(first_fit), cmocka_unit_test(told_to_the_peer),
+		cmocka_unit_test(bypass_udp), cmocka_unit_test(bypass_tcp), cmocka_unit_test(hold_udp), cmocka_unit_test(hold_asks_once),
+		cmocka_unit_test(hold_tcp), cmocka_unit_test(first_fit), cmocka_unit_test(told_to_the_peer), cmocka_unit_test(all_are_told),
 		cmocka_unit_test(taken_by_the_secondary), cmocka_unit_test(change_at_run_time),
 		cmocka_unit_test(bypass_is_translated),
 	};

@@ -175,6 +175,30 @@ static void different_bytes(void **state)
 	})
 }
 
+/* A difference of epoch n is mended by checkpoint n: what is said between barrier and STAGED is no further difference. */
+static void one_wish_for_one_difference(void **state)
+{
+	struct bed *b = bed_primary(NULL);
+
+	(void)state;
+	open_flow(b, 2);
+	seg_in(b, NEV_GUEST, DATA(5000, 1000, "X"));
+	svm(b, 2, DATA(5000, 1000, "Y"));
+	assert_true(wanted(b, CAUSE_MISMATCH));
+	checkpoint(b, 2);
+	assert_false(wanted_any(b));
+	seg_in(b, NEV_GUEST, DATA(5001, 1000, "next"));
+	assert_int_equal(count(b, NA_TAP), 0);
+	assert_false(wanted(b, CAUSE_MISMATCH));
+	ctl(b, NEV_STAGED, 2, 0);
+	assert_string_equal(text(b), "X");
+	ctl(b, NEV_LOADED, 2, 0);
+	svm(b, 3, DATA(5001, 1000, "next"));
+	assert_string_equal(text(b), "next");
+	assert_int_equal(stats(b).mismatches, 1);
+	bed_end(b);
+}
+
 /* P1: what the SVM said in epoch n never releases anything of n + 1, even when it was there before. */
 static void old_epoch(void **state)
 {
@@ -355,7 +379,7 @@ int main(void)
 		cmocka_unit_test(different_segmentation), cmocka_unit_test(svm_first),
 		cmocka_unit_test(headers_of_different_length), cmocka_unit_test(retransmission_of_what_was_let_out),
 		cmocka_unit_test(retransmission_of_what_is_held), cmocka_unit_test(partial_retransmission),
-		cmocka_unit_test(out_of_order), cmocka_unit_test(different_bytes), cmocka_unit_test(old_epoch),
+		cmocka_unit_test(out_of_order), cmocka_unit_test(different_bytes), cmocka_unit_test(one_wish_for_one_difference), cmocka_unit_test(old_epoch),
 		cmocka_unit_test(wrap_around), cmocka_unit_test(probes_of_the_guest),
 		cmocka_unit_test(client_frames_go_to_both), cmocka_unit_test(jumbo), cmocka_unit_test(padding_is_ignored),
 		cmocka_unit_test(timeout), cmocka_unit_test(alone),
