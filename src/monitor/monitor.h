@@ -7,6 +7,8 @@
 #include "base/clock.h"
 #include "base/err.h"
 #include "base/loop.h"
+#include "core/net.h"
+#include "monitor/settings.h"
 #include "proxy/capture.h"
 
 struct json_object;
@@ -22,8 +24,19 @@ enum monitor_cmd_type {
 	MONITOR_CHECKPOINT,	/* make a checkpoint; answer when it is LOADED, with status_ckpt_json() */
 	MONITOR_FAILOVER,	/* secondary: take over, primary: hand over; answer when that has happened */
 	MONITOR_SET,		/* change settings; answer at once */
+	MONITOR_RULES,		/* show or change the rules; answer at once, with the rules in force */
 	MONITOR_QUIT,		/* end this node; answer at once */
 	MONITOR_CAPTURE,	/* write what passes into @fd; answer at once */
+};
+
+enum monitor_rule_op { MONITOR_RULE_LIST, MONITOR_RULE_INSERT, MONITOR_RULE_DELETE, MONITOR_RULE_CLEAR };
+
+#define MONITOR_RULE_END UINT32_MAX	/* as the place of MONITOR_RULE_INSERT: behind the last one */
+
+/* New settings of one NIC. */
+struct monitor_nic {
+	char nic[SETTING_NIC_MAX + 1];	/* the netdev's id; whether there is one is not known here */
+	struct net_nic_cfg cfg;		/* 0: unchanged */
 };
 
 /* One command of a client, checked: what is here is of the right type and range. */
@@ -31,6 +44,14 @@ struct monitor_cmd {
 	enum monitor_cmd_type type;
 	uint64_t token;			/* names the answer, when it comes later; never 0 */
 	nstime checkpoint_delay;	/* MONITOR_SET: new value, NS_NEVER: unchanged */
+	struct net_nic_cfg all;		/* MONITOR_SET: of all NICs, 0: unchanged; then @nics, which go before it */
+	unsigned int n_nics;
+	struct monitor_nic nics[NET_MAX_NICS];
+	struct {			/* MONITOR_RULES */
+		enum monitor_rule_op op;
+		uint32_t at;		/* place, from 0: MONITOR_RULE_INSERT, MONITOR_RULE_DELETE */
+		char text[RULE_TEXT_MAX];	/* MONITOR_RULE_INSERT; rule_parse() has not seen it */
+	} rule;
 	struct capture_cfg capture;	/* MONITOR_CAPTURE */
 	int fd;				/* MONITOR_CAPTURE: what the client has handed over; given away. Else -1 */
 };

@@ -27,6 +27,7 @@ static const struct command {
 	{ "__lockstep_checkpoint", REQUEST_COMMAND, MONITOR_CHECKPOINT },
 	{ "__lockstep_failover", REQUEST_COMMAND, MONITOR_FAILOVER },
 	{ "__lockstep_set", REQUEST_COMMAND, MONITOR_SET },
+	{ "__lockstep_rules", REQUEST_COMMAND, MONITOR_RULES },
 	{ "__lockstep_quit", REQUEST_COMMAND, MONITOR_QUIT },
 	{ "__lockstep_capture", REQUEST_COMMAND, MONITOR_CAPTURE },
 };
@@ -55,14 +56,120 @@ static int request_delay(struct json_object *v, struct request *r, struct err *e
 	return 0;
 }
 
+#define SETTABLE "checkpoint-delay, " SETTING_LIST ", or one of the last three for one NIC, as n0.compare-timeout"
+
+/* Where a setting of comparing goes: to all NICs, or to one, which gets an entry of its own. NULL: no room */
+static struct net_nic_cfg *request_nic(const char *nic, struct monitor_cmd *cmd)
+{
+	if (!*nic)
+		return &cmd->all;
+	for (unsigned int i = 0; i < cmd->n_nics; i++)
+		if (!strcmp(cmd->nics[i].nic, nic))
+			return &cmd->nics[i].cfg;
+	if (cmd->n_nics == NET_MAX_NICS)
+		return NULL;
+	memcpy(cmd->nics[cmd->n_nics].nic, nic, strlen(nic) + 1);
+	return &cmd->nics[cmd->n_nics++].cfg;
+}
+
 static int request_set(const char *key, struct json_object *v, struct request *r, struct err *e)
 {
-	char show[REQUEST_SHOW + 4];
+	char show[REQUEST_SHOW + 4], nic[SETTING_NIC_MAX + 1];
+	int64_t n = json_object_get_int64(v);
+	struct net_nic_cfg *cfg;
+	int s;
 
 	if (!strcmp(key, "checkpoint-delay") || !strcmp(key, "x-checkpoint-delay"))
 		return request_delay(v, r, e);
-	return err_set(e, -EINVAL, "__lockstep_set has no argument '%s': checkpoint-delay can be set",
-		       request_show(key, show));
+	s = setting_name(key, nic);
+	if (s < 0)
+		return err_set(e, -EINVAL, "__lockstep_set has no argument '%s': what can be set is " SETTABLE,
+			       request_show(key, show));
+	if (!json_object_is_type(v, json_type_int) || n < (int64_t)setting_infos[s].min ||
+	    n > (int64_t)setting_infos[s].max)
+		return err_set(e, -EINVAL, "%s must be a whole number of %s from %llu to %llu", request_show(key, show),
+			       setting_infos[s].unit, (unsigned long long)setting_infos[s].min,
+			       (unsigned long long)setting_infos[s].max);
+	cfg = request_nic(nic, &r->cmd);
+	if (!cfg)
+		return err_set(e, -EINVAL, "settings for more than %d NICs", NET_MAX_NICS);
+	setting_put(cfg, (enum setting)s, (uint64_t)n);
+	return 0;
+}
+
+/* Places are counted from 1 by people, from 0 inside. */
+static int request_place(const char *key, struct json_object *v, uint32_t *at, struct err *e)
+{
+	int64_t n = json_object_get_int64(v);
+
+	if (!json_object_is_type(v, json_type_int) || n < 1 || n > RULES_MAX)
+		return err_set(e, -EINVAL, "%s must be the number of a rule, from 1 to %d", key, RULES_MAX);
+	*at = (uint32_t)n - 1;
+	return 0;
+}
+
+static int request_rule_text(const char *key, struct json_object *v, struct request *r, struct err *e)
+{
+	const char *text = json_object_get_string(v);
+	size_t len;
+
+	if (!json_object_is_type(v, json_type_string))
+		return err_set(e, -EINVAL, "%s must be a rule, as text", key);
+	len = (size_t)json_object_get_string_len(v);
+	if (len >= sizeof(r->cmd.rule.text))
+		return err_set(e, -EINVAL, "%s: a rule is at most %zu bytes long", key, sizeof(r->cmd.rule.text) - 1);
+	/* What is refused is shown again, on a terminal. */
+	for (size_t i = 0; i < len; i++)
+		if (text[i] <= 0x20 || text[i] >= 0x7f)
+			return err_set(e, -EINVAL, "%s: a rule has only letters, digits and signs, no blanks", key);
+	memcpy(r->cmd.rule.text, text, len + 1);
+	return 0;
+}
+
+/* {"add": RULE}, {"insert": N, "rule": RULE}, {"delete": N}, {"clear": true}, or nothing: only show them. */
+static int request_rules(struct json_object *args, struct request *r, struct err *e)
+{
+	struct json_object *add = NULL, *insert = NULL, *rule = NULL, *del = NULL, *clear = NULL;
+	char show[REQUEST_SHOW + 4];
+	unsigned int n = 0;
+	int rc;
+
+	json_object_object_foreach(args, key, v) {
+		if (!strcmp(key, "add"))
+			add = v;
+		else if (!strcmp(key, "insert"))
+			insert = v;
+		else if (!strcmp(key, "rule"))
+			rule = v;
+		else if (!strcmp(key, "delete"))
+			del = v;
+		else if (!strcmp(key, "clear"))
+			clear = v;
+		else
+			return err_set(e, -EINVAL, "__lockstep_rules has no argument '%s': there are add, insert with "
+				       "rule, delete, clear", request_show(key, show));
+		if (!v)
+			return err_set(e, -EINVAL, "__lockstep_rules: %s must not be null", key);
+		n += strcmp(key, "rule") != 0;
+	}
+	if (n > 1)
+		return err_set(e, -EINVAL, "__lockstep_rules does one thing at a time: add, insert, delete or clear");
+	if (!insert != !rule)
+		return err_set(e, -EINVAL, "insert and rule go together: the place, from 1, and the rule as text");
+	if (add || insert) {
+		r->cmd.rule.op = MONITOR_RULE_INSERT;
+		r->cmd.rule.at = MONITOR_RULE_END;
+		rc = request_rule_text(add ? "add" : "rule", add ? add : rule, r, e);
+		return rc || add ? rc : request_place("insert", insert, &r->cmd.rule.at, e);
+	}
+	if (del) {
+		r->cmd.rule.op = MONITOR_RULE_DELETE;
+		return request_place("delete", del, &r->cmd.rule.at, e);
+	}
+	if (clear && (!json_object_is_type(clear, json_type_boolean) || !json_object_get_boolean(clear)))
+		return err_set(e, -EINVAL, "clear must be true");
+	r->cmd.rule.op = clear ? MONITOR_RULE_CLEAR : MONITOR_RULE_LIST;
+	return 0;
 }
 
 static int request_points(struct json_object *v, struct request *r, struct err *e)
@@ -113,16 +220,20 @@ static int request_capture(const char *key, struct json_object *v, struct reques
 
 static int request_arguments(const struct command *c, struct json_object *args, struct request *r, struct err *e)
 {
+	bool set = c->type == REQUEST_COMMAND && c->cmd == MONITOR_SET;
+	bool rules = c->type == REQUEST_COMMAND && c->cmd == MONITOR_RULES;
 	char show[REQUEST_SHOW + 4];
 	int rc = 0, n = 0;
 
 	r->cmd = (struct monitor_cmd){ .type = c->cmd, .checkpoint_delay = NS_NEVER, .fd = -1 };
 	if (args && !json_object_is_type(args, json_type_object))
 		return err_set(e, -EINVAL, "arguments must be an object");
+	if (rules && args)
+		return request_rules(args, r, e);
 	if (args) {
 		json_object_object_foreach(args, key, v) {
 			n++;
-			if (c->type == REQUEST_COMMAND && c->cmd == MONITOR_SET)
+			if (set)
 				rc = request_set(key, v, r, e);
 			else if (c->type == REQUEST_COMMAND && c->cmd == MONITOR_CAPTURE)
 				rc = request_capture(key, v, r, e);
@@ -132,8 +243,8 @@ static int request_arguments(const struct command *c, struct json_object *args, 
 				return rc;
 		}
 	}
-	if (c->type == REQUEST_COMMAND && c->cmd == MONITOR_SET && !n)
-		return err_set(e, -EINVAL, "%s needs an argument: checkpoint-delay can be set", c->name);
+	if (set && !n)
+		return err_set(e, -EINVAL, "%s needs an argument: what can be set is " SETTABLE, c->name);
 	if (c->type == REQUEST_COMMAND && c->cmd == MONITOR_CAPTURE && !r->cmd.capture.points)
 		return err_set(e, -EINVAL, "%s needs the argument points: client, pvm, svm, released", c->name);
 	return 0;

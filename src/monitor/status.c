@@ -4,10 +4,7 @@
  * shows it (status_text.c). Names are stable, units stand in them (_ms, bytes); numbers that nobody knows are null.
  * Runs in the control loop.
  */
-#include "monitor/status.h"
-
-#include <json-c/json.h>
-#include <string.h>
+#include "monitor/status_internal.h"
 
 void status_ckpts_add(struct status_ckpts *c, const struct ckpt_times *t, uint64_t bytes)
 {
@@ -16,31 +13,6 @@ void status_ckpts_add(struct status_ckpts *c, const struct ckpt_times *t, uint64
 	hist_add(&c->bytes, bytes);
 	c->last = *t;
 	c->last_bytes = bytes;
-}
-
-static void put(struct json_object *o, const char *key, struct json_object *v)
-{
-	json_object_object_add(o, key, v);
-}
-
-static void put_u64(struct json_object *o, const char *key, uint64_t v)
-{
-	put(o, key, v == STATUS_UNKNOWN ? NULL : json_object_new_uint64(v));
-}
-
-static void put_str(struct json_object *o, const char *key, const char *s)
-{
-	put(o, key, s && *s ? json_object_new_string(s) : NULL);
-}
-
-/* Three digits behind the point: microseconds are as much as anybody can use. */
-static void put_ms(struct json_object *o, const char *key, uint64_t ns)
-{
-	struct json_object *d = ns == STATUS_UNKNOWN ? NULL : json_object_new_double((double)ns / NS_PER_MS);
-
-	if (d)
-		json_object_set_serializer(d, json_object_double_to_json_string, (void *)"%.3f", NULL);
-	put(o, key, d);
 }
 
 /* Time passed since @at; null when that has not happened. */
@@ -133,21 +105,6 @@ static struct json_object *checkpoints_json(const struct status *s)
 	return o;
 }
 
-static struct json_object *net_json(const struct net_stats *n)
-{
-	struct json_object *o = json_object_new_object();
-
-#define F(field) put_u64(o, #field, n->field)
-	F(held), F(held_svm), F(logged), F(flows), F(frames_free);
-	F(tap_in), F(tap_out), F(guest_in), F(guest_out), F(peer_in), F(peer_out), F(bytes_in), F(bytes_out);
-	F(released_compared), F(released_staged), F(passed), F(mismatches);
-	F(acks_made), F(acks_swallowed), F(acks_lowered), F(splits), F(gate_expired), F(replayed), F(resent), F(guessed);
-	F(drop_pool), F(drop_room), F(drop_held), F(drop_old_epoch), F(drop_bad), F(drop_silent);
-	F(flows_evicted), F(flows_full);
-#undef F
-	return o;
-}
-
 static struct json_object *link_json(const struct status *s)
 {
 	struct json_object *o = json_object_new_object();
@@ -216,7 +173,7 @@ struct json_object *status_json(const struct status *s)
 	put_str(o, "phase", s->phase);
 	put(o, "sync", sync_json(s));
 	put(o, "checkpoints", checkpoints_json(s));
-	put(o, "net", net_json(&s->net));
+	put(o, "net", status_net_json(s));
 	put(o, "link", link_json(s));
 	put(o, "failover", failover_json(s));
 

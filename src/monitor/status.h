@@ -58,6 +58,9 @@ struct status {
 	const struct status_ckpts *ckpts;	/* borrowed during the call; NULL: nothing is shown */
 
 	struct net_stats net;
+	const struct net_cfg *net_cfg;		/* limits and settings; borrowed during the call; NULL: unknown */
+	const char *const *nic_ids;		/* the netdevs', as many as net_cfg->n_nics; borrowed */
+	struct rules rules;			/* in force */
 
 	struct {
 		char peer[128];		/* address and port; empty: nobody is connected */

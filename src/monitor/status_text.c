@@ -4,16 +4,14 @@
  * one who said it, so what is missing is left out and every value is taken by its type. Strings come from a process
  * of the same user; control characters in them are replaced all the same, a terminal obeys them.
  */
-#include "monitor/status.h"
+#include "monitor/status_internal.h"
 
 #include <inttypes.h>
 #include <json-c/json.h>
 #include <stdarg.h>
 #include <string.h>
 
-#define TEXT_LABEL 15	/* width of the left column */
-
-static struct json_object *get(struct json_object *o, const char *key, enum json_type type)
+struct json_object *text_get(struct json_object *o, const char *key, enum json_type type)
 {
 	struct json_object *v;
 
@@ -22,33 +20,33 @@ static struct json_object *get(struct json_object *o, const char *key, enum json
 	return json_object_is_type(v, type) ? v : NULL;
 }
 
-static struct json_object *get_obj(struct json_object *o, const char *key)
+struct json_object *text_obj(struct json_object *o, const char *key)
 {
-	return get(o, key, json_type_object);
+	return text_get(o, key, json_type_object);
 }
 
-static uint64_t get_u64(struct json_object *o, const char *key)
+uint64_t text_u64(struct json_object *o, const char *key)
 {
-	return json_object_get_uint64(get(o, key, json_type_int));
+	return json_object_get_uint64(text_get(o, key, json_type_int));
 }
 
 /* A number with a point, or without one; negative: there is none. */
-static double get_num(struct json_object *o, const char *key)
+double text_num(struct json_object *o, const char *key)
 {
-	struct json_object *v = get(o, key, json_type_double);
+	struct json_object *v = text_get(o, key, json_type_double);
 
 	if (!v)
-		v = get(o, key, json_type_int);
+		v = text_get(o, key, json_type_int);
 	return v ? json_object_get_double(v) : -1;
 }
 
-static bool get_bool(struct json_object *o, const char *key)
+bool text_bool(struct json_object *o, const char *key)
 {
-	return json_object_get_boolean(get(o, key, json_type_boolean));
+	return json_object_get_boolean(text_get(o, key, json_type_boolean));
 }
 
 /* A text, cut and cleaned, in one of a few buffers that take turns. */
-static const char *clean(const char *s)
+const char *text_clean(const char *s)
 {
 	static char bufs[8][256];
 	static unsigned int turn;
@@ -61,12 +59,12 @@ static const char *clean(const char *s)
 	return b;
 }
 
-static const char *get_str(struct json_object *o, const char *key)
+const char *text_str(struct json_object *o, const char *key)
 {
-	return clean(json_object_get_string(get(o, key, json_type_string)));
+	return text_clean(json_object_get_string(text_get(o, key, json_type_string)));
 }
 
-static void __attribute__((format(printf, 3, 4))) row(FILE *f, const char *label, const char *fmt, ...)
+void text_row(FILE *f, const char *label, const char *fmt, ...)
 {
 	va_list ap;
 
@@ -78,7 +76,7 @@ static void __attribute__((format(printf, 3, 4))) row(FILE *f, const char *label
 }
 
 /* A time as people say it: 3.12 ms, 4.2 s, 5 min 3 s, 2 h 10 min, 3 d 4 h. */
-static const char *ms_text(double ms, char b[32])
+const char *text_ms(double ms, char b[32])
 {
 	uint64_t s = ms < 0 ? 0 : ms > 1e15 ? (uint64_t)1e12 : (uint64_t)(ms / 1000);
 
@@ -97,7 +95,7 @@ static const char *ms_text(double ms, char b[32])
 	return b;
 }
 
-static const char *bytes_text(double n, char b[32])
+const char *text_bytes(double n, char b[32])
 {
 	static const char *const units[] = { "B", "KiB", "MiB", "GiB", "TiB", "PiB" };
 	unsigned int u = 0;
@@ -114,52 +112,52 @@ static const char *bytes_text(double n, char b[32])
 
 static void text_head(struct json_object *s, FILE *f)
 {
-	struct json_object *w = get(s, "warnings", json_type_array);
-	struct json_object *qemu = get_obj(s, "qemu"), *self = get_obj(s, "lockstep");
+	struct json_object *w = text_get(s, "warnings", json_type_array);
+	struct json_object *qemu = text_obj(s, "qemu"), *self = text_obj(s, "lockstep");
 	char t[32];
 
-	fprintf(f, "%s: %s, %s%s, for %s\n", get_str(s, "name"), get_str(s, "role"), get_str(s, "state"),
-		get_bool(s, "protected") ? "" : ", not protected", ms_text(get_num(s, "state_ms"), t));
+	fprintf(f, "%s: %s, %s%s, for %s\n", text_str(s, "name"), text_str(s, "role"), text_str(s, "state"),
+		text_bool(s, "protected") ? "" : ", not protected", text_ms(text_num(s, "state_ms"), t));
 	for (size_t i = 0; w && i < json_object_array_length(w); i++) {
 		struct json_object *one = json_object_array_get_idx(w, i);
 
 		if (json_object_is_type(one, json_type_string))
-			row(f, "  warning", "%s", clean(json_object_get_string(one)));
+			text_row(f, "  warning", "%s", text_clean(json_object_get_string(one)));
 	}
-	row(f, "  reason", "%s", get_str(s, "reason"));
-	row(f, "  epoch", "%" PRIu64 ", generation %" PRIu64 ", phase %s", get_u64(s, "epoch"),
-	    get_u64(s, "generation"), get_str(s, "phase"));
+	text_row(f, "  reason", "%s", text_str(s, "reason"));
+	text_row(f, "  epoch", "%" PRIu64 ", generation %" PRIu64 ", phase %s", text_u64(s, "epoch"),
+		 text_u64(s, "generation"), text_str(s, "phase"));
 	if (self)
-		row(f, "  lockstep", "%s, pid %" PRIu64 ", up for %s", get_str(self, "version"), get_u64(self, "pid"),
-		    ms_text(get_num(self, "uptime_ms"), t));
-	if (qemu && get_u64(qemu, "pid"))
-		row(f, "  qemu", "%s, pid %" PRIu64 "%s%s", get_str(qemu, "version"), get_u64(qemu, "pid"),
-		    *get_str(qemu, "state") ? ", " : "", get_str(qemu, "state"));
+		text_row(f, "  lockstep", "%s, pid %" PRIu64 ", up for %s", text_str(self, "version"),
+			 text_u64(self, "pid"), text_ms(text_num(self, "uptime_ms"), t));
+	if (qemu && text_u64(qemu, "pid"))
+		text_row(f, "  qemu", "%s, pid %" PRIu64 "%s%s", text_str(qemu, "version"), text_u64(qemu, "pid"),
+			 *text_str(qemu, "state") ? ", " : "", text_str(qemu, "state"));
 	else if (qemu)
-		row(f, "  qemu", "%s, does not run", get_str(qemu, "version"));
+		text_row(f, "  qemu", "%s, does not run", text_str(qemu, "version"));
 }
 
 static void text_link(struct json_object *s, FILE *f)
 {
-	struct json_object *l = get_obj(s, "link"), *sync = get_obj(s, "sync"), *fo = get_obj(s, "failover");
+	struct json_object *l = text_obj(s, "link"), *sync = text_obj(s, "sync"), *fo = text_obj(s, "failover");
 	char a[32], b[32], c[32], d[32];
 
-	if (l && get_bool(l, "connected"))
-		row(f, "  link", "%s, connected for %s, round trip %s, last heartbeat %s ago, %s", get_str(l, "peer"),
-		    ms_text(get_num(l, "connected_ms"), a), ms_text(get_num(l, "rtt_ms"), b),
-		    ms_text(get_num(l, "last_heartbeat_ms"), c),
-		    get_bool(l, "encrypted") ? "encrypted" : "not encrypted");
+	if (l && text_bool(l, "connected"))
+		text_row(f, "  link", "%s, connected for %s, round trip %s, last heartbeat %s ago, %s",
+			 text_str(l, "peer"), text_ms(text_num(l, "connected_ms"), a), text_ms(text_num(l, "rtt_ms"), b),
+			 text_ms(text_num(l, "last_heartbeat_ms"), c),
+			 text_bool(l, "encrypted") ? "encrypted" : "not encrypted");
 	else if (l)
-		row(f, "  link", "no peer is connected");
-	if (l && get_u64(l, "silent"))
-		row(f, "", "how often the peer was silent: %" PRIu64, get_u64(l, "silent"));
+		text_row(f, "  link", "no peer is connected");
+	if (l && text_u64(l, "silent"))
+		text_row(f, "", "how often the peer was silent: %" PRIu64, text_u64(l, "silent"));
 	if (sync)
-		row(f, "  sync", "%.1f %%, round %" PRIu64 ", %s left, %s/s, time left %s", get_num(sync, "percent"),
-		    get_u64(sync, "round"), bytes_text(get_num(sync, "bytes_left"), a),
-		    bytes_text(get_num(sync, "bytes_per_second"), b), ms_text(get_num(sync, "time_left_ms"), c));
+		text_row(f, "  sync", "%.1f %%, round %" PRIu64 ", %s left, %s/s, time left %s",
+			 text_num(sync, "percent"), text_u64(sync, "round"), text_bytes(text_num(sync, "bytes_left"), a),
+			 text_bytes(text_num(sync, "bytes_per_second"), b), text_ms(text_num(sync, "time_left_ms"), c));
 	if (fo)
-		row(f, "  failover", "%s ago, %s, took %s", ms_text(get_num(fo, "ago_ms"), a), get_str(fo, "reason"),
-		    ms_text(get_num(fo, "took_ms"), d));
+		text_row(f, "  failover", "%s ago, %s, took %s", text_ms(text_num(fo, "ago_ms"), a),
+			 text_str(fo, "reason"), text_ms(text_num(fo, "took_ms"), d));
 }
 
 /* One distribution; in which unit says @text. */
@@ -167,10 +165,10 @@ static void text_dist(FILE *f, struct json_object *d, const char *label, const c
 {
 	char a[32], b[32], c[32], e[32];
 
-	if (!d || !get_u64(d, "count"))
+	if (!d || !text_u64(d, "count"))
 		return;
-	row(f, label, "last %s, p50 %s, p99 %s, max %s", text(get_num(d, "last"), a), text(get_num(d, "p50"), b),
-	    text(get_num(d, "p99"), c), text(get_num(d, "max"), e));
+	text_row(f, label, "last %s, p50 %s, p99 %s, max %s", text(text_num(d, "last"), a), text(text_num(d, "p50"), b),
+	    text(text_num(d, "p99"), c), text(text_num(d, "max"), e));
 }
 
 static const char *count_text(double n, char b[32])
@@ -182,16 +180,17 @@ static const char *count_text(double n, char b[32])
 void status_ckpt_text(struct json_object *c, FILE *f)
 {
 	static const char *const steps[] = { "gate", "stop", "drain", "save", "copy", "cont", "staged", "loaded" };
-	struct json_object *o = get_obj(c, "steps_ms");
+	struct json_object *o = text_obj(c, "steps_ms");
 	char a[32], b[32];
 	bool first = true;
 
-	fprintf(f, "checkpoint %" PRIu64 " (%s): pause %s, %" PRIu64 " pages, %s", get_u64(c, "n"), get_str(c, "cause"),
-		ms_text(get_num(c, "pause_ms"), a), get_u64(c, "pages"), bytes_text(get_num(c, "bytes"), b));
+	fprintf(f, "checkpoint %" PRIu64 " (%s): pause %s, %" PRIu64 " pages, %s", text_u64(c, "n"),
+		text_str(c, "cause"), text_ms(text_num(c, "pause_ms"), a), text_u64(c, "pages"),
+		text_bytes(text_num(c, "bytes"), b));
 	for (size_t i = 0; o && i < sizeof(steps) / sizeof(*steps); i++) {
-		if (get_num(o, steps[i]) < 0)
+		if (text_num(o, steps[i]) < 0)
 			continue;
-		fprintf(f, "%s %s %s", first ? ";" : ",", steps[i], ms_text(get_num(o, steps[i]), a));
+		fprintf(f, "%s %s %s", first ? ";" : ",", steps[i], text_ms(text_num(o, steps[i]), a));
 		first = false;
 	}
 	fputc('\n', f);
@@ -199,54 +198,40 @@ void status_ckpt_text(struct json_object *c, FILE *f)
 
 static void text_checkpoints(struct json_object *s, FILE *f)
 {
-	struct json_object *c = get_obj(s, "checkpoints"), *by = get_obj(c, "by_cause"), *last = get_obj(c, "last");
+	struct json_object *c = text_obj(s, "checkpoints"), *by = text_obj(c, "by_cause"), *last = text_obj(c, "last");
 	const char *sep = ": ";
 	char t[32];
 
 	if (!c)
 		return;
-	fprintf(f, "%-*s%" PRIu64, TEXT_LABEL, "  checkpoints", get_u64(c, "total"));
+	fprintf(f, "%-*s%" PRIu64, TEXT_LABEL, "  checkpoints", text_u64(c, "total"));
 	if (by) {
 		json_object_object_foreach(by, key, v) {
 			if (!json_object_is_type(v, json_type_int) || !json_object_get_uint64(v))
 				continue;
-			fprintf(f, "%s%s %" PRIu64, sep, clean(key), json_object_get_uint64(v));
+			fprintf(f, "%s%s %" PRIu64, sep, text_clean(key), json_object_get_uint64(v));
 			sep = ", ";
 		}
 	}
-	fprintf(f, "; at least every %s\n", ms_text(get_num(c, "delay_ms"), t));
-	text_dist(f, get_obj(c, "pause_ms"), "  pause", ms_text);
-	text_dist(f, get_obj(c, "pages"), "  pages", count_text);
-	text_dist(f, get_obj(c, "bytes"), "  bytes", bytes_text);
+	fprintf(f, "; at least every %s\n", text_ms(text_num(c, "delay_ms"), t));
+	text_dist(f, text_obj(c, "pause_ms"), "  pause", text_ms);
+	text_dist(f, text_obj(c, "pages"), "  pages", count_text);
+	text_dist(f, text_obj(c, "bytes"), "  bytes", text_bytes);
 	if (last) {
 		fprintf(f, "%-*s", TEXT_LABEL, "  last");
 		status_ckpt_text(last, f);
 	}
 }
 
-static void text_net(struct json_object *s, FILE *f)
+static void text_memory(struct json_object *s, FILE *f)
 {
-	struct json_object *n = get_obj(s, "net"), *m = get_obj(s, "memory");
-	uint64_t drops = 0;
+	struct json_object *m = text_obj(s, "memory");
 	char a[32], b[32], c[32];
 
-	if (n) {
-		json_object_object_foreach(n, key, v) {
-			if (!strncmp(key, "drop_", 5))
-				drops += json_object_get_uint64(v);
-		}
-		row(f, "  held", "%" PRIu64 " packets, %" PRIu64 " of the secondary; logged input %" PRIu64 ", flows %"
-		    PRIu64, get_u64(n, "held"), get_u64(n, "held_svm"), get_u64(n, "logged"), get_u64(n, "flows"));
-		row(f, "  packets", "in %" PRIu64 " (%s), out %" PRIu64 " (%s), mismatches %" PRIu64 ", dropped %"
-		    PRIu64, get_u64(n, "tap_in"), bytes_text(get_num(n, "bytes_in"), a), get_u64(n, "tap_out"),
-		    bytes_text(get_num(n, "bytes_out"), b), get_u64(n, "mismatches"), drops);
-		row(f, "  released", "%" PRIu64 " after compare, %" PRIu64 " by checkpoints, %" PRIu64 " at once",
-		    get_u64(n, "released_compared"), get_u64(n, "released_staged"), get_u64(n, "passed"));
-	}
-	if (m && get_u64(m, "guest_bytes"))
-		row(f, "  memory", "guest %s, staged %s, buffered %s, private pages %" PRIu64,
-		    bytes_text(get_num(m, "guest_bytes"), a), bytes_text(get_num(m, "staged_bytes"), b),
-		    bytes_text(get_num(m, "buffered_bytes"), c), get_u64(m, "private_pages"));
+	if (m && text_u64(m, "guest_bytes"))
+		text_row(f, "  memory", "guest %s, staged %s, buffered %s, private pages %" PRIu64,
+			 text_bytes(text_num(m, "guest_bytes"), a), text_bytes(text_num(m, "staged_bytes"), b),
+			 text_bytes(text_num(m, "buffered_bytes"), c), text_u64(m, "private_pages"));
 }
 
 void status_text(struct json_object *s, FILE *f)
@@ -254,5 +239,6 @@ void status_text(struct json_object *s, FILE *f)
 	text_head(s, f);
 	text_link(s, f);
 	text_checkpoints(s, f);
-	text_net(s, f);
+	status_net_text(text_obj(s, "net"), f);
+	text_memory(s, f);
 }

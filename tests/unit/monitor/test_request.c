@@ -14,6 +14,10 @@
 
 #include "monitor/request.h"
 
+#define SET(key, value) "{\"execute\":\"__lockstep_set\",\"arguments\":{\"" key "\":" value "}}"
+#define RULES(args) "{\"execute\":\"__lockstep_rules\",\"arguments\":" args "}"
+#define L "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx"	/* 64 bytes */
+
 static const struct {
 	const char *line;
 	int rc;
@@ -34,6 +38,11 @@ static const struct {
 	  2000 * NS_PER_MS },
 	{ "{\"execute\":\"__lockstep_set\",\"arguments\":{\"x-checkpoint-delay\":4294967295}}", 0, "", REQUEST_COMMAND,
 	  MONITOR_SET, 4294967295ull * NS_PER_MS },
+	{ RULES("{\"insert\":28,\"rule\":\"bypass,proto=udp\"}"), 0, "", REQUEST_COMMAND, MONITOR_RULES, NS_NEVER },
+	{ SET("n0.compare_timeout", "3600000"), 0, "", REQUEST_COMMAND, MONITOR_SET, NS_NEVER },
+	{ "{\"execute\":\"__lockstep_rules\"}", 0, "", REQUEST_COMMAND, MONITOR_RULES, NS_NEVER },
+	{ RULES("{}"), 0, "", REQUEST_COMMAND, MONITOR_RULES, NS_NEVER },
+	{ RULES("{\"clear\":true}"), 0, "", REQUEST_COMMAND, MONITOR_RULES, NS_NEVER },
 	{ "{\"execute\":\"__lockstep_set\"}", -EINVAL, "needs an argument" },
 	{ "{\"execute\":\"__lockstep_set\",\"arguments\":{}}", -EINVAL, "needs an argument" },
 	{ "{\"execute\":\"__lockstep_set\",\"arguments\":{\"checkpoint-delay\":0}}", -EINVAL, "from 1 to 4294967295" },
@@ -45,7 +54,45 @@ static const struct {
 	{ "{\"execute\":\"__lockstep_set\",\"arguments\":{\"checkpoint-delay\":2.5}}", -EINVAL, "whole number" },
 	{ "{\"execute\":\"__lockstep_set\",\"arguments\":{\"checkpoint-delay\":null}}", -EINVAL, "whole number" },
 	{ "{\"execute\":\"__lockstep_set\",\"arguments\":{\"lag\":1}}", -EINVAL,
-	  "no argument 'lag': checkpoint-delay" },
+	  "no argument 'lag': what can be set is checkpoint-delay, compare-timeout" },
+	{ SET("compare-timeout", "0"), -EINVAL,
+	  "compare-timeout must be a whole number of milliseconds from 1 to 3600000" },
+	{ SET("compare-timeout", "3600001"), -EINVAL, "from 1 to 3600000" },
+	{ SET("compare-timeout", "\"5\""), -EINVAL, "whole number" },
+	{ SET("n0.max_queue_size", "99999999999999999999"), -EINVAL,
+	  "n0.max_queue_size must be a whole number of packets" },
+	{ SET("n0.max_queue_size", "-1"), -EINVAL, "from 1 to 16384" },
+	{ SET("n0.max_queue_size", "1.0"), -EINVAL, "from 1 to 16384" },
+	{ SET("n0.max_queue_size", "null"), -EINVAL, "from 1 to 16384" },
+	{ SET("n0.checkpoint-delay", "5"), -EINVAL, "no argument 'n0.checkpoint-delay'" },
+	{ SET(".compare-timeout", "5"), -EINVAL, "no argument '.compare-timeout'" },
+	{ SET("n\\u0007.compare-timeout", "5"), -EINVAL, "no argument" },
+	{ SET("n\xc3\xa9.compare-timeout", "5"), -EINVAL, "no argument" },
+	{ SET(L "." "compare-timeout", "5"), -EINVAL, "no argument" },
+	{ "{\"execute\":\"__lockstep_set\",\"arguments\":{\"a.max-queue-size\":1,\"b.max-queue-size\":1,"
+	  "\"c.max-queue-size\":1,\"d.max-queue-size\":1,\"e.max-queue-size\":1,\"f.max-queue-size\":1,"
+	  "\"g.max-queue-size\":1,\"h.max-queue-size\":1,\"i.max-queue-size\":1}}", -EINVAL, "more than 8 NICs" },
+	{ RULES("[]"), -EINVAL, "must be an object" },
+	{ RULES("{\"add\":7}"), -EINVAL, "add must be a rule, as text" },
+	{ RULES("{\"add\":null}"), -EINVAL, "add must not be null" },
+	{ RULES("{\"add\":\"hold,\\u001b[2J\"}"), -EINVAL, "only letters, digits and signs" },
+	{ RULES("{\"add\":\"hold\\u0000x\"}"), -EINVAL, "only letters, digits and signs" },
+	{ RULES("{\"add\":\"hold\xc3\xa9\"}"), -EINVAL, "only letters, digits and signs" },
+	{ RULES("{\"add\":\"hold port=1\"}"), -EINVAL, "no blanks" },
+	{ RULES("{\"add\":\"" L L L L "\"}"), -EINVAL, "at most 255 bytes" },
+	{ RULES("{\"add\":\"hold\",\"clear\":true}"), -EINVAL, "one thing at a time" },
+	{ RULES("{\"add\":\"hold\",\"rule\":\"hold\"}"), -EINVAL, "go together" },
+	{ RULES("{\"insert\":1}"), -EINVAL, "go together" },
+	{ RULES("{\"rule\":\"hold\"}"), -EINVAL, "go together" },
+	{ RULES("{\"insert\":0,\"rule\":\"hold\"}"), -EINVAL, "insert must be the number of a rule, from 1 to 28" },
+	{ RULES("{\"insert\":29,\"rule\":\"hold\"}"), -EINVAL, "from 1 to 28" },
+	{ RULES("{\"insert\":\"1\",\"rule\":\"hold\"}"), -EINVAL, "from 1 to 28" },
+	{ RULES("{\"delete\":-1}"), -EINVAL, "delete must be" },
+	{ RULES("{\"delete\":1.5}"), -EINVAL, "delete must be" },
+	{ RULES("{\"delete\":4294967297}"), -EINVAL, "delete must be" },
+	{ RULES("{\"clear\":false}"), -EINVAL, "clear must be true" },
+	{ RULES("{\"clear\":1}"), -EINVAL, "must be true" },
+	{ RULES("{\"list\":true}"), -EINVAL, "has no argument 'list'" },
 	{ "{\"execute\":\"__lockstep_set\",\"arguments\":[1]}", -EINVAL, "must be an object" },
 	{ "{\"execute\":\"__lockstep_status\",\"arguments\":{\"x\":1}}", -EINVAL, "no argument 'x'" },
 	{ "{\"execute\":\"__lockstep_capture\",\"arguments\":{\"points\":[\"client\",\"released\"],\"snaplen\":96,"
@@ -123,6 +170,46 @@ static void table(void **state)
 	}
 }
 
+static struct monitor_cmd good(const char *line)
+{
+	struct err e = { 0 };
+	struct request r;
+
+	if (request_parse(line, strlen(line), &r, &e))
+		fail_msg("%s: %s", line, e.msg);
+	return r.cmd;
+}
+
+static void settings_and_rules(void **state)
+{
+	struct monitor_cmd c = good("{\"execute\":\"__lockstep_set\",\"arguments\":{\"checkpoint-delay\":9,"
+				    "\"compare_timeout\":5,\"lan.1.max-queue-size\":7,\"n0.compare-timeout\":8,"
+				    "\"lan.1.expired_scan_cycle\":6}}");
+
+	assert_true(c.checkpoint_delay == 9 * NS_PER_MS);
+	assert_true(c.all.compare_timeout == 5 * NS_PER_MS && !c.all.expired_scan_cycle && !c.all.max_queue_size);
+	assert_int_equal(c.n_nics, 2);
+	assert_string_equal(c.nics[0].nic, "lan.1");
+	assert_true(!c.nics[0].cfg.compare_timeout && c.nics[0].cfg.expired_scan_cycle == 6 * NS_PER_MS);
+	assert_int_equal(c.nics[0].cfg.max_queue_size, 7);
+	assert_string_equal(c.nics[1].nic, "n0");
+	assert_true(c.nics[1].cfg.compare_timeout == 8 * NS_PER_MS);
+	c = good("{\"execute\":\"__lockstep_rules\"}");
+	assert_int_equal(c.rule.op, MONITOR_RULE_LIST);
+	c = good(RULES("{\"add\":\"bypass,proto=udp\"}"));
+	assert_int_equal(c.rule.op, MONITOR_RULE_INSERT);
+	assert_true(c.rule.at == MONITOR_RULE_END);
+	assert_string_equal(c.rule.text, "bypass,proto=udp");
+	c = good(RULES("{\"rule\":\"hold\",\"insert\":3}"));
+	assert_int_equal(c.rule.at, 2);
+	assert_string_equal(c.rule.text, "hold");
+	c = good(RULES("{\"delete\":28}"));
+	assert_int_equal(c.rule.op, MONITOR_RULE_DELETE);
+	assert_int_equal(c.rule.at, 27);
+	c = good(RULES("{\"clear\":true}"));
+	assert_int_equal(c.rule.op, MONITOR_RULE_CLEAR);
+}
+
 static void long_text_is_cut(void **state)
 {
 	char line[300] = "{\"execute\":\"";
@@ -176,7 +263,7 @@ static void mutated(void **state)
 	srand(seed);
 	for (int i = 0; i < 20000; i++) {
 		char line[256];
-		size_t n = (size_t)snprintf(line, sizeof(line), "%s", lines[(size_t)rand() % 8].line);
+		size_t n = (size_t)snprintf(line, sizeof(line), "%s", lines[(size_t)rand() % 13].line);
 		struct request r;
 		struct err e = { 0 };
 
@@ -193,7 +280,8 @@ static void mutated(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(table), cmocka_unit_test(long_text_is_cut), cmocka_unit_test(answers),
+		cmocka_unit_test(table), cmocka_unit_test(settings_and_rules),
+		cmocka_unit_test(long_text_is_cut), cmocka_unit_test(answers),
 		cmocka_unit_test(mutated),
 	};
 

@@ -45,6 +45,49 @@ static void fill(struct status *s)
 	s->net.drop_held = 5;
 }
 
+static const char *const nic_ids[] = { "n0", "lan.1" };
+
+/* A busy network: rules, limits, two NICs, and everything that is rarely counted. */
+static void fill_net(struct status *s, struct net_cfg *cfg)
+{
+	static const char *const rules[] = {
+		"bypass,proto=udp,port=123", "hold,client=192.0.2.0/24", "compare,nic=lan.1", "hold,family=6", "bypass",
+	};
+	struct rule r;
+
+	*cfg = (struct net_cfg){ .n_nics = 2, .n_frames = 16384, .n_flows = 16000, .n_log = 8192, .max_held = 4096,
+				 .max_held_flow = 1024, .max_flow_bytes = 1 << 20, .max_bytes = 4 << 20, .n_reasm = 64,
+				 .compare_timeout = 3 * NS_PER_S, .expired_scan_cycle = NS_PER_S,
+				 .nic[1] = { .compare_timeout = 250 * NS_PER_MS, .max_queue_size = 99 } };
+	s->net_cfg = cfg;
+	s->nic_ids = nic_ids;
+	for (size_t i = 0; i < sizeof(rules) / sizeof(*rules); i++) {
+		assert_int_equal(rule_parse(rules[i], nic_ids, 2, &r, NULL), 0);
+		assert_int_equal(rules_insert(&s->rules, s->rules.n, &r, NULL), 0);
+	}
+	s->net.held_bytes = 2048;
+	s->net.held_svm = 4;
+	s->net.flows = 12;
+	s->net.flows_embryo = 5;
+	s->net.bypassed = 77;
+	s->net.datagrams = 21;
+	s->net.svm_twice = 22;
+	s->net.signed_flows = 2;
+	s->net.icmp_translated = 23;
+	s->net.drop_syn = 24;
+	s->net.reasm = 1;
+	s->net.reasm_dropped = 25;
+	s->net.limit_flow = 26;
+	s->net.limit_held = 27;
+	s->net.limit_bytes = 28;
+	s->net.limit_flows = 29;
+	s->net.flows_embryo_evicted = 30;
+	s->net.hybrid = true;
+	s->net.hybrid_interval = 120 * NS_PER_MS;
+	s->net.hybrid_entered = 3;
+	s->net.hybrid_left = 2;
+}
+
 /* A value by its path, as text; "none" when it is not there. */
 static const char *at(struct json_object *o, const char *path)
 {
@@ -202,19 +245,108 @@ static void secondary_and_sync(void **state)
 	json_object_put(o);
 }
 
+static void network(void **state)
+{
+	static const struct {
+		const char *path, *want;
+	} rows[] = {
+		{ "net/mode", "\"hybrid\"" }, { "net/hybrid_interval_ms", "120.000" }, { "net/hybrid_entered", "3" },
+		{ "net/hybrid_left", "2" }, { "net/hybrid_allowed", "true" },
+		{ "net/bypassed", "77" }, { "net/svm_twice", "22" }, { "net/drop_syn", "24" }, { "net/resent", "0" },
+		{ "net/limits/held", "4096" }, { "net/limits/held_bytes", "4194304" }, 
+		{ "net/limits/held_flow", "1024" },
+		{ "net/limits/held_flow_bytes", "1048576" }, { "net/limits/flows", "16000" },
+		{ "net/limits/logged", "8192" }, { "net/limits/reasm", "64" }, { "net/limits/frames", "16384" },
+		{ "net/limit_flow", "26" }, { "net/limit_held", "27" }, { "net/limit_bytes", "28" },
+		{ "net/limit_flows", "29" },
+		{ "net/nics", "[{\"id\":\"n0\",\"compare_timeout_ms\":3000.000,\"expired_scan_cycle_ms\":1000.000,"
+		  "\"max_queue_size\":1024},{\"id\":\"lan.1\",\"compare_timeout_ms\":250.000,"
+		  "\"expired_scan_cycle_ms\":1000.000,\"max_queue_size\":99}]" },
+	};
+	static const char *const parts[] = {
+		"network      hybrid: the copies keep differing, so output leaves with a checkpoint every 120 ms; "
+		"went hybrid 3 times\n",
+		"rule 1       bypass,proto=udp,port=123\n", "rule 3       compare,nic=lan.1\n",
+		"and 1 more: 'lockstep rule",
+		"held         3 of 4096 packets, 2.0 KiB of 4.0 MiB\n",
+		"of secondary 4 of 4096 packets, 0 B of 4.0 MiB\n",
+		"flows        12 of 16000, not established 5; logged input 9 of 8192\n",
+		"fragments    1 of 64 datagrams are incomplete\n", "77 by a rule\n", "dropped 56\n",
+		"datagrams compared 21, repeated by the secondary 22, ICMP errors translated 23\n",
+		"secondary's, too many 5, malformed or doubled 2, new connections in a flood 24, "
+		"incomplete fragments 25\n",
+		"limits hit   packets of a flow 26, packets held 27, bytes held 28, "
+		"flows 29, unestablished ones evicted 30\n",
+		"signed       2 TCP connections with MD5 or AO signatures: not translated, "
+		"they leave with checkpoints only\n",
+		"nic n0       compare-timeout 3.0 s, expired-scan-cycle 1.0 s, max-queue-size 1024\n",
+		"nic lan.1    compare-timeout 250 ms, expired-scan-cycle 1.0 s, max-queue-size 99\n",
+	};
+	struct json_object *o, *one;
+	struct net_cfg cfg;
+	struct status s;
+	int lines = 0;
+	char *t;
+
+	fill(&s);
+	fill_net(&s, &cfg);
+	o = status_json(&s);
+	for (size_t i = 0; i < sizeof(rows) / sizeof(*rows); i++) {
+		if (strcmp(at(o, rows[i].path), rows[i].want)) {
+			print_error("%s is %s, want %s\n", rows[i].path, at(o, rows[i].path), rows[i].want);
+			fail();
+		}
+	}
+	one = json_object_array_get_idx(json_object_object_get(json_object_object_get(o, "net"), "rules"), 1);
+	assert_string_equal(at(one, "action"), "\"hold\"");
+	assert_string_equal(json_object_get_string(json_object_object_get(one, "rule")), "hold,client=192.0.2.0/24");
+	t = text_of(o);
+	for (size_t i = 0; i < sizeof(parts) / sizeof(*parts); i++) {
+		if (!strstr(t, parts[i])) {
+			print_error("'%s' is not in:\n%s", parts[i], t);
+			fail();
+		}
+	}
+	free(t);
+	json_object_put(o);
+	/* What is zero is not shown, and a quiet day fits on a small screen. */
+	fill(&s);
+	s.net.drop_bad = s.net.drop_held = 0;
+	memset(&cfg.nic, 0, sizeof(cfg.nic));
+	cfg.n_nics = 1;
+	s.net_cfg = &cfg;
+	s.nic_ids = nic_ids;
+	o = status_json(&s);
+	assert_string_equal(at(o, "net/mode"), "\"comparing\"");
+	assert_string_equal(at(o, "net/hybrid_interval_ms"), "null");
+	assert_string_equal(at(o, "net/rules"), "[]");
+	t = text_of(o);
+	assert_non_null(strstr(t, "network      comparing\n"));
+	assert_null(strstr(t, "signed"));
+	assert_null(strstr(t, "limits hit"));
+	assert_null(strstr(t, "fragments"));
+	assert_null(strstr(t, "  dropped"));
+	assert_null(strstr(t, "rule 1"));
+	for (const char *p = t; *p; p++)
+		lines += *p == '\n';
+	assert_in_range(lines, 10, 25);
+	free(t);
+	json_object_put(o);
+}
+
 /* Every member removed, and replaced by a value of each type, one after the other. */
 static void swap_each(struct json_object *root, struct json_object *o)
 {
 	static const char *const others[] = { NULL, "null", "1e300", "-7", "\"\\u001b[2J\"", "[1,\"\\u001b\"]", "{}",
 		"true" };
 	struct json_object *old;
-	char *keys[64];
+	char *keys[128];
 	int n = 0;
 
 	json_object_object_foreach(o, key, v) {
 		(void)v;
-		if (n < 64)
-			keys[n++] = strdup(key);
+		assert_in_range(n, 0, 127);
+		keys[n++] = strdup(key);
 	}
 	for (int i = 0; i < n; i++) {
 		old = json_object_get(json_object_object_get(o, keys[i]));
@@ -239,9 +371,11 @@ static void swap_each(struct json_object *root, struct json_object *o)
 static void text_of_anything(void **state)
 {
 	struct json_object *o;
+	struct net_cfg cfg;
 	struct status s;
 
 	fill(&s);
+	fill_net(&s, &cfg);
 	s.sync.active = true;
 	s.failover.at = 1;
 	o = status_json(&s);
@@ -257,6 +391,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(json), cmocka_unit_test(text), cmocka_unit_test(secondary_and_sync),
+		cmocka_unit_test(network),
 		cmocka_unit_test(text_of_anything),
 	};
 
