@@ -62,8 +62,11 @@ struct proxy {
 	uint8_t *waste;		/* where frames go that cannot be kept */
 	struct capture *capture;
 
-	pthread_mutex_t lock;	/* guards published */
+	pthread_mutex_t lock;	/* guards published, rules and rules_set */
 	struct net_stats published;
+	struct rules rules;	/* in force, or wanted while rules_set > 0 */
+	unsigned int rules_set;	/* calls of proxy_set_rules() whose message has not come */
+	bool rules_came;	/* frames loop: the peer has sent some, in an event that core has not taken yet */
 	nstime published_at;
 };
 
@@ -145,6 +148,16 @@ static void carry_out(struct proxy *px, const struct net_act *a)
 	}
 }
 
+/* What people are shown comes from core, which alone knows; but a change that is on its way is not taken back. */
+static void publish_rules(struct proxy *px)
+{
+	px->rules_came = false;
+	pthread_mutex_lock(&px->lock);
+	if (!px->rules_set)
+		px->rules = *net_rules(px->net);
+	pthread_mutex_unlock(&px->lock);
+}
+
 static void step(struct proxy *px)
 {
 	unsigned int n = px->n_ev;
@@ -160,6 +173,8 @@ static void step(struct proxy *px)
 			break;
 		k = net_step(px->net, now, NULL, 0, px->acts, ACTS);
 	}
+	if (px->rules_came)
+		publish_rules(px);
 	loop_timer_set(px->loop, &px->deadline, net_deadline(px->net));
 	if (now - px->published_at >= STATS_NS) {
 		px->published_at = now;
@@ -412,6 +427,7 @@ void proxy_peer(struct proxy *px, const struct net_msg *m, const uint8_t *frame,
 	ev->nic = m->nic;
 	ev->frame = h;
 	ev->msg = *m;
+	px->rules_came |= m->type == NM_RULES;
 	loop_timer_set(px->loop, &px->deadline, loop_now(px->loop));
 }
 
@@ -472,6 +488,63 @@ int proxy_capture(struct proxy *px, const struct capture_cfg *cfg, int fd, struc
 	return capture_start(px->capture, cfg, fd, e);
 }
 
+/* The rules do not fit into a message: it only says that there are new ones. */
+static void on_rules(void *arg, const void *data, size_t len)
+{
+	struct proxy *px = arg;
+	struct rules rules;
+
+	(void)data;
+	(void)len;
+	pthread_mutex_lock(&px->lock);
+	px->rules_set--;
+	rules = px->rules;
+	pthread_mutex_unlock(&px->lock);
+	net_set_rules(px->net, &rules);
+	step(px);
+	publish_rules(px);
+}
+
+void proxy_set_rules(struct proxy *px, const struct rules *rules)
+{
+	pthread_mutex_lock(&px->lock);
+	px->rules = *rules;
+	px->rules_set++;
+	pthread_mutex_unlock(&px->lock);
+	loop_post(px->loop, on_rules, px, NULL, 0);
+}
+
+void proxy_rules(struct proxy *px, struct rules *out)
+{
+	pthread_mutex_lock(&px->lock);
+	*out = px->rules;
+	pthread_mutex_unlock(&px->lock);
+}
+
+struct proxy_nic_cfg {
+	unsigned int nic;
+	struct net_nic_cfg cfg;
+};
+
+_Static_assert(sizeof(struct proxy_nic_cfg) <= LOOP_MSG_DATA, "settings of a NIC fit into a message");
+
+static void on_nic_cfg(void *arg, const void *data, size_t len)
+{
+	struct proxy *px = arg;
+	struct proxy_nic_cfg m;
+
+	memcpy(&m, data, len < sizeof(m) ? len : sizeof(m));
+	net_set_nic(px->net, m.nic, &m.cfg);
+	step(px);
+}
+
+void proxy_set_nic(struct proxy *px, unsigned int nic, const struct net_nic_cfg *cfg)
+{
+	struct proxy_nic_cfg m = { nic, *cfg };
+
+	loop_post(px->loop, on_nic_cfg, px, &m, sizeof(m));
+}
+
 nstime proxy_last_out(struct proxy *px)
 {
 	return atomic_load(&px->last_out);
@@ -496,6 +569,7 @@ struct proxy *proxy_new(struct loop *loop, const struct net_cfg *cfg, const stru
 	px->loop = loop;
 	px->cfg = *cfg;
 	px->ops = *ops;
+	px->rules = cfg->rules;
 	px->room = true;
 	atomic_store(&px->lease, NS_NEVER);
 	pthread_mutex_init(&px->lock, NULL);

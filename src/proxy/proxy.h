@@ -69,6 +69,16 @@ void proxy_stats(struct proxy *px, struct net_stats *out);
 /* proxy_capture() - capture_start() on this proxy; control loop */
 int proxy_capture(struct proxy *px, const struct capture_cfg *cfg, int fd, struct err *e);
 
+/*
+ * proxy_set_rules() - rules for frames from now on; any thread. The primary's only: core tells the secondary.
+ * proxy_rules()     - the rules in force, those that were set last and are on their way included; any thread
+ */
+void proxy_set_rules(struct proxy *px, const struct rules *rules);
+void proxy_rules(struct proxy *px, struct rules *out);
+
+/* proxy_set_nic() - new settings of a NIC, 0: unchanged; any thread */
+void proxy_set_nic(struct proxy *px, unsigned int nic, const struct net_nic_cfg *cfg);
+
 /* proxy_last_out() - time of the last frame that was let out; any thread */
 nstime proxy_last_out(struct proxy *px);
 /* proxy_late() - frames withheld because the lease had run out; any thread */
