@@ -22,7 +22,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/random.h>
 #include <sys/signalfd.h>
 #include <unistd.h>
 
@@ -151,7 +150,6 @@ int node_start_qemu(struct node *n, struct err *e)
 	struct proxy_nic nics[NET_MAX_NICS];
 	int fds[CMDLINE_NICS_MAX], rc;
 	struct proxy_ops ops = node_proxy_ops;
-	struct net_cfg cfg;
 	uint32_t mtu = 0;
 
 	rc = vm_start(n->vm, n->o->role == RUN_PRIMARY, fds, e);
@@ -172,15 +170,11 @@ int node_start_qemu(struct node *n, struct err *e)
 			return nics[i].tap_fd;
 		mtu = m > mtu ? m : mtu;
 	}
-	net_cfg_default(&cfg, n->cl.n_nics, mtu);
-	cfg.compare_timeout = n->o->compare_timeout;
-	for (unsigned int i = 0; i < n->cl.n_nics; i++)
-		sscanf(n->cl.nics[i].mac, "%hhx:%hhx:%hhx:%hhx:%hhx:%hhx", &cfg.mac[i][0], &cfg.mac[i][1], &cfg.mac[i][2],
-		       &cfg.mac[i][3], &cfg.mac[i][4], &cfg.mac[i][5]);
-	if (getrandom(cfg.hash_key, sizeof(cfg.hash_key), 0) < 0)
-		return err_set(e, -errno, "no random numbers: %s", strerror(errno));
+	rc = node_net_cfg(n, mtu, e);
+	if (rc)
+		return rc;
 	ops.arg = n;
-	n->px = proxy_new(n->frames, &cfg, nics, &ops, e);
+	n->px = proxy_new(n->frames, &n->net, nics, &ops, e);
 	if (!n->px)
 		return e->code;
 	/* Nothing of a network reaches a VM that only stands by, also before it has a peer. */
@@ -235,6 +229,8 @@ static int look_at_command(struct node *n, struct err *e)
 	int rc;
 
 	rc = cmdline_parse(n->o->qemu_argc, n->o->qemu_argv, &n->cl, e);
+	if (!rc)
+		rc = node_net_read(n, e);
 	if (!rc)
 		rc = probe_run(n->cl.binary, &n->probe, e);
 	if (!rc)

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-/* Private to node.c, node_link.c, node_acts.c and node_status.c. Nobody else includes this. */
+/* Private to node.c, node_link.c, node_acts.c, node_net.c and node_status.c. Nobody else includes this. */
 #ifndef NODE_INTERNAL_H
 #define NODE_INTERNAL_H
 
@@ -67,6 +67,8 @@ struct node {
 	struct vm *vm;
 	struct memwork *mem;
 	struct proxy *px;
+	const char *nic_ids[CMDLINE_NICS_MAX];	/* the netdevs', as in cl */
+	struct net_cfg net;		/* its nic[] is kept up to date; the rules in force are the proxy's */
 	bool started, restarting, copied, saved;
 	uint64_t restart_n;
 
@@ -92,6 +94,7 @@ struct node {
 	char peer_text[128];
 	nstime checkpoint_delay;
 	struct status_ckpts ckpts;
+	uint64_t hybrid_entered, hybrid_left;	/* as they were told last */
 	struct loop_timer report;	/* progress of the synchronisation */
 	enum ft_state last_state;
 
@@ -118,6 +121,17 @@ void node_link_mute(struct node *n);
 void node_link_drop(struct node *n);
 void node_link_end(struct node *n);
 void node_send_ctl(struct node *n, const struct ctl_msg *m);
+
+/* node_net.c */
+/* node_net_read() - understand what the options say of NICs and rules; the QEMU command was read */
+int node_net_read(struct node *n, struct err *e);
+/* node_net_cfg() - fill n->net for proxy_new() */
+int node_net_cfg(struct node *n, uint32_t mtu, struct err *e);
+/* node_net_set() - MONITOR_SET; node_net_rules() - MONITOR_RULES. Return: 0, or -errno with a sentence */
+int node_net_set(struct node *n, const struct monitor_cmd *cmd, struct err *e);
+int node_net_rules(struct node *n, const struct monitor_cmd *cmd, struct json_object **result, struct err *e);
+/* node_net_watch() - tell when the mode has changed; once a second */
+void node_net_watch(struct node *n);
 
 /* node_status.c */
 int node_monitor_start(struct node *n, struct err *e);

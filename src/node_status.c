@@ -59,6 +59,9 @@ static struct json_object *fill_status(void *arg)
 		s->checkpoints[c] = ft_checkpoints(n->ft, (enum ckpt_cause)c);
 	s->ckpts = &n->ckpts;
 	proxy_stats(n->px, &s->net);
+	proxy_rules(n->px, &s->rules);
+	s->net_cfg = &n->net;
+	s->nic_ids = n->nic_ids;
 	if (n->linked) {
 		snprintf(s->link.peer, sizeof(s->link.peer), "%s", n->peer_text);
 		s->link.connected_at = n->linked_at;
@@ -95,7 +98,6 @@ static int on_command(void *arg, const struct monitor_cmd *cmd, struct json_obje
 	struct node *n = arg;
 	enum ft_state st = ft_state(n->ft);
 
-	(void)result;
 	switch (cmd->type) {
 	case MONITOR_CHECKPOINT:
 		if (st != FT_PROTECTED)
@@ -109,6 +111,8 @@ static int on_command(void *arg, const struct monitor_cmd *cmd, struct json_obje
 		ev.type = FE_FAILOVER;
 		break;
 	case MONITOR_SET:
+		if (node_net_set(n, cmd, e) < 0)
+			return e->code;
 		if (cmd->checkpoint_delay != NS_NEVER) {
 			n->checkpoint_delay = cmd->checkpoint_delay;
 			ev.type = FE_SET_DELAY;
@@ -116,6 +120,8 @@ static int on_command(void *arg, const struct monitor_cmd *cmd, struct json_obje
 			node_event(n, &ev);
 		}
 		return 0;
+	case MONITOR_RULES:
+		return node_net_rules(n, cmd, result, e);
 	case MONITOR_QUIT:
 		ev.type = FE_QUIT;
 		node_event(n, &ev);
@@ -279,6 +285,7 @@ static void on_report(struct loop_timer *t)
 	struct node *n = t->arg;
 	struct memwork_stats m;
 
+	node_net_watch(n);
 	memwork_stats(n->mem, &m);
 	if (ft_state(n->ft) == FT_SYNC && m.syncing) {
 		double spent = (double)(clock_ns() - m.sync_since) / 1e9, rate = spent > 0 ? (double)m.sync_done / spent : 0;

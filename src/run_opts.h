@@ -7,12 +7,14 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "core/rule.h"
 #include "link/addr.h"
 
 /* What `lockstep run` was asked to do: filled by cli/run_args.c, carried out by node.c. */
 
 #define RUN_NAME_MAX	63	/* bytes of a VM's name */
 #define RUN_ADDR_TEXT	300	/* bytes of an address as it was written, NUL included */
+#define RUN_MAX_NICS	8	/* --nic, once for each NIC */
 
 /* True at every start until arbitration and encryption exist; said once in the log and by status as long as true. */
 #define RUN_WARN_NO_ARBITRATION \
@@ -39,6 +41,14 @@ struct run_opts {
 	nstime timeout;			/* silence of the peer that counts as its death; at least three heartbeats */
 	nstime checkpoint_delay;	/* longest time without a checkpoint */
 	nstime compare_timeout;		/* age of a held packet that starts a checkpoint */
+	nstime expired_scan_cycle;	/* time between two looks at the ages of held packets */
+	uint32_t max_queue_size;	/* held packets of one flow and side; then a checkpoint */
+	/* As text, since the NICs are known only when the QEMU command was read; borrowed from main()'s argv. */
+	const char *nics[RUN_MAX_NICS];	/* --nic, for settings.h */
+	unsigned int n_nics;
+	const char *rules[RULES_MAX];	/* --rule, for rule_parse() */
+	unsigned int n_rules;
+	bool no_hybrid;			/* never change to periodic checkpoints */
 	nstime qemu_timeout;		/* QEMU's monitor unanswered for so long counts as QEMU's death */
 	char run_dir[PATH_MAX];		/* control socket and the like; not yet made */
 	char spill_dir[PATH_MAX];	/* for what does not fit into memory */

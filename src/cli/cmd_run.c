@@ -57,7 +57,8 @@ const struct cli_cmd cmd_run = {
 	.more = "On the secondary, which is started first:\n"
 		"  lockstep run --name web --listen 192.0.2.2:9998 --insecure -- qemu-system-x86_64 ...\n"
 		"and on the primary:\n"
-		"  lockstep run --name web --peer 192.0.2.2:9998 --primary --insecure -- qemu-system-x86_64 ...\n",
+		"  lockstep run --name web --peer 192.0.2.2:9998 --primary --insecure -- qemu-system-x86_64 ...\n"
+		"For rules (--rule) and settings of a NIC (--nic) see lockstep-run(1).\n",
 	.opts = run_opts_table,
 	.fn = run_fn,
 };

@@ -14,6 +14,7 @@
 #include <sys/stat.h>
 
 #include "monitor/rundir.h"
+#include "monitor/settings.h"
 
 #define RUN_SPILL_DIR		"/var/tmp"
 #define RUN_MIN_BEATS		3	/* heartbeats that a timeout must span */
@@ -21,11 +22,14 @@
 #define RUN_TIMEOUT_MS		500
 #define RUN_DELAY_MS		20000
 #define RUN_COMPARE_MS		3000
+#define RUN_SCAN_MS		1000
+#define RUN_QUEUE		1024
 #define RUN_QEMU_MS		3000
 
 enum {
 	OPT_NAME = 1, OPT_LISTEN, OPT_PEER, OPT_PRIMARY, OPT_INSECURE, OPT_HEARTBEAT, OPT_TIMEOUT, OPT_DELAY,
-	OPT_COMPARE, OPT_QEMU_TIMEOUT, OPT_RUN_DIR, OPT_SPILL_DIR, OPT_LOG_LEVEL,
+	OPT_COMPARE, OPT_SCAN, OPT_QUEUE, OPT_NIC, OPT_RULE, OPT_NO_HYBRID, OPT_QEMU_TIMEOUT,
+	OPT_RUN_DIR, OPT_SPILL_DIR, OPT_LOG_LEVEL,
 };
 
 const struct cli_opt run_opts_table[] = {
@@ -40,6 +44,13 @@ const struct cli_opt run_opts_table[] = {
 	{ "x-checkpoint-delay", OPT_DELAY, "MS", NULL },
 	{ "compare-timeout", OPT_COMPARE, "MS", "age of a held packet that starts a checkpoint (default 3000)" },
 	{ "compare_timeout", OPT_COMPARE, "MS", NULL },
+	{ "expired-scan-cycle", OPT_SCAN, "MS", "time between two looks at the ages of held packets (default 1000)" },
+	{ "expired_scan_cycle", OPT_SCAN, "MS", NULL },
+	{ "max-queue-size", OPT_QUEUE, "N", "held packets of one flow that start a checkpoint (default 1024)" },
+	{ "max_queue_size", OPT_QUEUE, "N", NULL },
+	{ "nic", OPT_NIC, "ID,SETTING=VALUE[,...]", "the last three for one NIC; may be given for each" },
+	{ "rule", OPT_RULE, "RULE", "what is compared, let through, or held; may be given often" },
+	{ "no-hybrid", OPT_NO_HYBRID, NULL, "go on comparing, however often the copies differ" },
 	{ "qemu-timeout", OPT_QEMU_TIMEOUT, "MS", "silence of QEMU that counts as its death (default 3000)" },
 	{ "run-dir", OPT_RUN_DIR, "DIR", "directory of the control socket" },
 	{ "spill-dir", OPT_SPILL_DIR, "DIR", "for what does not fit into memory (default " RUN_SPILL_DIR ")" },
@@ -57,6 +68,37 @@ static int run_ms(const char *opt, const char *text, uint64_t min, nstime *out, 
 	if (!rc)
 		*out = ms * NS_PER_MS;
 	return rc;
+}
+
+/* One of the settings that QEMU's colo-compare has. */
+static int run_setting(const char *opt, enum setting s, const char *text, struct run_opts *o, struct err *e)
+{
+	struct net_nic_cfg cfg = { 0 };
+	uint64_t v;
+	int rc = setting_value(opt, s, text, &v, e);
+
+	if (rc)
+		return rc;
+	setting_put(&cfg, s, v);
+	if (s == SETTING_COMPARE_TIMEOUT)
+		o->compare_timeout = cfg.compare_timeout;
+	else if (s == SETTING_EXPIRED_SCAN_CYCLE)
+		o->expired_scan_cycle = cfg.expired_scan_cycle;
+	else
+		o->max_queue_size = cfg.max_queue_size;
+	return 0;
+}
+
+/* Kept as it is: what it says is understood when the NICs are known. */
+static int run_text(const char *opt, const char *text, const char **list, unsigned int *n, unsigned int max,
+		    struct err *e)
+{
+	if (!*text)
+		return err_set(e, -EINVAL, "%s: it is empty", opt);
+	if (*n == max)
+		return err_set(e, -EINVAL, "%s was given more than %u times", opt, max);
+	list[(*n)++] = text;
+	return 0;
 }
 
 static int run_path(const char *opt, const char *text, char *out, struct err *e)
@@ -119,7 +161,18 @@ static int run_option(int id, const char *arg, struct run_opts *o, struct err *e
 	case OPT_DELAY:
 		return run_ms("--checkpoint-delay", arg, 1, &o->checkpoint_delay, e);
 	case OPT_COMPARE:
-		return run_ms("--compare-timeout", arg, 1, &o->compare_timeout, e);
+		return run_setting("--compare-timeout", SETTING_COMPARE_TIMEOUT, arg, o, e);
+	case OPT_SCAN:
+		return run_setting("--expired-scan-cycle", SETTING_EXPIRED_SCAN_CYCLE, arg, o, e);
+	case OPT_QUEUE:
+		return run_setting("--max-queue-size", SETTING_MAX_QUEUE_SIZE, arg, o, e);
+	case OPT_NIC:
+		return run_text("--nic", arg, o->nics, &o->n_nics, RUN_MAX_NICS, e);
+	case OPT_RULE:
+		return run_text("--rule", arg, o->rules, &o->n_rules, RULES_MAX, e);
+	case OPT_NO_HYBRID:
+		o->no_hybrid = true;
+		return 0;
 	case OPT_QEMU_TIMEOUT:
 		return run_ms("--qemu-timeout", arg, 100, &o->qemu_timeout, e);
 	case OPT_RUN_DIR:
@@ -213,6 +266,8 @@ int run_args_parse(int argc, char **argv, struct run_opts *o, struct err *e)
 		.timeout = RUN_TIMEOUT_MS * NS_PER_MS,
 		.checkpoint_delay = RUN_DELAY_MS * NS_PER_MS,
 		.compare_timeout = RUN_COMPARE_MS * NS_PER_MS,
+		.expired_scan_cycle = RUN_SCAN_MS * NS_PER_MS,
+		.max_queue_size = RUN_QUEUE,
 		.qemu_timeout = RUN_QEMU_MS * NS_PER_MS,
 		.spill_dir = RUN_SPILL_DIR,
 		.log_level = LOG_INFO,

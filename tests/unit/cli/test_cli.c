@@ -49,6 +49,8 @@ static uint64_t vm_token;
 static nstime vm_delay = 20 * NS_PER_S;
 static struct capture *vm_capture;
 static struct loop_timer vm_frame;
+static struct net_nic_cfg vm_all;
+static struct monitor_nic vm_nic;
 
 static struct json_object *vm_status(void *arg)
 {
@@ -80,6 +82,25 @@ static void vm_next_frame(struct loop_timer *t)
 	loop_timer_set(vm_loop, t, clock_ns() + NS_PER_MS);
 }
 
+/* What arrived, as the only rule there is. */
+static struct json_object *vm_rules(const struct monitor_cmd *cmd)
+{
+	struct json_object *o = json_object_new_object(), *list = json_object_new_array();
+	char text[RULE_TEXT_MAX + 100];
+
+	if (cmd->rule.op == MONITOR_RULE_LIST)
+		snprintf(text, sizeof(text), "vm=%llu/%llu/%u nic=%s %llu/%llu/%u\x1b",
+			 vm_all.compare_timeout / NS_PER_MS, vm_all.expired_scan_cycle / NS_PER_MS,
+			 vm_all.max_queue_size, vm_nic.nic, vm_nic.cfg.compare_timeout / NS_PER_MS,
+			 vm_nic.cfg.expired_scan_cycle / NS_PER_MS, vm_nic.cfg.max_queue_size);
+	else
+		snprintf(text, sizeof(text), "op=%d at=%u text=%s", cmd->rule.op, cmd->rule.at, cmd->rule.text);
+	if (cmd->rule.op != MONITOR_RULE_CLEAR)
+		json_object_array_add(list, json_object_new_string(text));
+	json_object_object_add(o, "rules", list);
+	return o;
+}
+
 static int vm_command(void *arg, const struct monitor_cmd *cmd, struct json_object **result, struct err *e)
 {
 	switch (cmd->type) {
@@ -89,7 +110,13 @@ static int vm_command(void *arg, const struct monitor_cmd *cmd, struct json_obje
 		loop_timer_set(vm_loop, &vm_timer, clock_ns() + 20 * NS_PER_MS);
 		return MONITOR_LATER;
 	case MONITOR_SET:
-		vm_delay = cmd->checkpoint_delay;
+		if (cmd->checkpoint_delay != NS_NEVER)
+			vm_delay = cmd->checkpoint_delay;
+		vm_all = cmd->all;
+		vm_nic = cmd->n_nics ? cmd->nics[cmd->n_nics - 1] : (struct monitor_nic){ 0 };
+		return 0;
+	case MONITOR_RULES:
+		*result = vm_rules(cmd);
 		return 0;
 	case MONITOR_QUIT:
 		vm_token = 0;
@@ -311,10 +338,60 @@ static void verbs(void **state)
 	expect("set web =5", 2, "", "'' is no setting");
 	expect("set a/b checkpoint-delay=5", 2, "", "cannot be a VM's name");
 	expect("set web checkpoint-delay=4294967296", 2, "", "from 1 to 4294967295");
+	expect("set web compare-timeout=0", 2, "", "compare-timeout: '0' is not a whole number of milliseconds");
+	expect("set web max_queue_size=16385", 2, "", "max_queue_size: '16385' is not a whole number of packets");
+	expect("set web n0.compare-timeout=", 2, "", "n0.compare-timeout: ''");
+	expect("set web .compare-timeout=5", 2, "", "is no setting");
+	expect("set web n0.checkpoint-delay=5", 2, "", "'n0.checkpoint-delay' is no setting: there are");
+	expect("set web compare-timeout=5 compare_timeout=6", 2, "", "compare-timeout is given twice");
+	expect("set web compare-timeout=300 lan.1.expired_scan_cycle=20 lan.1.max-queue-size=7", 0, "", "");
+	expect("rule list", 0, " 1  vm=300/0/0 nic=lan.1 0/20/7?\n", "");
+	expect("set web n0.compare_timeout=3600000 expired-scan-cycle=1 max_queue_size=16384", 0, "", "");
+	expect("rule web list", 0, " 1  vm=0/1/16384 nic=n0 3600000/0/0?\n", "");
 	expect("quit", 0, "", "");
 	assert_int_equal(waitpid(a, &st, 0), a);
 	assert_int_equal(st, 0);
 	expect("status web", 3, "", "does not run");
+}
+
+static void rules(void **state)
+{
+	pid_t a, b;
+
+	expect("rule list", 3, "", "no VM runs here");
+	a = vm_start("web");
+	expect("rule add bypass,proto=udp", 0, " 1  op=1 at=4294967295 text=bypass,proto=udp\n", "");
+	expect("rule web add hold", 0, "text=hold\n", "");
+	expect("rule --json web add hold", 0, "{\"rules\":[\"op=1 at=4294967295 text=hold\"]}\n", "");
+	expect("rule web add hold --json", 0, "{\"rules\":[\"op=1", "");
+	expect("rule web --json insert 1 hold", 0, "op=1 at=0 text=hold", "");
+	expect("rule insert 28 hold", 0, "op=1 at=27 text=hold", "");
+	expect("rule web delete 2", 0, "op=2 at=1 ", "");
+	expect("rule web clear", 0, "no rules: everything is compared\n", "");
+	expect("rule clear --json", 0, "{\"rules\":[]}\n", "");
+	expect("rule", 2, "", "what is to be done: list, add RULE, insert N RULE, delete N, or clear?");
+	expect("rule web", 2, "", "what is to be done: list,");
+	expect("rule web drop", 2, "", "'drop' cannot be done to rules: list,");
+	expect("rule add", 2, "", "'add' takes one word: add RULE");
+	expect("rule add bypass proto=udp", 2, "", "'add' takes one word: add RULE; a rule is one word");
+	expect("rule insert hold", 2, "", "'insert' takes two words: insert N RULE");
+	expect("rule insert 0 hold", 2, "", "insert: '0' is not a whole number of the list's numbering from 1 to 28");
+	expect("rule delete", 2, "", "'delete' takes one word: delete N");
+	expect("rule delete -1", 2, "", "unknown option");
+	expect("rule delete 29", 2, "", "delete: '29'");
+	expect("rule web clear now", 2, "", "'clear' takes nothing behind it: clear");
+	expect("rule web insert 1 hold more", 2, "", "unexpected argument 'more'");
+	expect("rule a/b list", 2, "", "cannot be a VM's name");
+	expect("rule other list", 3, "", "other does not run here");
+	/* The VM says no. */
+	expect("rule add bypass,\n", 1, "", "no blanks");
+	/* A VM that is called as an action. */
+	b = vm_start("list");
+	expect("rule list list", 0, " 1  vm=", "");
+	expect("rule list clear", 0, "no rules", "");
+	expect("rule list", 3, "", "2 VMs run here");
+	vm_kill(b);
+	vm_kill(a);
 }
 
 /* events runs until the VM ends; so somebody else makes something happen and then ends it. */
@@ -595,7 +672,7 @@ int main(int argc, char **argv)
 {
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 	const struct CMUnitTest tests[] = {
-		T(usage), T(nobody_runs), T(status), T(verbs), T(events), T(captures),
+		T(usage), T(nobody_runs), T(status), T(verbs), T(rules), T(events), T(captures),
 		T(captures_that_are_ended), T(frozen), T(run), T(doctor), T(manual),
 	};
 

@@ -76,7 +76,21 @@ static const struct {
 	{ S "--timeout 149" Q, "it must be at least 150" },
 	{ S "--heartbeat 200" Q, "it must be at least 600" },
 	{ S "--checkpoint-delay 0" Q, "--checkpoint-delay" },
-	{ S "--compare-timeout x" Q, "--compare-timeout" },
+	{ S "--compare-timeout x" Q, "--compare-timeout: 'x' is not a whole number of milliseconds from 1 to 3600000" },
+	{ S "--compare-timeout 0" Q, "--compare-timeout: '0' is not" },
+	{ S "--compare-timeout 3600001" Q, "from 1 to 3600000" },
+	{ S "--compare-timeout 18446744073709551617" Q, "from 1 to 3600000" },
+	{ S "--expired-scan-cycle 0" Q, "--expired-scan-cycle: '0'" },
+	{ S "--expired_scan_cycle 4000000" Q, "--expired-scan-cycle: '4000000' is not" },
+	{ S "--max-queue-size 0" Q, "--max-queue-size: '0' is not a whole number of packets from 1 to 16384" },
+	{ S "--max_queue_size 16385" Q, "from 1 to 16384" },
+	{ S "--max-queue-size 1k" Q, "'1k'" },
+	{ S "--rule=" Q, "--rule: it is empty" },
+	{ S "--rule" Q, "option --rule needs a value" },
+	{ S "--nic=" Q, "--nic: it is empty" },
+	{ S "--nic 1 --nic 2 --nic 3 --nic 4 --nic 5 --nic 6 --nic 7 --nic 8 --nic 9" Q,
+	  "--nic was given more than 8 times" },
+	{ S "--no-hybrid=yes" Q, "option --no-hybrid takes no value" },
 	{ S "--qemu-timeout 99" Q, "from 100 to" },
 	/* directories and log */
 	{ S "--spill-dir /nonexistent" Q, "--spill-dir /nonexistent: No such file" },
@@ -159,6 +173,11 @@ static void defaults(void **state)
 	assert_true(o.timeout == 500 * NS_PER_MS);
 	assert_true(o.checkpoint_delay == 20 * NS_PER_S);
 	assert_true(o.compare_timeout == 3 * NS_PER_S);
+	assert_true(o.expired_scan_cycle == NS_PER_S);
+	assert_int_equal(o.max_queue_size, 1024);
+	assert_int_equal(o.n_nics, 0);
+	assert_int_equal(o.n_rules, 0);
+	assert_false(o.no_hybrid);
 	assert_true(o.qemu_timeout == 3 * NS_PER_S);
 	assert_string_equal(o.run_dir, "/tmp/lockstep-run");
 	assert_string_equal(o.spill_dir, "/var/tmp");
@@ -175,7 +194,9 @@ static void everything(void **state)
 	struct err e;
 
 	assert_int_equal(parse("--name=w-1 --peer=[2001:db8::2]:7 --primary --insecure --heartbeat 10 --timeout=30 "
-			       "--checkpoint-delay 2000 --compare-timeout 4294967295 --qemu-timeout 100 --run-dir /x "
+			       "--checkpoint-delay 2000 --compare-timeout 3600000 --qemu-timeout 100 --run-dir /x "
+			       "--expired-scan-cycle=20 --max-queue-size 16384 --no-hybrid --nic n0,max_queue_size=5 "
+			       "--rule bypass,proto=udp --rule=hold,port=1 "
 			       "--spill-dir /tmp --log-level trace -- /usr/bin/qemu --name other -- --peer", &o, &e),
 				0);
 	assert_string_equal(o.name, "w-1");
@@ -187,7 +208,15 @@ static void everything(void **state)
 	assert_true(o.heartbeat == 10 * NS_PER_MS);
 	assert_true(o.timeout == 30 * NS_PER_MS);
 	assert_true(o.checkpoint_delay == 2 * NS_PER_S);
-	assert_true(o.compare_timeout == 4294967295ull * NS_PER_MS);
+	assert_true(o.compare_timeout == 3600 * NS_PER_S);
+	assert_true(o.expired_scan_cycle == 20 * NS_PER_MS);
+	assert_int_equal(o.max_queue_size, 16384);
+	assert_true(o.no_hybrid);
+	assert_int_equal(o.n_nics, 1);
+	assert_string_equal(o.nics[0], "n0,max_queue_size=5");
+	assert_int_equal(o.n_rules, 2);
+	assert_string_equal(o.rules[0], "bypass,proto=udp");
+	assert_string_equal(o.rules[1], "hold,port=1");
 	assert_true(o.qemu_timeout == 100 * NS_PER_MS);
 	assert_string_equal(o.run_dir, "/x");
 	assert_string_equal(o.spill_dir, "/tmp");
@@ -206,6 +235,9 @@ static void aliases_and_last_wins(void **state)
 	assert_int_equal(parse(S "--x-checkpoint-delay 7 --compare_timeout 8" Q, &o, &e), 0);
 	assert_true(o.checkpoint_delay == 7 * NS_PER_MS);
 	assert_true(o.compare_timeout == 8 * NS_PER_MS);
+	assert_int_equal(parse(S "--expired_scan_cycle 7 --max_queue_size 8" Q, &o, &e), 0);
+	assert_true(o.expired_scan_cycle == 7 * NS_PER_MS);
+	assert_int_equal(o.max_queue_size, 8);
 	assert_int_equal(parse(S "--checkpoint-delay 7 --x-checkpoint-delay 9" Q, &o, &e), 0);
 	assert_true(o.checkpoint_delay == 9 * NS_PER_MS);
 	/* The one who was parsed before leaves nothing behind. */
