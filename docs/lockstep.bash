@@ -26,14 +26,28 @@ _lockstep()
 		return ;;
 	esac
 	case $cmd in
+	rule)
+		case ${COMP_WORDS[COMP_CWORD - 1]} in
+		add | [0-9] | [0-9][0-9])
+			# A rule is one word of several parts: only its beginning.
+			COMPREPLY=($(compgen -W "compare bypass hold" -- "$cur"))
+			return ;;
+		insert | delete) return ;;
+		esac
+		COMPREPLY=($(compgen -W "list add insert delete clear" -- "$cur")) ;;
+	set)
+		compopt -o nospace
+		COMPREPLY=($(compgen -W "checkpoint-delay= compare-timeout= expired-scan-cycle= max-queue-size=" -- "$cur")) ;;
+	esac
+	case $cmd in
 	help)
 		COMPREPLY=($(compgen -W "$(lockstep help 2>/dev/null | sed -n 's/^  \([a-z]*\) .*/\1/p')" -- "$cur")) ;;
 	doctor)
 		COMPREPLY=($(compgen -c -f -- "$cur")) ;;
-	status | checkpoint | failover | set | events | capture | quit)
+	status | checkpoint | failover | set | rule | events | capture | quit)
 		dir=${LOCKSTEP_RUN_DIR:-/run/lockstep}
 		[ -n "$LOCKSTEP_RUN_DIR" ] || [ "$(id -u)" = 0 ] || dir=$XDG_RUNTIME_DIR/lockstep
-		COMPREPLY=($(cd "$dir" 2>/dev/null && compgen -G "$cur*.sock" | sed 's/\.sock$//')) ;;
+		COMPREPLY+=($(cd "$dir" 2>/dev/null && compgen -G "$cur*.sock" | sed 's/\.sock$//')) ;;
 	esac
 }
 complete -o default -F _lockstep lockstep
