@@ -53,14 +53,22 @@ static struct json_object *nics_json(const struct net_cfg *c, const char *const 
 	return list;
 }
 
+/* A node that serves alone, and a pair that is not yet one, compare nothing. */
+static const char *mode(const struct status *s)
+{
+	if (s->state != FT_PROTECTED && s->state != FT_STANDBY)
+		return "off";
+	return s->net.hybrid ? "hybrid" : "comparing";
+}
+
 struct json_object *status_net_json(const struct status *s)
 {
 	struct json_object *o = json_object_new_object();
 	const struct net_stats *n = &s->net;
 
-	put_str(o, "mode", n->hybrid ? "hybrid" : "comparing");
+	put_str(o, "mode", mode(s));
 	put(o, "hybrid_allowed", json_object_new_boolean(!s->net_cfg || !s->net_cfg->no_hybrid));
-	put_ms(o, "hybrid_interval_ms", n->hybrid ? n->hybrid_interval : STATUS_UNKNOWN);
+	put_ms(o, "hybrid_interval_ms", !strcmp(mode(s), "hybrid") ? n->hybrid_interval : STATUS_UNKNOWN);
 	put(o, "rules", rules_json(s));
 #define F(field) put_u64(o, #field, n->field)
 	F(held), F(held_svm), F(held_bytes), F(held_svm_bytes), F(logged), F(flows), F(flows_embryo), F(reasm);

@@ -36,12 +36,14 @@ static void text_rare(struct json_object *n, FILE *f, const char *label, const s
 
 static void text_mode(struct json_object *n, FILE *f)
 {
-	bool hybrid = !strcmp(text_str(n, "mode"), "hybrid");
+	const char *mode = text_str(n, "mode");
 	uint64_t entered = text_u64(n, "hybrid_entered");
 	char t[32];
 
-	fprintf(f, "%-*s%s", TEXT_LABEL, "  network", text_str(n, "mode"));
-	if (hybrid)
+	fprintf(f, "%-*s%s", TEXT_LABEL, "  network", mode);
+	if (!strcmp(mode, "off"))
+		fprintf(f, ": there is no second copy to compare with");
+	if (!strcmp(mode, "hybrid"))
 		fprintf(f, ": the copies keep differing, so output leaves with a checkpoint every %s",
 			text_ms(text_num(n, "hybrid_interval_ms"), t));
 	if (entered)

@@ -228,6 +228,7 @@ static void secondary_and_sync(void **state)
 	assert_non_null(strstr(t, "no peer is connected"));
 	assert_non_null(strstr(t, "does not run"));
 	assert_non_null(strstr(t, "5.0 s ago"));
+	assert_non_null(strstr(t, "network      off: there is no second copy"));
 	free(t);
 	json_object_put(o);
 	/* Nothing known at all, as at the very start. */
