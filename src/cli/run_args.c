@@ -22,7 +22,7 @@
 #define RUN_TIMEOUT_MS		500
 #define RUN_DELAY_MS		20000
 #define RUN_COMPARE_MS		3000
-#define RUN_SCAN_MS		1000
+#define RUN_SCAN_MS		50
 #define RUN_QUEUE		1024
 #define RUN_QEMU_MS		3000
 
@@ -44,7 +44,7 @@ const struct cli_opt run_opts_table[] = {
 	{ "x-checkpoint-delay", OPT_DELAY, "MS", NULL },
 	{ "compare-timeout", OPT_COMPARE, "MS", "age of a held packet that starts a checkpoint (default 3000)" },
 	{ "compare_timeout", OPT_COMPARE, "MS", NULL },
-	{ "expired-scan-cycle", OPT_SCAN, "MS", "time between two looks at the ages of held packets (default 1000)" },
+	{ "expired-scan-cycle", OPT_SCAN, "MS", "time between two looks at the ages of held packets (default 50)" },
 	{ "expired_scan_cycle", OPT_SCAN, "MS", NULL },
 	{ "max-queue-size", OPT_QUEUE, "N", "held packets of one flow that start a checkpoint (default 1024)" },
 	{ "max_queue_size", OPT_QUEUE, "N", NULL },

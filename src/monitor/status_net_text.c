@@ -115,6 +115,7 @@ static void text_counters(struct json_object *n, FILE *f)
 		{ "limit_flow", "packets of a flow" }, { "limit_held", "packets held" },
 		{ "limit_bytes", "bytes held" }, { "limit_flows", "flows" }, { "flows_full", "no room for a flow" },
 		{ "flows_evicted", "flows evicted" }, { "flows_embryo_evicted", "unestablished ones evicted" },
+		{ "addrs_full", "addresses not announced" },
 	};
 	static const struct rare others[] = {
 		{ "datagrams", "datagrams compared" }, { "reassembled", "reassembled" },

@@ -173,7 +173,7 @@ static void defaults(void **state)
 	assert_true(o.timeout == 500 * NS_PER_MS);
 	assert_true(o.checkpoint_delay == 20 * NS_PER_S);
 	assert_true(o.compare_timeout == 3 * NS_PER_S);
-	assert_true(o.expired_scan_cycle == NS_PER_S);
+	assert_true(o.expired_scan_cycle == 50 * NS_PER_MS);
 	assert_int_equal(o.max_queue_size, 1024);
 	assert_int_equal(o.n_nics, 0);
 	assert_int_equal(o.n_rules, 0);
