@@ -13,7 +13,7 @@ import time
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 DEFAULT = ("unit", "property", "guest", "e2e")
 MESON_SUITES = ("unit", "property")     # run by meson test
-E2E_SUITES = ("e2e", "soak", "crash", "liveness", "redis60", "machines", "bench")
+E2E_SUITES = ("e2e", "soak", "crash", "liveness", "redis60", "machines", "traffic", "bench")
 KNOWN = MESON_SUITES + ("guest", "fuzz") + E2E_SUITES
 TIMEOUT = 20 * 60       # seconds for the guest's own test; the others have limits for each test
 SLOWER = 4              # how much longer a test may take with sanitizers

@@ -8,9 +8,10 @@ The end-to-end bed: two nodes, a client and a switch, each in a network namespac
                                    |
                         c: eth0 192.0.2.100/25        (the guest is 192.0.2.10/25)
 
-The link between the nodes is a cable of its own, so that it can be cut without touching the clients. IPv6 is off on
-all of the plumbing: no frame is on the wire that a test did not cause. Namespaces carry the pid of the process that
-made them (ls<pid>-a ...), so that beds do not meet, and sweep() finds what a killed run has left.
+The link between the nodes is a cable of its own, so that it can be cut without touching the clients. No frame is on
+the wire that a test did not cause. wires.py makes all of this, and more where a test wants it. Namespaces carry the
+pid of the process that made them (ls<pid>-a ...), so that beds do not meet, and sweep() finds what a killed run has
+left.
 
 Everything that is started is ended by pid (through a pidfd, so never somebody else's), and everything is taken down at
 the end of the process however that comes about, SIGKILL excepted.
@@ -18,7 +19,6 @@ the end of the process however that comes about, SIGKILL excepted.
 
 import atexit
 import contextlib
-import ctypes
 import json
 import os
 import re
@@ -30,31 +30,22 @@ import sys
 import tempfile
 import time
 
+from wires import (CLIENT_IP, CLIENT_IP6, GUEST_IP, GUEST_IP6, NODE_IP, PATIENCE, SANITIZED,  # noqa: F401
+                   BedError, Plan, Wires, family, ip, sweep)
+
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(os.path.dirname(HERE))
 BUILD = os.environ.get("LOCKSTEP_BUILD", os.path.join(ROOT, "build"))
 LOCKSTEP = os.path.join(BUILD, "src", "lockstep")
 GUEST_OUT = os.path.join(ROOT, "guest", "out")
-SANITIZED = os.environ.get("LOCKSTEP_SANITIZED") == "1"
-PATIENCE = 3 if SANITIZED else 1  # what every deadline is multiplied by
 MORE_OPTIONS = os.environ.get("LOCKSTEP_OPTIONS", "").split()  # for both nodes, e.g. --log-level trace
 
-GUEST_IP, CLIENT_IP, NODE_IP = "192.0.2.10", "192.0.2.100", {"a": "192.0.2.129", "b": "192.0.2.130"}
-GUEST_MAC = "52:54:00:00:02:10"
 LINK_PORT = 9998
-REDIS_PORT, SERVICE_PORT, HTTP_PORT = 6379, 7000, 80
+REDIS_PORT, SERVICE_PORT, HTTP_PORT, UDP_PORT, ECHO_PORT, IPERF_PORT = 6379, 7000, 80, 5300, 2300, 5201
 VM_NAME = "web"
 
 # What makes a small guest boot fast and keeps it quiet; the rest is the guest's own business.
-APPEND = ("console=ttyS0 loglevel=3 tsc=reliable nowatchdog rcupdate.rcu_cpu_stall_suppress=1 mitigations=off "
-          "lockstep.ip=%s/25 lockstep.gw=%s" % (GUEST_IP, CLIENT_IP))
-
-CLONE_NEWNET = 0x40000000
-_libc = ctypes.CDLL(None, use_errno=True)
-
-
-class BedError(Exception):
-    """The bed or what runs in it did not do what it should."""
+APPEND = "console=ttyS0 loglevel=3 tsc=reliable nowatchdog rcupdate.rcu_cpu_stall_suppress=1 mitigations=off"
 
 
 class Skip(Exception):
@@ -85,47 +76,6 @@ def needs():
     probe = subprocess.run(["unshare", "-n", "true"], stderr=subprocess.PIPE, text=True, check=False)
     if probe.returncode:
         raise Skip("no network namespaces: %s" % probe.stderr.strip())
-
-
-def ip(*words, ns=None, check=True):
-    cmd = ["ip"] + (["-n", ns] if ns else []) + list(words)
-    r = subprocess.run(cmd, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                       check=False)
-    if check and r.returncode:
-        raise BedError("%s: %s" % (" ".join(cmd), r.stderr.strip()))
-    return r.stdout
-
-
-def _alive(pid):
-    try:
-        os.kill(pid, 0)
-        return True
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-
-
-def _kill_all_in(ns):
-    """Ends every process that still lives in one of our namespaces, the bed's own process excepted."""
-    for _ in range(50):
-        pids = [int(p) for p in ip("netns", "pids", ns, check=False).split() if int(p) != os.getpid()]
-        if not pids:
-            return
-        for pid in pids:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGCONT)
-                os.kill(pid, signal.SIGKILL)
-        time.sleep(0.02)
-
-
-def sweep(pid=None):
-    """Takes away what the dead process pid (default: any dead one) has left behind."""
-    for line in ip("netns", "list", check=False).splitlines():
-        m = re.match(r"(ls(\d+)(?:\.\d+)?-\w+)", line)
-        if m and (int(m[2]) == pid if pid else not _alive(int(m[2]))):
-            _kill_all_in(m[1])
-            ip("netns", "del", m[1], check=False)
 
 
 class Process:
@@ -173,6 +123,7 @@ class Machine:
     def __init__(self, machine="pc", nic="virtio-net-pci", mem=512, accel="tcg", append="", extra=()):
         self.machine, self.nic, self.mem, self.accel = machine, nic, mem, accel
         self.append, self.extra = append, list(extra)
+        self.plan = Plan()  # a node puts its bed's here
 
     def image(self):
         # Debian's cloud kernel has no drivers for real network cards.
@@ -185,10 +136,9 @@ class Machine:
             if not os.path.exists(f):
                 raise BedError("%s is not there: run guest/build%s" % (f, " --generic" if "generic" in f else ""))
         return ["qemu-system-x86_64", "-M", self.machine, "-m", str(self.mem), "-accel", self.accel,
-                "-kernel", kernel, "-initrd", initrd, "-append", (APPEND + " " + self.append).strip(),
-                "-netdev", "tap,id=n0,ifname=tap0,script=no,downscript=no",
-                "-device", "%s,netdev=n0,mac=%s" % (self.nic, GUEST_MAC),
-                "-nographic", "-serial", "file:" + console] + self.extra
+                "-kernel", kernel, "-initrd", initrd, "-append",
+                " ".join([APPEND, self.plan.append(), self.append]).strip()] + self.plan.argv(self.nic) + [
+                    "-nographic", "-serial", "file:" + console] + self.extra
 
 
 class Node:
@@ -207,18 +157,18 @@ class Node:
     # -- starting
 
     def popen(self, argv, log=None, env=None):
-        with open(log or self.log, "ab") as out:
-            p = subprocess.Popen(["ip", "netns", "exec", self.ns] + argv, stdin=subprocess.DEVNULL, stdout=out,
-                                 stderr=out, env=dict(os.environ, **(env or {})), start_new_session=True)
-        proc = Process(p.pid, p)
-        self.bed.procs.append(proc)
-        return proc
+        return self.bed.popen(self.name, argv, log or self.log, env)
 
     def lockstep_argv(self, role, machine, options=(), name=VM_NAME):
         where = ["--listen"] if role == "secondary" else ["--primary", "--peer"]
         return ([LOCKSTEP, "run", "--name", name, "--run-dir", self.run_dir] + where +
                 ["%s:%d" % (NODE_IP["b"], LINK_PORT), "--insecure"] + MORE_OPTIONS + list(options) + ["--"] +
-                machine.argv(self.console))
+                self.vm_argv(machine))
+
+    def vm_argv(self, machine=None):
+        machine = machine or Machine()
+        machine.plan = self.bed.plan
+        return machine.argv(self.console)
 
     def start(self, role, machine=None, options=(), env=None, name=VM_NAME):
         """Starts `lockstep run` here. The secondary is always the one that listens, on node b."""
@@ -231,7 +181,7 @@ class Node:
 
     def start_plain(self, machine=None):
         """QEMU alone, as it would run without Lockstep; for trying the bed and for comparison."""
-        self.qemu = self.proc = self.popen((machine or Machine()).argv(self.console))
+        self.qemu = self.proc = self.popen(self.vm_argv(machine))
         return self.proc
 
     # -- looking
@@ -311,27 +261,27 @@ class Node:
             self.proc.wait(seconds, "node " + self.name)
 
 
-class Bed:
+class Bed(Wires):
     """
-    Use as a context manager. logs is where the nodes' logs and consoles go; it is made.
+    Use as a context manager. logs is where the nodes' logs and consoles go; it is made. plan: see wires.Plan.
 
     A second bed in one process is possible; serial tells its namespaces apart.
     """
 
     serial = 0
 
-    def __init__(self, logs=None):
+    def __init__(self, logs=None, **plan):
         needs()
         sweep()
         Bed.serial += 1
-        self.prefix = "ls%d.%d" % (os.getpid(), Bed.serial)
+        super().__init__("ls%d.%d" % (os.getpid(), Bed.serial), Plan(**plan))
         self.dir = tempfile.mkdtemp(prefix="lockstep-bed-")
         self.logs = logs or self.dir
         os.makedirs(self.logs, exist_ok=True)
-        self.procs, self.made, self.used, self.closed = [], [], set(), False
+        self.procs, self.used, self.closed = [], set(), False
         atexit.register(self.close)
         try:
-            self._build()
+            self.build()
             self.a, self.b = Node(self, "a"), Node(self, "b")
         except BaseException:
             self.close()
@@ -343,64 +293,14 @@ class Bed:
     def __exit__(self, *exc):
         self.close()
 
-    def ns(self, name):
-        return "%s-%s" % (self.prefix, name)
-
-    @contextlib.contextmanager
-    def inside(self, name):
-        """This thread is in a namespace of the bed meanwhile. A socket stays in the one that it was made in."""
-        with open("/proc/thread-self/ns/net", encoding="utf-8") as back, \
-             open("/run/netns/" + self.ns(name), encoding="utf-8") as there:
-            if _libc.setns(there.fileno(), CLONE_NEWNET):
-                raise OSError(ctypes.get_errno(), "setns")
-            try:
-                yield
-            finally:
-                if _libc.setns(back.fileno(), CLONE_NEWNET):
-                    os._exit(70)  # a thread in the wrong namespace would do harm
-
-    def socket(self, where="c", kind=socket.SOCK_STREAM):
-        with self.inside(where):
-            return socket.socket(socket.AF_INET, kind)
-
-    def connect(self, port, where="c", host=GUEST_IP, timeout=10.0):
-        s = self.socket(where)
-        try:
-            s.settimeout(timeout * PATIENCE)
-            s.connect((host, port))
-            s.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        except BaseException:
-            s.close()
-            raise
-        return s
-
-    def _build(self):
-        for n in "abcs":
-            ip("netns", "add", self.ns(n))
-            self.made.append(self.ns(n))
-            with self.inside(n):
-                for key in ("all", "default"):
-                    with contextlib.suppress(FileNotFoundError):
-                        with open("/proc/sys/net/ipv6/conf/%s/disable_ipv6" % key, "w", encoding="utf-8") as f:
-                            f.write("1\n")
-            ip("link", "set", "lo", "up", ns=self.ns(n))
-        for n in "abs":
-            ip("link", "add", "br0", "type", "bridge", "stp_state", "0", "forward_delay", "0", "mcast_snooping", "0",
-               ns=self.ns(n))
-            ip("link", "set", "br0", "up", ns=self.ns(n))
-        for n, far in (("a", "up0"), ("b", "up0"), ("c", "eth0")):
-            ip("link", "add", "port-" + n, "type", "veth", "peer", "name", far, "netns", self.ns(n), ns=self.ns("s"))
-            ip("link", "set", "port-" + n, "master", "br0", "up", ns=self.ns("s"))
-        for n in "ab":
-            ip("link", "set", "up0", "master", "br0", "up", ns=self.ns(n))
-            ip("tuntap", "add", "tap0", "mode", "tap", ns=self.ns(n))
-            ip("link", "set", "tap0", "master", "br0", "up", ns=self.ns(n))
-        ip("link", "add", "link0", "type", "veth", "peer", "name", "link0", "netns", self.ns("b"), ns=self.ns("a"))
-        for n in "ab":
-            ip("address", "add", NODE_IP[n] + "/30", "dev", "link0", ns=self.ns(n))
-            ip("link", "set", "link0", "up", ns=self.ns(n))
-        ip("address", "add", CLIENT_IP + "/25", "dev", "eth0", ns=self.ns("c"))
-        ip("link", "set", "eth0", "up", ns=self.ns("c"))
+    def popen(self, where, argv, log, env=None):
+        """A program in one of the namespaces, whose words go to the file log; it ends with the bed."""
+        with open(log, "ab") as out:
+            p = subprocess.Popen(["ip", "netns", "exec", self.ns(where)] + argv, stdin=subprocess.DEVNULL, stdout=out,
+                                 stderr=out, env=dict(os.environ, **(env or {})), start_new_session=True)
+        proc = Process(p.pid, p)
+        self.procs.append(proc)
+        return proc
 
     # -- the pair
 
@@ -493,9 +393,7 @@ class Bed:
             with contextlib.suppress(BedError):
                 p.wait(5)
             p.close()
-        for ns in self.made:
-            _kill_all_in(ns)
-            ip("netns", "del", ns, check=False)
+        self.take_down()
         shutil.rmtree(self.dir, ignore_errors=True)
         atexit.unregister(self.close)
 

@@ -50,7 +50,7 @@ def run_one(name):
         if not c.bed:
             c.fn()
             return 0
-        with bedlib.Bed(os.path.join(LOGS, name)) as bed:
+        with bedlib.Bed(os.path.join(LOGS, name), **(c.bed if isinstance(c.bed, dict) else {})) as bed:
             c.fn(bed)
             bad = bed.complaints()
         bad = bad or bed.complaints()
