@@ -19,6 +19,7 @@ import random
 import select
 import socket
 import struct
+import sys
 import threading
 import time
 
@@ -50,8 +51,8 @@ class Conn:
     port = SERVICE_PORT
     name = "conn"
 
-    def __init__(self, depth=1, interval=0.0, limit=None):
-        self.depth, self.interval, self.limit = depth, interval, limit
+    def __init__(self, depth=1, interval=0.0, limit=None, host=bedlib.GUEST_IP):
+        self.depth, self.interval, self.limit, self.host = depth, interval, limit, host
         self.sock = None
         self.out = bytearray()
         self.inp = bytearray()
@@ -65,6 +66,10 @@ class Conn:
         self.paused = False
 
     # -- for subclasses
+
+    def open(self, bed):
+        """The connected socket that is used from now on."""
+        return bed.connect(self.port, host=self.host)
 
     def next_request(self):
         """(bytes to send, what check() is to expect)"""
@@ -299,9 +304,69 @@ class Echo(Conn):
     check = Count.check
 
 
+class Typist(Conn):
+    """One byte at a time to a guest that sends back each byte as it comes."""
+
+    port = bedlib.ECHO_PORT
+
+    def __init__(self, seed=1, **kw):
+        super().__init__(**kw)
+        self.name, self.rng = "typist", random.Random(seed)
+
+    def next_request(self):
+        key = self.rng.randbytes(1)
+        return key, key
+
+    def check(self, expected):
+        if not self.inp:
+            return False
+        if self.inp[:1] != expected:
+            self.wrong("byte %d is %r, typed was %r", self.answers, bytes(self.inp[:1]), expected)
+        del self.inp[:1]
+        return True
+
+
+class Called(Echo):
+    """A connection that the guest has opened: it says hello, then it sends everything back in upper case."""
+
+    def __init__(self, home=bedlib.CLIENT_IP, **kw):
+        super().__init__(**kw)
+        self.name, self.home = "called " + home, home
+
+    def open(self, bed):
+        with bed.socket(fam=bedlib.family(self.home)) as door:
+            door.settimeout(20 * bedlib.PATIENCE)
+            door.bind((self.home, 0))
+            door.listen(1)
+            with Ask(bed, host=self.host) as ask:
+                got = ask("connect %s %d" % (self.home, door.getsockname()[1]))
+                if got != "ok":
+                    raise LoadError("connect: %s" % got)
+                sock, _ = door.accept()
+        sock.settimeout(20 * bedlib.PATIENCE)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        hello = b""
+        while len(hello) < 6:
+            got = sock.recv(6 - len(hello))
+            if not got:
+                break
+            hello += got
+        if hello != b"hello\n":
+            raise LoadError("called by the guest, who said %r" % hello)
+        return sock
+
+    def next_request(self):
+        ask, text = super().next_request()
+        return ask[len(b"echo "):], text.upper()
+
+
 _xxh = ctypes.CDLL("libxxhash.so.0")
 _xxh.XXH64.restype = ctypes.c_uint64
 _xxh.XXH64.argtypes = [ctypes.c_char_p, ctypes.c_size_t, ctypes.c_uint64]
+
+
+def xxh64(data):
+    return b"%016x" % _xxh.XXH64(bytes(data), len(data), 0)
 
 
 class Upload(Conn):
@@ -313,21 +378,27 @@ class Upload(Conn):
 
     def next_request(self):
         data = self.rng.randbytes(self.size)
-        return b"take %d\n" % self.size + data, b"%016x" % _xxh.XXH64(data, len(data), 0)
+        return b"take %d\n" % self.size + data, xxh64(data)
 
     check = Count.check
+
+    def progress(self):
+        """Which part of a transfer is behind us; all of it when nothing is under way."""
+        return 1 - len(self.out) / self.size if self.pending else min(1.0, float(self.asked))
 
 
 def pattern(n, seed):
     """The n bytes that `send n seed` answers (guest/PROTOCOL.md): splitmix64 from the seed, little-endian words."""
     mask = (1 << 64) - 1
-    words = []
+    words = array.array("Q")
     for i in range((n + 7) // 8):
         z = (seed + (i + 1) * 0x9E3779B97F4A7C15) & mask
         z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & mask
         z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & mask
         words.append(z ^ (z >> 31))
-    return struct.pack("<%dQ" % len(words), *words)[:n]
+    if sys.byteorder == "big":
+        words.byteswap()
+    return words.tobytes()[:n]
 
 
 class Download(Conn):
@@ -352,6 +423,10 @@ class Download(Conn):
             return False
         self.pos = 0
         return True
+
+    def progress(self):
+        """Which part of a transfer is behind us; all of it when nothing is under way."""
+        return self.pos / self.size if self.pending else min(1.0, float(self.asked))
 
 
 class Idle(Conn):
@@ -394,7 +469,7 @@ class Load(threading.Thread):
         self.wake_r, self.wake_w = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self.ep.register(self.wake_r, select.EPOLLIN)
         for c in self.conns:
-            c.sock = bed.connect(c.port)
+            c.sock = c.open(bed)
             c.sock.setblocking(False)
             c.heard = time.monotonic()
             if hasattr(c, "opened"):
@@ -539,8 +614,8 @@ class Load(threading.Thread):
 class Ask:
     """One blocking connection to the service or to Redis, for single questions."""
 
-    def __init__(self, bed, port=SERVICE_PORT, timeout=20.0):
-        self.sock = bed.connect(port, timeout=timeout)
+    def __init__(self, bed, port=SERVICE_PORT, timeout=20.0, host=bedlib.GUEST_IP):
+        self.sock = bed.connect(port, timeout=timeout, host=host)
         self.file = self.sock.makefile("rb")
 
     def __enter__(self):

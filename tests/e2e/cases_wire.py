@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""
+What a client's capture shows of TCP: without loss nothing is sent twice and nothing is acknowledged twice, however many
+checkpoints go on. Judged by tshark.
+
+What is judged is what is on the wire, not how fast this machine is: tail loss probes, which follow twice the usual round
+trip, are off at both ends, and the client's retransmission timer is long. What the usual timers make of it is reported
+beside it in the suite `traffic`, and what they make of plain QEMU.
+"""
+
+import shutil
+import time
+
+from bed import GUEST_IP, GUEST_IP6, Machine, Skip
+from clients import BAD_FLAGS, Capture, Party, Web
+from harness import case, must, note, say
+from load import Download, Incr, Mixed, Upload
+
+
+def words(counts):
+    """{who: {flag: n}} for people"""
+    return "; ".join("%s %s" % (who, " ".join("%s %d" % x for x in sorted(c.items())) or "nothing")
+                     for who, c in counts.items())
+
+
+def bad(counts):
+    return {"%s %s" % (who, flag): n for who, c in counts.items() for flag, n in c.items() if flag in BAD_FLAGS}
+
+
+def run(bed, seconds, size, name):
+    """The load, in the middle of a capture: what tshark says of it."""
+    conns, clients = [], []
+    capture = Capture(bed, name=name)
+    for host in (GUEST_IP, GUEST_IP6):
+        conns += [Incr("i" + host, depth=4, interval=0.002, host=host), Mixed("m" + host, interval=0.005, host=host),
+                  Upload(size, host=host), Download(size, host=host)]
+        clients.append(Web(bed, host, interval=0.1))
+    with Party(bed, conns, clients) as party:
+        begun = time.monotonic()
+        while time.monotonic() - begun < seconds:
+            time.sleep(0.2)
+            party.check()
+        party.wait_answers(1, 120)
+        party.finish(120)
+    packets, missed = capture.finish()
+    counts = capture.flags((GUEST_IP, GUEST_IP6))
+    say("%s: %d packets, %d missed: %s", name, packets, missed, words(counts))
+    for line in capture.suspects[:40]:
+        say("  %s", line)
+    must(packets > 500, "only %d packets", packets)
+    return packets, missed, counts
+
+
+def extra_segments(bed, seconds, size, baseline):
+    if not shutil.which("tshark") or not shutil.which("dumpcap"):
+        raise Skip("no tshark")
+    if baseline:
+        bed.a.start_plain()
+        bed.wait_ready(bed.a)
+        packets, missed, plain = run(bed, seconds, size, "plain")
+        note("plain QEMU, %d packets: %s", packets, words(plain))
+        bed.a.proc.kill()
+        bed.a.proc.wait(5)
+        bed.a.console += ".2"
+    if baseline:
+        bed.start_pair(options=["--checkpoint-delay", "200"])
+        packets, missed, usual = run(bed, seconds, size, "usual-timers")
+        note("protected, usual timers, %d packets: %s", packets, words(usual))
+        for node in (bed.a, bed.b):
+            node.proc.kill()
+            node.proc.wait(5)
+            node.qemu_process().wait(5)
+            node.console += ".3"
+    bed.patient()
+    bed.start_pair(Machine(append="sysctl.net.ipv4.tcp_early_retrans=0"), ["--checkpoint-delay", "200"])
+    before = bed.a.checkpoints()
+    packets, missed, ours = run(bed, seconds, size, "protected")
+    made = bed.a.checkpoints() - before
+    note("%d packets, %d missed, %d checkpoints: %s", packets, missed, made, words(ours))
+    must(made > seconds, "only %d checkpoints in %d s", made, seconds)
+    # A packet that the capture missed would look like one that was lost.
+    must(not missed, "the capture missed %d packets", missed)
+    must(not bad(ours), "sent or acknowledged twice: %s", bad(ours))
+
+
+@case(timeout=200, bed={"v6": True})
+def no_extra_segments(bed):
+    extra_segments(bed, 6, 1 << 20, False)
+
+
+@case("traffic", timeout=900, bed={"v6": True})
+def no_extra_segments_long(bed):
+    """The same for longer, beside plain QEMU, whose guest is as slow and may retransmit by itself."""
+    extra_segments(bed, 60, 8 << 20, True)
