@@ -30,7 +30,7 @@ import sys
 import tempfile
 import time
 
-from wires import (CLIENT_IP, CLIENT_IP6, GUEST_IP, GUEST_IP6, NODE_IP, PATIENCE, SANITIZED,  # noqa: F401
+from wires import (CLIENT_IP, CLIENT_IP6, GUEST_IP, GUEST_IP6, NODE_IP, PATIENCE, SANITIZED,  # noqa: F401 (for tests)
                    BedError, Plan, Wires, family, ip, sweep)
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -41,7 +41,7 @@ GUEST_OUT = os.path.join(ROOT, "guest", "out")
 MORE_OPTIONS = os.environ.get("LOCKSTEP_OPTIONS", "").split()  # for both nodes, e.g. --log-level trace
 
 LINK_PORT = 9998
-REDIS_PORT, SERVICE_PORT, HTTP_PORT, UDP_PORT, ECHO_PORT, IPERF_PORT = 6379, 7000, 80, 5300, 2300, 5201
+REDIS_PORT, SERVICE_PORT, HTTP_PORT, UDP_PORT = 6379, 7000, 80, 5300
 VM_NAME = "web"
 
 # What makes a small guest boot fast and keeps it quiet; the rest is the guest's own business.
@@ -292,6 +292,21 @@ class Bed(Wires):
 
     def __exit__(self, *exc):
         self.close()
+
+    def build(self):
+        super().build()
+        if not self.plan.vlan:
+            return
+        log = os.path.join(self.logs, "tagger.log")
+        p = self.popen("c", [sys.executable, os.path.join(HERE, "tagger.py"), "eth0", "eth0.%d" % self.plan.vlan,
+                             str(self.plan.vlan)], log)
+
+        def ready():
+            if p.ended():
+                raise BedError("tagger.py ended: see %s" % log)
+            with open(log, encoding="utf-8") as f:
+                return "ready" in f.read()
+        until(ready, 10, "the VLAN")
 
     def popen(self, where, argv, log, env=None):
         """A program in one of the namespaces, whose words go to the file log; it ends with the bed."""

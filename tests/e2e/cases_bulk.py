@@ -61,7 +61,8 @@ def bulk_cases(suffix, host, bed):
     add("download_100_mb", lambda bed: one_stream(bed, Download(BULK, limit=1, host=host)), 900)
     add("upload_100_mb", lambda bed: one_stream(bed, Upload(BULK, seed=seed_from(), limit=1, host=host)), 900)
     add("iperf3", lambda bed: iperf(bed, host))
-    add("redis", lambda bed: one_kind(bed, [Incr("a" + host, depth=8, host=host), Mixed("b" + host, host=host)], [], 200))
+    add("redis", lambda bed: one_kind(bed, [Incr("a" + host, depth=8, host=host), Mixed("b" + host, host=host)], [],
+                                      200))
     add("http", lambda bed: one_kind(bed, [], [Web(bed, host), Web(bed, host)], 5))
     add("udp", lambda bed: one_kind(bed, [], [Resolver(bed, host, seed=i) for i in range(3)], 100))
     add("ping", lambda bed: one_kind(bed, [], [Pinger(bed, host), Pinger(bed, host, size=1200)], 60))

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """
-What a client's capture shows of TCP: without loss nothing is sent twice and nothing is acknowledged twice, however many
-checkpoints go on. Judged by tshark.
+What a client's capture shows of TCP, judged by tshark: without loss nothing is sent twice and nothing is acknowledged
+twice, however many checkpoints go on.
 
 What is judged is what is on the wire, not how fast this machine is: tail loss probes, which follow twice the usual round
 trip, are off at both ends, and the client's retransmission timer is long. What the usual timers make of it is reported

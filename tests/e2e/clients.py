@@ -211,7 +211,7 @@ class Pinger(Datagrams):
         proto = socket.getprotobyname("ipv6-icmp") if self.v6 else socket.IPPROTO_ICMP
         sock = bed.socket(kind=socket.SOCK_RAW, fam=bedlib.family(host), proto=proto)
         sock.connect((host, 0))
-        super().__init__(bed, "ping " + host, sock, tries=1, interval=interval, **kw)
+        super().__init__(bed, "ping-%d %s" % (size, host), sock, tries=1, interval=interval, **kw)
         self.size, self.seq, self.mark = size, 0, next(_identifier) & 0xffff
 
     def make(self):
@@ -323,7 +323,7 @@ class Announcements:
     """
 
     def __init__(self, bed, interface, address):
-        self.interface, self.address, self.heard = interface, address, False
+        self.interface, self.address = interface, address
         self.v6 = bedlib.family(address) == socket.AF_INET6
         self.raw = socket.inet_pton(bedlib.family(address), address)
         self.sock = bed.socket(kind=socket.SOCK_RAW, fam=socket.AF_PACKET)
@@ -336,16 +336,17 @@ class Announcements:
         return len(d) >= 42 and d[28:32] == self.raw and d[38:42] == self.raw
 
     def wait(self, seconds):
+        """Whether it has been heard, or is within that time."""
         deadline = time.monotonic() + seconds * bedlib.PATIENCE
         with self.sock:
             while time.monotonic() < deadline:
                 self.sock.settimeout(max(0.01, deadline - time.monotonic()))
                 try:
                     if self.is_it(self.sock.recv(2000)):
-                        return
+                        return True
                 except (TimeoutError, socket.timeout):
                     break
-        raise LoadError("nobody announced %s on %s" % (self.address, self.interface))
+        return False
 
 
 # What tshark finds out about TCP, by the names of its fields (tcp.analysis.NAME).

@@ -19,7 +19,8 @@ class Case:
 def case(*suites, timeout=90, bed=True, name=None):
     """
     Registers a function as a test case. suites: where it runs, "e2e" is the default suite. The function gets a Bed,
-    unless bed is False; bed may be a dict with what the bed shall have besides (wires.Plan). It passes when it returns. What it prints goes to its log, and its note() into the summary.
+    unless bed is False; bed may be a dict with what that bed shall have beyond the least (wires.Plan). The case passes
+    when the function returns. What it prints goes to its log, and its note() into the summary.
     """
     def register(fn):
         n = name or fn.__name__

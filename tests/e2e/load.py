@@ -304,25 +304,45 @@ class Echo(Conn):
     check = Count.check
 
 
-class Typist(Conn):
-    """One byte at a time to a guest that sends back each byte as it comes."""
+def expect(sock, text):
+    """The next bytes of a connection must be these."""
+    got = b""
+    while len(got) < len(text):
+        more = sock.recv(len(text) - len(got))
+        if not more:
+            break
+        got += more
+    if got != text:
+        raise LoadError("%r instead of %r" % (got, text))
 
-    port = bedlib.ECHO_PORT
+
+class Typist(Conn):
+    """The service's shell, as over ssh: it sends back each byte as it comes, and a prompt for a new line."""
+
+    KEYS = b"abcdefghijklmnopqrstuvwxyz 0123456789\n"
 
     def __init__(self, seed=1, **kw):
         super().__init__(**kw)
         self.name, self.rng = "typist", random.Random(seed)
 
+    def open(self, bed):
+        sock = super().open(bed)
+        sock.sendall(b"shell\n")
+        expect(sock, b"> ")
+        return sock
+
     def next_request(self):
-        key = self.rng.randbytes(1)
-        return key, key
+        i = self.rng.randrange(len(self.KEYS))
+        key = self.KEYS[i:i + 1]
+        return key, b"\n> " if key == b"\n" else key
 
     def check(self, expected):
-        if not self.inp:
+        if len(self.inp) < len(expected) and expected.startswith(self.inp):
             return False
-        if self.inp[:1] != expected:
-            self.wrong("byte %d is %r, typed was %r", self.answers, bytes(self.inp[:1]), expected)
-        del self.inp[:1]
+        if not self.inp.startswith(expected):
+            self.wrong("key %d gave %r instead of %r", self.answers + 1, bytes(self.inp[:10]), expected)
+            return True
+        del self.inp[:len(expected)]
         return True
 
 
@@ -345,14 +365,7 @@ class Called(Echo):
                 sock, _ = door.accept()
         sock.settimeout(20 * bedlib.PATIENCE)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        hello = b""
-        while len(hello) < 6:
-            got = sock.recv(6 - len(hello))
-            if not got:
-                break
-            hello += got
-        if hello != b"hello\n":
-            raise LoadError("called by the guest, who said %r" % hello)
+        expect(sock, b"hello\n")
         return sock
 
     def next_request(self):
@@ -450,7 +463,8 @@ def tcp_info(sock):
     raw = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 192)
     options = raw[5]
     return {"state": raw[0], "timestamps": bool(options & 1), "sack": bool(options & 2),
-            "retransmits": struct.unpack_from("I", raw, 100)[0], "rtt_us": struct.unpack_from("I", raw, 68)[0]}
+            "mss": struct.unpack_from("I", raw, 16)[0], "retransmits": struct.unpack_from("I", raw, 100)[0],
+            "rtt_us": struct.unpack_from("I", raw, 68)[0]}
 
 
 class Load(threading.Thread):

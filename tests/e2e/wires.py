@@ -191,8 +191,9 @@ class Wires:
         self._cable("c", "eth%d" % i, "port-c%d" % i, bridge)
 
     def _client(self, dev, v4, v6):
-        if "." in dev:
-            ip("link", "add", "link", "eth0", "name", dev, "type", "vlan", "id", dev.partition(".")[2], ns=self.ns("c"))
+        if "." in dev:  # tagger.py serves it
+            ip("tuntap", "add", dev, "mode", "tap", ns=self.ns("c"))
+            ip("link", "set", dev, "address", self._mac("eth0"), "mtu", str(self.plan.mtu), ns=self.ns("c"))
         ip("address", "add", v4, "dev", dev, ns=self.ns("c"))
         if not v6:
             ip("link", "set", dev, "up", ns=self.ns("c"))
@@ -204,6 +205,9 @@ class Wires:
         # A host asks its neighbours from its link-local address when it makes sure that they are still there.
         ip("address", "add", "fe80::100/64", "dev", dev, "nodad", ns=self.ns("c"))
         ip("address", "add", v6, "dev", dev, "nodad", ns=self.ns("c"))
+
+    def _mac(self, dev):
+        return re.search(r"link/ether (\S+)", ip("link", "show", "dev", dev, ns=self.ns("c")))[1]
 
     def build(self):
         for n in "abcs":
