@@ -60,6 +60,7 @@ struct pb_script {
 	uint32_t todo_head, todo_n, todo_cap;
 	uint32_t under_way;		/* requests without an answer */
 	uint32_t bulk_window;
+	bool turn_syn;
 	bool stop;			/* ask nothing new */
 
 	/* A guest's frame: where to, and that it is there. */
@@ -95,7 +96,7 @@ struct pb_result {
 	struct net_stats p, s;
 	uint64_t wants;				/* checkpoints asked for */
 	bool ok;
-	char why[200];
+	char why[512];
 };
 
 struct pb_opts {

@@ -187,12 +187,12 @@ static void ctl(struct mem *m, int i, enum net_ev_type type, uint64_t n, uint32_
 
 static bool first_checkpoint(struct mem *m)
 {
-	struct net_ev *role = push(m, 1, NEV_ROLE);
+	struct net_ev *ev = push(m, 0, NEV_ROLE);
 
-	/* Both before anything is said: in the program no frame connection is read before the role is known. */
-	role->n = 1;
-	role->arg = NET_SECONDARY;
-	ctl(m, 0, NEV_ROLE, 1, NET_PRIMARY);
+	/* Both before either says anything. */
+	ev->n = 1;
+	ev->arg = NET_PRIMARY;
+	ctl(m, 1, NEV_ROLE, 1, NET_SECONDARY);
 	ctl(m, 0, NEV_CLOSE, 1, 0);
 	ctl(m, 0, NEV_QUIET, 0, 0);
 	if (!m->answered || m->answer != NA_CUT)
@@ -213,7 +213,7 @@ static bool first_checkpoint(struct mem *m)
 static void touch(struct net *net, uint32_t n_frames, uint32_t size)
 {
 	uint32_t *all = malloc(n_frames * sizeof(*all)), n = 0;
-	struct net_act act;
+	struct net_act act[1];
 
 	if (!all)
 		return;
@@ -222,8 +222,8 @@ static void touch(struct net *net, uint32_t n_frames, uint32_t size)
 	while (n--)
 		net_frame_drop(net, all[n]);
 	free(all);
-	/* What was dropped is free after the next step. */
-	net_step(net, clock_ns(), NULL, 0, &act, 1);
+	/* What was dropped comes free with the next step. */
+	net_step(net, clock_ns(), NULL, 0, act, 1);
 }
 
 static struct mem *mem_new(const struct pb_shape *shape)
@@ -240,7 +240,7 @@ static struct mem *mem_new(const struct pb_shape *shape)
 		cfg.n_log = 32768;
 		cfg.n_frames = 65536;
 		/* The SVM's last answer of each connection counts as held until the next one comes. */
-		cfg.max_held = cfg.max_held + shape->flows;
+		cfg.max_held += 2 * shape->flows;
 	}
 	if (pb_script_init(&m->s, shape, false) < 0)
 		return NULL;
@@ -283,8 +283,14 @@ void pb_mem(const struct pb_shape *shape, const struct pb_opts *o, struct pb_res
 	m->s.check_sums = true;
 	while (!pb_ready(&m->s) && go_round(m))
 		;
-	if (!pb_ready(&m->s))
+	if (!pb_ready(&m->s)) {
+		net_stats_get(m->side[0].net, &r->p);
+		net_stats_get(m->side[1].net, &r->s);
+		pb_judge(&m->s, r);
 		pb_fail(r, "%u of %u connections were opened", m->s.established, shape->flows);
+		mem_free(m);
+		return;
+	}
 	/* Warm up, with each checksum looked at. */
 	for (uint32_t i = 0; r->ok && i < 500 + 4 * shape->flows / BATCH; i++)
 		go_round(m);

@@ -222,8 +222,12 @@ uint32_t pb_client(struct pb_script *s, uint8_t *out)
 	struct pb_end *c;
 	uint32_t i, len;
 
-	/* Before what is to be acknowledged, of which a download has always more; some at a time, for the sockets' queues. */
-	if (s->opened < s->shape.flows && s->opened - s->established < 64) {
+	/*
+	 * In turns: a download has always something to acknowledge, and connections without an acknowledgement of their
+	 * handshake are what a flood is made of. Some at a time, for the sockets' queues.
+	 */
+	s->turn_syn = !s->turn_syn;
+	if (s->opened < s->shape.flows && s->opened - s->established < 64 && (s->turn_syn || !s->todo_n)) {
 		i = s->opened++;
 		len = patch(&s->syn, true, i, s->client[i].nxt, 0, s->ms, 0, out);
 		s->client[i].nxt++;
