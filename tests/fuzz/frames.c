@@ -5,8 +5,8 @@
 #include <string.h>
 
 #define GUEST_PORT	7000
-#define CLIENT_PORT	40000
-#define STREAM_BEGIN	1000	/* sequence numbers stand near it, so that segments meet */
+#define CLIENT_PORT	40000u
+#define STREAM_BEGIN	1000u	/* sequence numbers stand near it, so that segments meet */
 
 static void be(uint8_t *p, uint32_t v, int n)
 {
