@@ -325,7 +325,8 @@ struct failure {
 
 enum ev_type {
 	EV_NONE, EV_START, EV_LINK, EV_CHAN, EV_TO_NET, EV_TO_FT, EV_STEP, EV_NET_TIMER, EV_FT_TIMER, EV_SOCK, EV_OUT,
-	EV_GUEST, EV_WIRE_IN, EV_WIRE_CLIENT, EV_CLIENT, EV_BEAT, EV_FAIL, EV_DATAGRAM, EV_STORM, EV_ROOM, EV_DRAIN, EV_QDIED, EV_REJOIN,
+	EV_GUEST, EV_WIRE_IN, EV_WIRE_CLIENT, EV_CLIENT, EV_BEAT, EV_FAIL, EV_DATAGRAM, EV_STORM, EV_ROOM, EV_DRAIN, EV_QDIED,
+	EV_REJOIN,
 };
 
 struct ev {
@@ -351,7 +352,8 @@ struct ev {
 	X(urgent_sent) X(urgent_out) X(sim_closes) X(half_closes) X(guest_half_closes) X(resets_by_client) \
 	X(resets_by_guest) X(reused) X(v6_conns) X(vlan_conns) X(qinq_conns) X(ext_headers) X(two_nics) X(labelled) \
 	X(dg_udp) X(dg_icmp) X(dg_other) X(dg_v6) X(dg_random) X(dg_det_answers) X(dg_fragmented) X(dg_part_lost) \
-	X(dg_part_late) X(dg_asked_in_parts) X(dg_twice_given) X(dg_order_checked) X(dg_all_checked) X(storms) X(storm_syns) X(storm_answers) \
+	X(dg_part_late) X(dg_asked_in_parts) X(dg_twice_given) X(dg_order_checked) X(dg_all_checked) \
+	X(storms) X(storm_syns) X(storm_answers) \
 	X(storm_failovers) X(storm_checkpoints) X(storm_untranslated) X(excused) X(flows_evicted) X(flows_full) \
 	X(survived_alone) X(lost_unprotected) X(translated_at_failover) X(failovers) \
 	X(fo_p_idle) X(fo_p_gate) X(fo_p_stop) X(fo_p_collect) X(fo_p_cont) X(fo_p_staged) X(fo_p_loaded) X(fo_p_other) \
@@ -405,7 +407,7 @@ struct sim {
 	nstime dg_sent_at;
 	uint32_t parts_lost;
 	uint16_t dg_groups;
-	uint8_t dg_out[1024];		/* frames let out of each answer */
+	uint8_t dg_out[16384];		/* frames let out of each answer */
 	uint8_t dg_answers[SIM_DGMAX];
 	/* a storm of SYNs */
 	uint32_t storm, storm_sent;

@@ -302,7 +302,8 @@ static struct dgrec *find(struct sim *s, struct node *nd, const struct pkt *p)
 			 nd->dg_last[back->flow]);
 	if (twice)
 		sim_fail(s, "P1", "node %s lets out a datagram twice: %s", who(nd), frame_text(p));
-	sim_fail(s, "P1", "node %s lets out a datagram that its guest has not sent since it serves: %s", who(nd), frame_text(p));
+	sim_fail(s, "P1", "node %s lets out a datagram that its guest has not sent since it serves: %s", who(nd),
+		 frame_text(p));
 }
 
 void dgram_emission(struct sim *s, struct node *nd, const struct pkt *p, const struct view *v)

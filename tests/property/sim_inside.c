@@ -21,7 +21,8 @@ static bool watched(const struct sim *s, int i)
 {
 	const struct client *c = &s->cl[i];
 
-	return c->used && !c->done && !c->refused_port && !c->will_abort && !c->t.reset && !c->reset_asked && c->t.state != T_LINGER;
+	return c->used && !c->done && !c->refused_port && !c->will_abort && !c->t.reset && !c->reset_asked &&
+	       c->t.state != T_LINGER;
 }
 
 /* ---- input ---- */
