@@ -151,12 +151,28 @@ static void compare_rst(struct net *net, struct flow *f)
 	release_segment(net, f, h, &p);
 }
 
+void compare_differs(struct net *net, struct flow *f)
+{
+	f->diverged = true;
+	f->diverged_epoch = net->epoch;
+	if (!(net->wanted & 1u << CAUSE_MISMATCH))
+		net->st.mismatches++;
+	hold_want(net, f, CAUSE_MISMATCH);
+}
+
+/* Signed segments may not be changed, and what a rule says is done. */
+static bool is_compared(struct net *net, struct flow *f)
+{
+	return !f->is_signed && track_action(net, f) == RULE_COMPARE;
+}
+
 void compare_guess(struct net *net, struct flow *f)
 {
-	if (f->diverged || f->streak < GUESS_FROM || !f->loc.held.n || ++f->guesses % GUESS_CHECK == 0)
+	if (f->diverged || !is_compared(net, f) || f->streak < GUESS_FROM || !f->loc.held.n || ++f->guesses % GUESS_CHECK == 0)
 		return;
-	f->diverged = true;
 	net->st.guessed++;
+	f->diverged = true;
+	f->diverged_epoch = net->epoch;
 	hold_want(net, f, CAUSE_MISMATCH);
 }
 
@@ -164,6 +180,8 @@ void compare_flow(struct net *net, struct flow *f)
 {
 	bool before = f->diverged;
 
+	if (!is_compared(net, f))
+		return;
 	while (!f->diverged && f->loc.held.head != FRAME_NONE) {
 		struct frame_meta *m = &net->fp.meta[f->loc.held.head];
 		struct packet a;
@@ -204,14 +222,12 @@ void compare_flow(struct net *net, struct flow *f)
 		f->diverged = true;
 	if (!f->diverged)
 		compare_rst(net, f);
-	if (f->diverged && !before && f->streak < UINT8_MAX)
-		f->streak++;
 	/* What was matched is nothing that is held. */
 	if (f->out_known)
 		svm_at(net, f, f->out_nxt);
-	if (f->diverged) {
-		if (!(net->wanted & 1u << CAUSE_MISMATCH))
-			net->st.mismatches++;
-		hold_want(net, f, CAUSE_MISMATCH);
-	}
+	if (!f->diverged || before)
+		return;
+	if (f->streak < UINT8_MAX)
+		f->streak++;
+	compare_differs(net, f);
 }

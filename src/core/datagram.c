@@ -163,10 +163,7 @@ void datagram_compare(struct net *net, struct flow *f)
 			continue;
 		}
 		if (before < 0) {
-			f->diverged = true;
-			if (!(net->wanted & 1u << CAUSE_MISMATCH))
-				net->st.mismatches++;
-			hold_want(net, f, CAUSE_MISMATCH);
+			compare_differs(net, f);
 			return;
 		}
 		while (before-- >= 0)

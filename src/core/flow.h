@@ -114,7 +114,8 @@ struct flow {
 
 	uint32_t held_rst;	/* frame of a reset of the PVM that waits, or FRAME_NONE */
 	uint8_t streak, guesses; /* answers in a row that differed; checkpoints asked for without waiting for the SVM's */
-	bool diverged;		/* the copies differ; nothing is compared until the next checkpoint */
+	bool diverged;		/* the copies differ; nothing is compared until the next checkpoint is STAGED */
+	uint64_t diverged_epoch;
 	nstime held_since;	/* last progress of held output */
 
 	/* Secondary: what RELEASED has told, and the log's entries of this flow. */

@@ -142,6 +142,10 @@ uint32_t frag_take(struct net *net, enum net_side side, uint32_t frame, uint8_t 
 	uint32_t h;
 	int rc;
 
+	if (!hold_piece(net, side)) {
+		frame_free(&net->fp, frame);
+		return FRAME_NONE;
+	}
 	packet_key(p, nic, true, &key);
 	r = find(net, side, &key, p->frag_id);
 	if (r->head == FRAME_NONE)

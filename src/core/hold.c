@@ -207,12 +207,26 @@ void hold_other(struct net *net, uint32_t frame)
 		frame_free(&net->fp, frame);
 		return;
 	}
-	if (!net->other.n)
+	/* The time counts for those that no checkpoint under way carries. */
+	if (!net->other.n || net->fp.meta[net->other.tail].epoch != net->fp.meta[frame].epoch)
 		net->other_since = net->now;
 	frame_list_append(&net->fp, &net->other, frame);
 	net->n_held++;
 	if (net->n_held > net->cfg.max_held && net_want(net, CAUSE_HELD))
 		net->st.limit_held++;
+}
+
+bool hold_piece(struct net *net, enum net_side side)
+{
+	uint32_t n = side == SIDE_LOC ? net->n_held : net->n_held_rem;
+
+	if (n >= 2 * net->cfg.max_held) {
+		net->st.drop_held++;
+		return false;
+	}
+	if (n >= net->cfg.max_held && net_want(net, CAUSE_HELD))
+		net->st.limit_held++;
+	return true;
 }
 
 /* The guest has begun to talk by itself: a connection of its own, or a datagram that nothing asked for. */

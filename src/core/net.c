@@ -529,6 +529,7 @@ static void alone(struct net *net)
 		return;
 	net->role = NET_ALONE;
 	release_all(net);
+	hybrid_reset(net);
 	net->holding = net->loaded = false;
 	net->wanted = 0;
 }
@@ -717,13 +718,19 @@ static void event(struct net *net, const struct net_ev *ev)
 	}
 }
 
+/* Whether there are frames that are not compared and that no checkpoint under way carries. */
+static bool other_waits(const struct net *net)
+{
+	return net->other.n && net->fp.meta[net->other.tail].epoch == net->epoch;
+}
+
 static void timers(struct net *net)
 {
 	if (net->closing && net->now >= net->gate_deadline) {
 		net->st.gate_expired++;
 		answer_cut(net);
 	}
-	if (net->other.n && net->now >= net->other_since + net->cfg.other_delay)
+	if (other_waits(net) && net->now >= net->other_since + net->cfg.other_delay)
 		net_want(net, CAUSE_OTHER);
 	hold_scan(net);
 	frag_timers(net);
@@ -774,7 +781,7 @@ nstime net_deadline(const struct net *net)
 		return 0;
 	if (net->closing)
 		at = net->gate_deadline;
-	if (net->other.n && net->role == NET_PRIMARY && net->holding && !net->hyb.on &&
+	if (other_waits(net) && net->role == NET_PRIMARY && net->holding && !net->hyb.on &&
 	    !(net->wanted & 1u << CAUSE_OTHER))
 		at = sooner(at, net->other_since + net->cfg.other_delay);
 	if (net->announce_left)

@@ -210,6 +210,8 @@ uint32_t hold_take_rst(struct net *net, struct flow *f);
 void hold_clear(struct net *net, struct flow *f, struct flow_side *s);
 /* hold_other() - a frame that is not compared: it leaves with the checkpoint of its epoch */
 void hold_other(struct net *net, uint32_t frame);
+/* hold_piece() - a fragment comes. Return: whether there is room for it */
+bool hold_piece(struct net *net, enum net_side side);
 /* hold_want() - ask for a checkpoint and say for which flow: people want to know why */
 void hold_want(struct net *net, struct flow *f, enum ckpt_cause cause);
 /* hold_scan() - look for held output that is too old */
@@ -219,6 +221,8 @@ nstime hold_deadline(const struct net *net);
 /* compare.c: the comparison of the two copies' streams */
 void compare_guess(struct net *net, struct flow *f);
 void compare_flow(struct net *net, struct flow *f);
+/* compare_differs() - the copies differ on this flow: nothing more of it is compared until a checkpoint is STAGED */
+void compare_differs(struct net *net, struct flow *f);
 
 /* datagram.c: what is not a TCP stream */
 void datagram_pvm(struct net *net, uint32_t frame, uint8_t nic, const struct packet *p);

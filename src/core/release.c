@@ -123,7 +123,12 @@ void release_segment(struct net *net, struct flow *f, uint32_t frame, struct pac
 {
 	uint32_t ack, edge;
 
-	if (p->flags & TCP_ACK && !(p->flags & (TCP_RST | TCP_SYN))) {
+	if ((p->flags & (TCP_ACK | TCP_SYN)) == (TCP_ACK | TCP_SYN) && allowed(net, f, &ack, &edge) && seq_lt(ack, p->ack)) {
+		/* Data that came with the client's SYN (RFC 7413), and that only the PVM has taken. */
+		net->st.acks_lowered++;
+		set_owed(net, f);
+		packet_set_ack(p, ack);
+	} else if (p->flags & TCP_ACK && !(p->flags & (TCP_RST | TCP_SYN))) {
 		if (!allowed(net, f, &ack, &edge)) {
 			/* Nothing is known of the SVM: repeat what the client has heard, or say nothing. */
 			if (!f->out_ack_known) {
@@ -187,8 +192,8 @@ static struct flow *take_in(struct net *net, uint32_t frame, uint8_t nic, struct
 	net->fp.meta[frame].len = p->frame_len;
 	release_learn(net, f, p);
 	flow_side_update(&f->loc, p, flow_scale(f));
-	/* In a SYN the option is only an offer. */
-	if (!(p->flags & (TCP_SYN | TCP_RST)))
+	/* In a SYN the option is only an offer, and in its answer the acceptance of one. */
+	if (!(p->flags & TCP_RST) && (p->flags & (TCP_SYN | TCP_ACK)) != TCP_SYN)
 		f->ts_on = p->has_ts;
 	if (p->has_ts && !(p->flags & TCP_RST) && (!f->said_ts || seq_lt(f->said_tsval, p->tsval))) {
 		f->said_ts = true;
@@ -311,8 +316,6 @@ static bool not_compared(struct net *net, struct flow *f, uint32_t frame, uint8_
 	}
 	if (action != RULE_HOLD && !f->is_signed)
 		return false;
-	/* What was held before the rule came keeps its place. */
-	f->diverged = true;
 	f->owed = false;
 	hold_other(net, frame);
 	return true;
@@ -531,7 +534,6 @@ static void let_go_other(struct net *net, uint64_t n)
 		net->st.released_staged++;
 		release_emit(net, net->fp.meta[h].nic, h);
 	}
-	net->other_since = net->now;
 }
 
 void release_staged(struct net *net, uint64_t n)

@@ -20,7 +20,7 @@
 #include "base/cursor.h"
 #include "base/siphash.h"
 
-enum { RING_VERSION = 2, RING_SUM = 8 };
+enum { RING_VERSION = 3, RING_SUM = 8 };
 
 struct io {
 	struct cursor r;

@@ -313,7 +313,7 @@ int codec_net_put(uint8_t *out, size_t cap, struct wire_head *h, const struct ne
 	wcursor_u8(&w, m->key.family);
 	wcursor_u8(&w, m->key.proto);
 	wcursor_u8(&w, m->key.nic);
-	wcursor_be(&w, 0, sizeof(m->key.pad));
+	wcursor_be(&w, 0, sizeof(((struct wire_flow *)0)->zero));
 	wcursor_u32(&w, m->isn);
 	wcursor_u32(&w, m->seq32);
 	wcursor_u32(&w, m->ack32);
@@ -365,7 +365,7 @@ int codec_net_get(const struct wire_head *h, const uint8_t *p, size_t len, struc
 		m->key.family = cursor_u8(&c);
 		m->key.proto = cursor_u8(&c);
 		m->key.nic = cursor_u8(&c);
-		zero |= cursor_be(&c, sizeof(m->key.pad));
+		zero |= cursor_be(&c, sizeof(((struct wire_flow *)0)->zero));
 		m->isn = cursor_u32(&c);
 		m->seq32 = cursor_u32(&c);
 		m->ack32 = cursor_u32(&c);
