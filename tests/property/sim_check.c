@@ -403,7 +403,7 @@ static void check_storm(struct sim *s, const struct node *nd, const struct net_s
 		uint64_t most;
 	} cap[] = {
 		{ CAUSE_FIRST, 2 }, { CAUSE_MISMATCH, 10 + 3 * (s->divergences + s->storm) }, { CAUSE_TIMEOUT, 6 },
-		{ CAUSE_OTHER, 10 + 3 * (s->divergences + s->storm) }, { CAUSE_HELD, 6 + ns->guest_out / 3 + s->storm },
+		{ CAUSE_OTHER, 10 + 3 * (s->divergences + s->storm) }, { CAUSE_HELD, 6 + ns->guest_out / 3 + s->storm + s->datagrams },
 		{ CAUSE_INLOG, 6 + ns->tap_in / 6 }, { CAUSE_DELAY, 3 + s->now / s->ck_delay }, { CAUSE_COMMAND, 2 },
 		{ CAUSE_FLOWS, s->storm }, { CAUSE_MEMORY, 0 }, { CAUSE_RESET, 0 },
 	};
