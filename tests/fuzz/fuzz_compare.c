@@ -40,6 +40,7 @@ static void describe(struct said *s, const uint8_t *frame, uint32_t len, uint8_t
 	packet_key(&s->p, nic, true, &s->key);
 	s->loose = s->key;
 	s->loose.guest_port = s->loose.other_port = 0;
+	s->loose.datagram = 0;
 }
 
 static void say(bool svm, const uint8_t *frame, uint32_t len, uint8_t nic)
@@ -146,10 +147,21 @@ static bool said_reset(const struct said *out, bool svm, uint64_t epoch)
 	return false;
 }
 
+/* Segments that the PVM had cut into fragments leave as other segments, which are not put together here. */
+static bool said_fragments(const struct said *out)
+{
+	for (unsigned int i = 0; i < n_said; i++)
+		if (!said[i].svm && said[i].p.kind == PK_FRAG && !memcmp(&said[i].loose, &out->loose, sizeof(out->loose)))
+			return true;
+	return false;
+}
+
 static void look_tcp(const struct said *out, uint64_t epoch, bool free)
 {
 	uint32_t span = packet_span(&out->p);
 
+	if (said_fragments(out))
+		return;
 	if (out->p.flags & TCP_RST) {
 		MUST(said_reset(out, false, 0) && (free || said_reset(out, true, epoch)));
 		return;
