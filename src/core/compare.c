@@ -147,6 +147,11 @@ static void compare_rst(struct net *net, struct flow *f)
 	hold_take_rst(net, f);
 	f->rem.rst = false;
 	packet_parse(net_data(net, h), net->fp.meta[h].len, &p);
+	/* A reset may carry a text, which no stack looks at; it was not compared, so it does not leave. */
+	if (p.len) {
+		packet_cut_tail(&p, 0);
+		net->fp.meta[h].len = p.frame_len;
+	}
 	net->st.released_compared++;
 	release_segment(net, f, h, &p);
 }

@@ -246,7 +246,9 @@ void frag_tcp(struct net *net, uint32_t head, void (*fn)(struct net *net, uint32
 	room = net->cfg.frame_size - NET_ETH_EXTRA - (first.family == 4 ? 20 : 40) - doff;
 	if (doff < 20 || doff > total || room > net->cfg.frame_size) {
 		/* Not TCP at all, or a frame too small for its headers: as it stands, with a checkpoint. */
-		if (net->role == NET_PRIMARY && net->holding)
+		if (net->role == NET_SECONDARY)
+			svm_pieces(net, head);
+		else if (net->role == NET_PRIMARY && net->holding)
 			datagram_pvm(net, head, m.nic, &first);
 		else
 			datagram_emit(net, head);

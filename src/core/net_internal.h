@@ -274,6 +274,8 @@ void release_finish(struct net *net);
 
 /* svm.c: the secondary's own VM speaks */
 void svm_output(struct net *net, uint32_t frame, uint8_t nic, struct packet *p);
+/* svm_pieces() - fragments that are nothing to look into go to the primary as they are */
+void svm_pieces(struct net *net, uint32_t head);
 /* svm_unstash() - what waited for FLOW goes on its way */
 void svm_unstash(struct net *net, struct flow *f);
 /* svm_moved_on() - the client has an answer: the SYN that waits will get no FLOW any more */

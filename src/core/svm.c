@@ -95,6 +95,17 @@ void svm_output(struct net *net, uint32_t frame, uint8_t nic, struct packet *p)
 	}
 }
 
+void svm_pieces(struct net *net, uint32_t head)
+{
+	while (head != FRAME_NONE) {
+		uint32_t next = net->fp.meta[head].piece;
+
+		net->fp.meta[head].piece = FRAME_NONE;
+		send_output(net, head, net->fp.meta[head].nic);
+		head = next;
+	}
+}
+
 void svm_unstash(struct net *net, struct flow *f)
 {
 	struct frame_list waiting = f->stash;

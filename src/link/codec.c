@@ -351,7 +351,7 @@ int codec_net_get(const struct wire_head *h, const uint8_t *p, size_t len, struc
 			*frame = NULL;
 			return err_set(e, -EPROTO, "a frames message has a frame of %zu bytes", *frame_len);
 		}
-		if (m->type == NM_RULES && rules_decode(*frame, *frame_len, &rules)) {
+		if (m->type == NM_RULES && (c.bad || rules_decode(*frame, *frame_len, &rules))) {
 			*frame = NULL;
 			return err_set(e, -EPROTO, "a frames message has %zu bytes of rules that are none", *frame_len);
 		}
