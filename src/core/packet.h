@@ -131,6 +131,9 @@ void packet_set_ts(struct packet *p, uint32_t tsval, uint32_t tsecr);
 void packet_set_sack(struct packet *p, unsigned int i, uint32_t left, uint32_t right);
 void packet_set_flags(struct packet *p, uint8_t flags);
 
+/* packet_move_back() - a lower sequence number for a segment without payload; its urgent pointer says the same byte */
+void packet_move_back(struct packet *p, uint32_t seq);
+
 /* packet_keep_sack() - keep the blocks whose bit is set in @mask; the room of the others is filled with NOPs */
 void packet_keep_sack(struct packet *p, unsigned int mask);
 

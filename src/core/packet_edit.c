@@ -69,6 +69,23 @@ void packet_set_win(struct packet *p, uint16_t win)
 	patch(p, p->l4 + 14u, b, 2);
 }
 
+void packet_move_back(struct packet *p, uint32_t seq)
+{
+	uint32_t urg = p->urg + (p->seq - seq);
+	uint8_t b[2];
+
+	packet_set_seq(p, seq);
+	if (!(p->flags & TCP_URG))
+		return;
+	if (urg > 65535) {
+		packet_set_flags(p, p->flags & (uint8_t)~TCP_URG);
+		return;
+	}
+	p->urg = (uint16_t)urg;
+	put16(b, urg);
+	patch(p, p->l4 + 18u, b, 2);
+}
+
 void packet_set_flags(struct packet *p, uint8_t flags)
 {
 	if (flags == p->flags)

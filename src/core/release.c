@@ -256,7 +256,7 @@ static void pure_ack(struct net *net, struct flow *f, uint32_t frame, struct pac
 		return;
 	}
 	if (seq_lt(f->out_nxt, p->seq))
-		packet_set_seq(p, f->out_nxt);
+		packet_move_back(p, f->out_nxt);
 	net->st.passed++;
 	release_segment(net, f, frame, p);
 }

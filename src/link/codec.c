@@ -272,6 +272,8 @@ int codec_credit_get(const uint8_t *p, size_t len, uint64_t *bytes, uint64_t *ms
 	return codec_end(&c, "credit", e);
 }
 
+#define FLOW_ZERO sizeof(((struct wire_flow *)0)->zero)
+
 bool codec_net_has_frame(unsigned int type)
 {
 	return type == NM_INPUT || type == NM_OUTPUT || type == NM_RULES;
@@ -304,6 +306,9 @@ int codec_net_put(uint8_t *out, size_t cap, struct wire_head *h, const struct ne
 	wcursor_u64(&w, m->seq);
 	if (!net_has_flow(m->type))
 		return codec_done(&w);
+	/* The nodes talk about TCP connections only; the rest of the key is sent whole. */
+	if (m->key.datagram)
+		return -EINVAL;
 	wcursor_bytes(&w, m->key.guest, 16);
 	wcursor_bytes(&w, m->key.other, 16);
 	wcursor_u16(&w, m->key.guest_port);
@@ -313,7 +318,7 @@ int codec_net_put(uint8_t *out, size_t cap, struct wire_head *h, const struct ne
 	wcursor_u8(&w, m->key.family);
 	wcursor_u8(&w, m->key.proto);
 	wcursor_u8(&w, m->key.nic);
-	wcursor_be(&w, 0, sizeof(((struct wire_flow *)0)->zero));
+	wcursor_be(&w, 0, FLOW_ZERO);
 	wcursor_u32(&w, m->isn);
 	wcursor_u32(&w, m->seq32);
 	wcursor_u32(&w, m->ack32);
@@ -365,7 +370,7 @@ int codec_net_get(const struct wire_head *h, const uint8_t *p, size_t len, struc
 		m->key.family = cursor_u8(&c);
 		m->key.proto = cursor_u8(&c);
 		m->key.nic = cursor_u8(&c);
-		zero |= cursor_be(&c, sizeof(((struct wire_flow *)0)->zero));
+		zero |= cursor_be(&c, FLOW_ZERO);
 		m->isn = cursor_u32(&c);
 		m->seq32 = cursor_u32(&c);
 		m->ack32 = cursor_u32(&c);

@@ -258,8 +258,13 @@ static void net(void **state)
 			p[k + 4] = RULE_BYPASS;
 			assert_int_equal(codec_net_get(&h, p, n, &b, &f, &len, &e), 0);
 		}
-		if (m.key.family)
+		if (m.key.family) {
+			assert_int_equal(k, WIRE_NET_LEN + WIRE_FLOW_LEN);
 			flow_bytes(&h, p, n);
+			m.key.datagram = 1;
+			assert_true(codec_net_put(q, sizeof(q), &h, &m) < 0);
+			m.key.datagram = 0;
+		}
 		for (size_t cut = 0; cut < (size_t)k + (f ? 1 : 0); cut++) {
 			uint8_t *exact = malloc(cut ? cut : 1);
 
