@@ -203,6 +203,22 @@ static struct flow *take_in(struct net *net, uint32_t frame, uint8_t nic, struct
 	return f;
 }
 
+/*
+ * What was promised for both copies may lie beyond what the guest itself has offered, by up to a unit of its window
+ * scale, because it was rounded up so as not to move left. That little more is offered on.
+ */
+static void keep_edge(struct flow *f, struct packet *p)
+{
+	uint8_t ws = flow_scale(f);
+	uint32_t edge = p->ack + ((uint32_t)p->win << ws);
+
+	if (!(p->flags & TCP_ACK) || p->flags & (TCP_SYN | TCP_RST) || !f->out_ack_known || !f->ws_known || f->is_signed ||
+	    p->has_signature)
+		return;
+	if (seq_lt(edge, f->out_edge) && f->out_edge - edge <= 1u << ws)
+		packet_set_win(p, window(f, p->ack, edge));
+}
+
 /* A TCP segment of a VM that has no copy. */
 static void alone_tcp(struct net *net, uint32_t frame, uint8_t nic, struct packet *p)
 {
@@ -211,6 +227,7 @@ static void alone_tcp(struct net *net, uint32_t frame, uint8_t nic, struct packe
 	if (f && !(p->flags & TCP_RST)) {
 		f->out_nxt = f->loc.nxt;
 		f->out_known = true;
+		keep_edge(f, p);
 		note_out(net, f, p);
 	}
 	release_emit(net, nic, frame);
