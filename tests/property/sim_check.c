@@ -394,7 +394,8 @@ void check_emission(struct sim *s, int node, const struct pkt *p, uint64_t epoch
 /*
  * No storm: what a checkpoint is made for can only happen so often. Each request with a free answer and each datagram
  * may diverge on its own and a few times over by interleaving; held output and logged input come to a limit only by
- * frames; the delay passes as often as it passes.
+ * frames, or by a cut that stays where it was because QEMU never had read its input; the delay passes as often as it
+ * passes.
  */
 static void check_storm(struct sim *s, const struct node *nd, const struct net_stats *ns)
 {
@@ -404,7 +405,7 @@ static void check_storm(struct sim *s, const struct node *nd, const struct net_s
 	} cap[] = {
 		{ CAUSE_FIRST, 2 }, { CAUSE_MISMATCH, 10 + 3 * (s->divergences + s->storm) }, { CAUSE_TIMEOUT, 6 },
 		{ CAUSE_OTHER, 10 + 3 * (s->divergences + s->storm) }, { CAUSE_HELD, 6 + ns->guest_out / 3 + s->storm + s->datagrams },
-		{ CAUSE_INLOG, 6 + ns->tap_in / 6 }, { CAUSE_DELAY, 3 + s->now / s->ck_delay }, { CAUSE_COMMAND, 2 },
+		{ CAUSE_INLOG, 6 + ns->tap_in / 6 + ns->gate_expired / 4 }, { CAUSE_DELAY, 3 + s->now / s->ck_delay }, { CAUSE_COMMAND, 2 },
 		{ CAUSE_FLOWS, s->storm }, { CAUSE_MEMORY, 0 }, { CAUSE_RESET, 0 },
 	};
 
