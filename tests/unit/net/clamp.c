@@ -167,8 +167,15 @@ static void right_edge(void **state)
 		seg_in(b, NEV_GUEST, ack_win(b->c0 + 10, 100));
 		for (int i = 0; i < count(b, NA_TAP); i++)
 			assert_true(seq_leq(edge, nth(b, NA_TAP, i)->ack + ((uint32_t)nth(b, NA_TAP, i)->win << 7)));
-		seg_in(b, NEV_GUEST, DATA(5000, b->c0 + 10, "x"));
-		svm(b, 2, DATA(5000, b->c0 + 10, "x"));
+		/* Nor does rounding to the scale move it. */
+		seg_in(b, NEV_TAP, DATA(b->c0 + 10, 5000, "abc"));
+		svm(b, 2, ack_win(b->c0 + 13, 999));
+		seg_in(b, NEV_GUEST, ack_win(b->c0 + 13, 999));
+		assert_int_equal(count(b, NA_TAP), 1);
+		assert_int_equal(first(b, NA_TAP)->ack, b->c0 + 13);
+		assert_true(seq_leq(edge, first(b, NA_TAP)->ack + ((uint32_t)first(b, NA_TAP)->win << 7)));
+		seg_in(b, NEV_GUEST, DATA(5000, b->c0 + 13, "x"));
+		svm(b, 2, DATA(5000, b->c0 + 13, "x"));
 		assert_true(seq_leq(edge, first(b, NA_TAP)->ack + ((uint32_t)first(b, NA_TAP)->win << 7)));
 		bed_end(b);
 	}

@@ -191,12 +191,14 @@ static void overlapping(void **state)
 
 		bytes_in(b, NEV_GUEST, d, seg_piece(d, whole, len, 0, 32, 9));
 		bytes_in(b, NEV_GUEST, d, seg_piece(d, whole, len, 24, 24, 9));
+		/* As many bytes as the whole has, though there is a gap. */
+		bytes_in(b, NEV_GUEST, d, seg_piece(d, whole, len, 56, 8 + (uint32_t)strlen(words) - 56, 9));
 		svm_bytes(b, 2, whole, len);
 		assert_int_equal(count(b, NA_TAP), 0);
 		assert_true(until(b, CAUSE_OTHER, 20 * NS_PER_MS));
 		checkpoint(b, 2);
 		ctl(b, NEV_STAGED, 2, 0);
-		assert_int_equal(count(b, NA_TAP), 2);
+		assert_int_equal(count(b, NA_TAP), 3);
 		assert_int_equal(stats(b).held, 0);
 	}
 }
@@ -294,6 +296,34 @@ static void across_the_barrier(void **state)
 		out += count(b, NA_TAP);
 		assert_int_equal(out, 2);
 		assert_int_equal(stats(b).held, 0);
+	}
+}
+
+/* P1: a datagram begun before the barrier and ended behind it: STAGED n lets out what is of n, and nothing of n + 1. */
+static void split_by_the_barrier(void **state)
+{
+	uint8_t whole[SEG_MAX], d[SEG_MAX];
+
+	(void)state;
+	ON_EACH_ROAD(b) {
+		uint32_t len = udp(whole, &b->on, true, words);
+		int out;
+
+		bytes_in(b, NEV_GUEST, d, piece(d, whole, len, &in_two, 0));
+		checkpoint(b, 2);
+		assert_int_equal(count(b, NA_TAP), 0);
+		bytes_in(b, NEV_GUEST, d, piece(d, whole, len, &in_two, 1));
+		assert_int_equal(count(b, NA_TAP), 0);
+		ctl(b, NEV_STAGED, 2, 0);
+		out = count(b, NA_TAP);
+		for (int i = 0; i < out; i++)
+			assert_int_equal(nth(b, NA_TAP, i)->frag_off, 0);
+		ctl(b, NEV_LOADED, 2, 0);
+		checkpoint(b, 3);
+		out += count(b, NA_TAP);
+		ctl(b, NEV_STAGED, 3, 0);
+		out += count(b, NA_TAP);
+		assert_int_equal(out, 2);
 	}
 }
 
@@ -465,7 +495,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(parsed), cmocka_unit_test(cut_differently), cmocka_unit_test(out_of_order),
 		cmocka_unit_test(different), cmocka_unit_test(incomplete), cmocka_unit_test(overlapping),
-		cmocka_unit_test(more_than_the_limit), cmocka_unit_test(pieces_count_as_held), cmocka_unit_test(across_the_barrier), cmocka_unit_test(atomic),
+		cmocka_unit_test(more_than_the_limit), cmocka_unit_test(pieces_count_as_held), cmocka_unit_test(across_the_barrier), cmocka_unit_test(split_by_the_barrier), cmocka_unit_test(atomic),
 		cmocka_unit_test(impossible_pieces), cmocka_unit_test(tcp_of_the_guest), cmocka_unit_test(tcp_of_the_svm),
 		cmocka_unit_test(input_is_passed_on), cmocka_unit_test(input_is_translated),
 	};

@@ -165,6 +165,31 @@ static void all_together(void **state)
 	}
 }
 
+/* What a rule holds back counts in bytes as well. */
+static void bytes_that_are_not_compared(void **state)
+{
+	static char k[1001];
+	struct net_cfg cfg;
+	struct bed *b;
+	bool asked = false;
+
+	(void)state;
+	memset(k, 'k', 1000);
+	bed_cfg(&cfg);
+	cfg.max_bytes = 5000;
+	cfg.rules.n = 1;
+	cfg.rules.r[0] = (struct rule){ .action = RULE_HOLD, .nic = RULE_ANY_NIC, .port = { 0, 65535 },
+					.guest_port = { 0, 65535 }, .client_port = { 0, 65535 } };
+	b = bed_primary(&cfg);
+	for (uint16_t i = 0; i < 8; i++) {
+		udp_in(b, true, 5353, k);
+		asked = asked || wanted(b, CAUSE_HELD);
+	}
+	assert_true(asked);
+	assert_true(stats(b).held_bytes >= 8000);
+	bed_end(b);
+}
+
 /* Far beyond the limit because nobody makes the checkpoint: P7: bounded, counted, and no frame leaks. */
 static void far_beyond(void **state)
 {
@@ -454,7 +479,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(frames_of_a_flow), cmocka_unit_test(frames_of_the_svm), cmocka_unit_test(bytes_of_a_flow),
-		cmocka_unit_test(all_together), cmocka_unit_test(far_beyond), cmocka_unit_test(flows), cmocka_unit_test(quiet_connections),
+		cmocka_unit_test(all_together), cmocka_unit_test(bytes_that_are_not_compared), cmocka_unit_test(far_beyond), cmocka_unit_test(flows), cmocka_unit_test(quiet_connections),
 		cmocka_unit_test(flood_on_a_translated_connection), cmocka_unit_test(flood_on_a_primary),
 		cmocka_unit_test(flood_on_a_secondary), cmocka_unit_test(syn_when_the_log_is_nearly_full),
 		cmocka_unit_test(no_room_in_the_log),

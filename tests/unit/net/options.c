@@ -247,6 +247,34 @@ static void signed_segments(void **state)
 	}
 }
 
+/* On the secondary: once the state is the PVM's the numbers are equal: what is signed passes as it is, promotion included. */
+static void signed_at_promotion(void **state)
+{
+	(void)state;
+	for (unsigned int r = 0; r < BED_ROADS; r++) {
+		struct bed *b = bed_secondary(NULL);
+		struct seg in = signed_by(DATA(1000, 5000, "ask"), 0), out = signed_by(DATA(5000, 1003, "answer"), 0);
+		uint8_t d[SEG_MAX];
+		uint32_t n;
+
+		b->on = bed_road[r];
+		n = seg_make_on(d, &b->on, &in);
+		input_bytes(b, 2, 1, d, n);
+		assert_int_equal(count(b, NA_GUEST), 1);
+		assert_memory_equal(first(b, NA_GUEST)->data, d, n);
+		ctl(b, NEV_PROMOTE, 0, 0);
+		/* Not acknowledged: given once more. */
+		assert_int_equal(count(b, NA_GUEST), 1);
+		assert_memory_equal(first(b, NA_GUEST)->data, d, n);
+		out.from_guest = true;
+		n = seg_make_on(d, &b->on, &out);
+		bytes_in(b, NEV_GUEST, d, n);
+		assert_int_equal(count(b, NA_TAP), 1);
+		assert_memory_equal(first(b, NA_TAP)->data, d, n);
+		bed_end(b);
+	}
+}
+
 /* A signed flow gives no other one trouble. */
 static void signed_beside_plain(void **state)
 {
@@ -269,7 +297,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(sack_blocks), cmocka_unit_test(d_sack), cmocka_unit_test(timestamps_of_held_segments),
 		cmocka_unit_test(urgent_pointer), cmocka_unit_test(unknown_options), cmocka_unit_test(broken_options),
-		cmocka_unit_test(signed_segments), cmocka_unit_test(signed_beside_plain),
+		cmocka_unit_test(signed_segments), cmocka_unit_test(signed_at_promotion),
+		cmocka_unit_test(signed_beside_plain),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -316,6 +316,28 @@ static void announced(void **state)
 	}
 }
 
+/* RFC 4862 5.4: an address that is only asked for (from ::), and no address at all (from 0.0.0.0), are not announced. */
+static void no_address_is_not_announced(void **state)
+{
+	static const uint8_t none[16], rest[20] = { [4] = 0x20, 1, 0xd, 0xb8, [19] = 0x77 };
+	struct bed *b = bed_secondary(NULL);
+	struct seg_ip ip = { .from_guest = true, .v6 = true, .src = none };
+	uint8_t d[SEG_MAX];
+
+	(void)state;
+	bytes_in(b, NEV_GUEST, d, seg_icmp(d, &ip, 135, 0, rest, 20));
+	bytes_in(b, NEV_GUEST, d, seg_icmp(d, &ip, 143, 0, rest, 20));
+	ip.v6 = false;
+	bytes_in(b, NEV_GUEST, d, seg_udp(d, &ip, 68, 67, "dhcp"));
+	ctl(b, NEV_PROMOTE, 0, 0);
+	for (int i = 0; i < 30; i++) {
+		for (int k = 0; k < count(b, NA_TAP); k++)
+			assert_int_equal(nth(b, NA_TAP, k)->ether_type, 0x8035);
+		tick(b, 100 * NS_PER_MS);
+	}
+	bed_end(b);
+}
+
 /* RFC 792, RFC 4443: an error that quotes the guest's segment quotes client numbers; the SVM knows its own. */
 static void icmp_errors_are_translated(void **state)
 {
@@ -422,7 +444,7 @@ int main(void)
 		cmocka_unit_test(fast_open_waits_for_flow), cmocka_unit_test(flow_first), cmocka_unit_test(resent),
 		cmocka_unit_test(timestamps_after_promotion), cmocka_unit_test(undelivered_input_is_replayed),
 		cmocka_unit_test(datagrams_are_not_replayed), cmocka_unit_test(datagrams_are_not_resent),
-		cmocka_unit_test(announced), cmocka_unit_test(icmp_errors_are_translated),
+		cmocka_unit_test(announced), cmocka_unit_test(no_address_is_not_announced), cmocka_unit_test(icmp_errors_are_translated),
 		cmocka_unit_test(icmp_errors_of_others), cmocka_unit_test(table_with_the_checkpoint),
 	};
 
