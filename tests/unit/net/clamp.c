@@ -80,6 +80,33 @@ static void lowered_on_fin(void **state)
 	}
 }
 
+/* RFC 7413 and P2: a SYN-ACK that acknowledges data of the SYN is lowered too: the SVM may have refused the cookie. */
+static void lowered_on_synack(void **state)
+{
+	(void)state;
+	for (unsigned int r = 0; r < BED_ROADS; r++) {
+		struct bed *b = bed_primary(NULL);
+		struct seg syn = client_syn(b), took = guest_synack(b), refused = guest_synack(b);
+
+		b->on = bed_road[r];
+		syn.data = "early";
+		took.ack = 1005;
+		seg_in(b, NEV_TAP, syn);
+		seg_in(b, NEV_GUEST, took);
+		flow_ok(b);
+		svm(b, 2, refused);
+		assert_int_equal(count(b, NA_TAP), 1);
+		assert_int_equal(first(b, NA_TAP)->flags, TCP_SYN | TCP_ACK);
+		assert_int_equal(first(b, NA_TAP)->ack, 1000);
+		/* The client sends it again, and then the SVM has it. */
+		seg_in(b, NEV_TAP, DATA(1000, 5000, "early"));
+		svm(b, 2, ACK(5000, 1005));
+		assert_int_equal(count(b, NA_TAP), 1);
+		assert_int_equal(first(b, NA_TAP)->ack, 1005);
+		bed_end(b);
+	}
+}
+
 /* P2: "a lowered pure ACK that says nothing new is swallowed (three of them would be a fast retransmit)"; paid later. */
 static void swallowed_and_paid(void **state)
 {
@@ -296,7 +323,7 @@ static void svm_ahead(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(lowered_on_every_path), cmocka_unit_test(lowered_on_fin),
+		cmocka_unit_test(lowered_on_every_path), cmocka_unit_test(lowered_on_fin), cmocka_unit_test(lowered_on_synack),
 		cmocka_unit_test(swallowed_and_paid), cmocka_unit_test(pure_ack_over_the_wrap), cmocka_unit_test(right_edge),
 		cmocka_unit_test(no_scale_in_force), cmocka_unit_test(zero_window), cmocka_unit_test(staged_pays),
 		cmocka_unit_test(svm_ahead),
