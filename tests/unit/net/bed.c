@@ -105,7 +105,8 @@ void bytes_in(struct bed *b, enum net_ev_type type, const uint8_t *d, uint32_t l
 	step(b, &ev);
 }
 
-static void msg_bytes(struct bed *b, enum net_msg_type type, uint64_t epoch, uint64_t seq, const uint8_t *d, uint32_t len)
+static void msg_bytes(struct bed *b, enum net_msg_type type, uint64_t epoch, uint64_t seq, const uint8_t *d,
+		      uint32_t len)
 {
 	struct net_ev ev = { .type = NEV_MSG, .nic = b->nic,
 			     .msg = { .type = (uint8_t)type, .nic = b->nic, .epoch = epoch, .seq = seq } };
@@ -294,7 +295,8 @@ void bed_end(struct bed *b)
 
 struct seg client_syn(const struct bed *b)
 {
-	return (struct seg){ .seq = b->c0 - 1, .flags = TCP_SYN, .ws = b->ws, .win = 1000, .has_ts = b->ts, .tsval = 7 };
+	return (struct seg){ .seq = b->c0 - 1, .flags = TCP_SYN, .ws = b->ws, .win = 1000, .has_ts = b->ts,
+		.tsval = 7 };
 }
 
 struct seg guest_synack(const struct bed *b)

@@ -44,7 +44,9 @@ struct bed {
 /* bed_cfg() - settings of a small machine, to be changed and given to bed_new() */
 void bed_cfg(struct net_cfg *cfg);
 struct bed *bed_new(const struct net_cfg *cfg);
-/* bed_primary() - a primary whose secondary runs, in epoch 2; bed_secondary() - a secondary, likewise. cfg may be NULL */
+/*
+ * bed_primary() - a primary whose secondary runs, in epoch 2; bed_secondary() - a secondary, likewise. cfg may be NULL
+ */
 struct bed *bed_primary(const struct net_cfg *cfg);
 struct bed *bed_secondary(const struct net_cfg *cfg);
 /* bed_end() - free */
@@ -52,7 +54,9 @@ void bed_end(struct bed *b);
 
 void step(struct bed *b, const struct net_ev *ev);
 void tick(struct bed *b, nstime by);
-/* until() - let the time pass in steps of a millisecond until a checkpoint is wanted for @c. Return: false after @most */
+/*
+ * until() - let the time pass in steps of a millisecond until a checkpoint is wanted for @c. Return: false after @most
+ */
 bool until(struct bed *b, enum ckpt_cause c, nstime most);
 void ctl(struct bed *b, enum net_ev_type type, uint64_t n, uint32_t arg);
 void told(struct bed *b, struct net_msg m);
@@ -76,7 +80,9 @@ int msgs(const struct bed *b, enum net_msg_type type);
 bool wanted(const struct bed *b, enum ckpt_cause c);
 bool wanted_any(const struct bed *b);
 struct net_stats stats(const struct bed *b);
-/* text() - the payload of all TCP frames let out in the last step; the test fails when they do not follow one another */
+/*
+ * text() - the payload of all TCP frames let out in the last step; the test fails when they do not follow one another
+ */
 const char *text(struct bed *b);
 
 /* checkpoint() - CLOSE, STOPPED, DRAINED, OPEN of the primary; full() - with STAGED and LOADED */

@@ -15,7 +15,10 @@ static void none_beyond(struct bed *b, uint32_t ack, uint32_t edge)
 	}
 }
 
-/* P2: "data is not held for its acknowledgement number; the number is lowered": new data, prefix, rest, repeated, partly repeated. */
+/*
+ * P2: "data is not held for its acknowledgement number; the number is lowered": new data, prefix, rest, repeated,
+ * partly repeated.
+ */
 static void lowered_on_every_path(void **state)
 {
 	/* Plain numbers, and numbers whose acknowledgement, sequence and edge wrap in the middle. */
@@ -107,7 +110,9 @@ static void lowered_on_synack(void **state)
 	}
 }
 
-/* P2: "a lowered pure ACK that says nothing new is swallowed (three of them would be a fast retransmit)"; paid later. */
+/*
+ * P2: "a lowered pure ACK that says nothing new is swallowed (three of them would be a fast retransmit)"; paid later.
+ */
 static void swallowed_and_paid(void **state)
 {
 	(void)state;
@@ -323,8 +328,9 @@ static void svm_ahead(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(lowered_on_every_path), cmocka_unit_test(lowered_on_fin), cmocka_unit_test(lowered_on_synack),
-		cmocka_unit_test(swallowed_and_paid), cmocka_unit_test(pure_ack_over_the_wrap), cmocka_unit_test(right_edge),
+		cmocka_unit_test(lowered_on_every_path), cmocka_unit_test(lowered_on_fin),
+		cmocka_unit_test(lowered_on_synack), cmocka_unit_test(swallowed_and_paid),
+		cmocka_unit_test(pure_ack_over_the_wrap), cmocka_unit_test(right_edge),
 		cmocka_unit_test(no_scale_in_force), cmocka_unit_test(zero_window), cmocka_unit_test(staged_pays),
 		cmocka_unit_test(svm_ahead),
 	};

@@ -296,7 +296,9 @@ static void timeout_unasked(void **state)
 	bed_end(b);
 }
 
-/* RFC 792, RFC 4443: echo is keyed by its identifier, so that one ping does not block another; both directions alike. */
+/*
+ * RFC 792, RFC 4443: echo is keyed by its identifier, so that one ping does not block another; both directions alike.
+ */
 static void echo_by_identifier(void **state)
 {
 	(void)state;
@@ -426,7 +428,8 @@ static void the_links_own_talk(void **state)
 
 	(void)state;
 	for (unsigned int i = 0; i < sizeof(types) + 3; i++) {
-		struct seg_ip ip = { .from_guest = true, .v6 = i < sizeof(types), .n_ext = 1, .ext = { 0 }, .proto = 2 };
+		struct seg_ip ip = { .from_guest = true, .v6 = i < sizeof(types), .n_ext = 1, .ext = { 0 },
+			.proto = 2 };
 		uint32_t n;
 
 		if (i < sizeof(types))
@@ -512,12 +515,13 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(equal_ones_leave), cmocka_unit_test(in_order), cmocka_unit_test(headers_do_not_count),
-		cmocka_unit_test(length_counts), cmocka_unit_test(different_ones_wait), cmocka_unit_test(flows_are_independent),
-		cmocka_unit_test(old_epoch_never_matches), cmocka_unit_test(svm_answers_twice),
-		cmocka_unit_test(both_answer_twice), cmocka_unit_test(timeout), cmocka_unit_test(timeout_unasked),
-		cmocka_unit_test(echo_by_identifier), cmocka_unit_test(other_protocols),
-		cmocka_unit_test(multicast_and_broadcast), cmocka_unit_test(the_links_own_talk),
-		cmocka_unit_test(other_ethernet_types), cmocka_unit_test(opaque_tcp), cmocka_unit_test(svm_side),
+		cmocka_unit_test(length_counts), cmocka_unit_test(different_ones_wait),
+		cmocka_unit_test(flows_are_independent), cmocka_unit_test(old_epoch_never_matches),
+		cmocka_unit_test(svm_answers_twice), cmocka_unit_test(both_answer_twice), cmocka_unit_test(timeout),
+		cmocka_unit_test(timeout_unasked), cmocka_unit_test(echo_by_identifier),
+		cmocka_unit_test(other_protocols), cmocka_unit_test(multicast_and_broadcast),
+		cmocka_unit_test(the_links_own_talk), cmocka_unit_test(other_ethernet_types),
+		cmocka_unit_test(opaque_tcp), cmocka_unit_test(svm_side),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

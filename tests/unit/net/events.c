@@ -4,7 +4,9 @@
 
 static const struct seg rst_at_5003 = { .seq = 5003, .flags = TCP_RST };
 
-/* Design 5, P6: the SYN-ACK waits for its twin and for FLOW_OK. A repeated one is held once; later it leaves at once. */
+/*
+ * Design 5, P6: the SYN-ACK waits for its twin and for FLOW_OK. A repeated one is held once; later it leaves at once.
+ */
 static void syn_retransmission(void **state)
 {
 	struct bed *b = bed_primary(NULL);
@@ -98,7 +100,8 @@ static void opened_by_the_guest(void **state)
 		assert_int_equal(count(b, NA_TAP), 1);
 		assert_int_equal(first(b, NA_TAP)->flags, TCP_SYN);
 		assert_int_equal(first(b, NA_TAP)->seq, 4999);
-		seg_in(b, NEV_TAP, (struct seg){ .seq = 999, .ack = 5000, .flags = TCP_SYN | TCP_ACK, .ws = 7, .win = 1000 });
+		seg_in(b, NEV_TAP, (struct seg){ .seq = 999, .ack = 5000, .flags = TCP_SYN | TCP_ACK, .ws = 7,
+			.win = 1000 });
 		assert_int_equal(count(b, NA_GUEST), 1);
 		svm(b, 2, ACK(5000, 1000));
 		seg_in(b, NEV_GUEST, ACK(5000, 1000));
@@ -424,15 +427,16 @@ static void reuse_of_the_addresses(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(syn_retransmission), cmocka_unit_test(one_accepts_one_refuses), cmocka_unit_test(both_refuse),
-		cmocka_unit_test(opened_by_the_guest), cmocka_unit_test(opened_by_the_guest_alone),
-		cmocka_unit_test(accept_queue_across_checkpoint), cmocka_unit_test(synack_leaves_with_staged),
-		cmocka_unit_test(fast_open), cmocka_unit_test(fast_open_data_in_synack),
-		cmocka_unit_test(half_close_of_the_guest), cmocka_unit_test(half_close_of_the_client),
-		cmocka_unit_test(simultaneous_close), cmocka_unit_test(fin_against_data),
-		cmocka_unit_test(reset_of_the_guest), cmocka_unit_test(reset_of_the_pvm_alone),
-		cmocka_unit_test(reset_of_the_svm_alone), cmocka_unit_test(resets_at_different_places),
-		cmocka_unit_test(reset_of_the_client), cmocka_unit_test(reuse_of_the_addresses),
+		cmocka_unit_test(syn_retransmission), cmocka_unit_test(one_accepts_one_refuses),
+		cmocka_unit_test(both_refuse), cmocka_unit_test(opened_by_the_guest),
+		cmocka_unit_test(opened_by_the_guest_alone), cmocka_unit_test(accept_queue_across_checkpoint),
+		cmocka_unit_test(synack_leaves_with_staged), cmocka_unit_test(fast_open),
+		cmocka_unit_test(fast_open_data_in_synack), cmocka_unit_test(half_close_of_the_guest),
+		cmocka_unit_test(half_close_of_the_client), cmocka_unit_test(simultaneous_close),
+		cmocka_unit_test(fin_against_data), cmocka_unit_test(reset_of_the_guest),
+		cmocka_unit_test(reset_of_the_pvm_alone), cmocka_unit_test(reset_of_the_svm_alone),
+		cmocka_unit_test(resets_at_different_places), cmocka_unit_test(reset_of_the_client),
+		cmocka_unit_test(reuse_of_the_addresses),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

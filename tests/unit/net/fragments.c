@@ -495,9 +495,11 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(parsed), cmocka_unit_test(cut_differently), cmocka_unit_test(out_of_order),
 		cmocka_unit_test(different), cmocka_unit_test(incomplete), cmocka_unit_test(overlapping),
-		cmocka_unit_test(more_than_the_limit), cmocka_unit_test(pieces_count_as_held), cmocka_unit_test(across_the_barrier), cmocka_unit_test(split_by_the_barrier), cmocka_unit_test(atomic),
-		cmocka_unit_test(impossible_pieces), cmocka_unit_test(tcp_of_the_guest), cmocka_unit_test(tcp_of_the_svm),
-		cmocka_unit_test(input_is_passed_on), cmocka_unit_test(input_is_translated),
+		cmocka_unit_test(more_than_the_limit), cmocka_unit_test(pieces_count_as_held),
+		cmocka_unit_test(across_the_barrier), cmocka_unit_test(split_by_the_barrier), cmocka_unit_test(atomic),
+		cmocka_unit_test(impossible_pieces), cmocka_unit_test(tcp_of_the_guest),
+		cmocka_unit_test(tcp_of_the_svm), cmocka_unit_test(input_is_passed_on),
+		cmocka_unit_test(input_is_translated),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

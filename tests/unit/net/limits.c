@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-/* At a limit: a checkpoint (or the oldest idle flow goes), never a silent loss, never the loss of the table; counted. */
+/*
+ * At a limit: a checkpoint (or the oldest idle flow goes), never a silent loss, never the loss of the table; counted.
+ */
 #include "bed.h"
 
 static void udp_in(struct bed *b, bool pvm, uint16_t port, const char *data)
@@ -262,10 +264,13 @@ static struct seg flood(struct bed *b, uint32_t i)
 	if (!b->on.v6)
 		memcpy(src, (uint8_t[]){ 198, 18, (uint8_t)(i >> 8), (uint8_t)i }, 4);
 	b->on.src = src;
-	return (struct seg){ .seq = i * 77, .flags = TCP_SYN, .win = 1000, .ws = 7, .other_port = (uint16_t)(1024 + i % 60000) };
+	return (struct seg){ .seq = i * 77, .flags = TCP_SYN, .win = 1000, .ws = 7,
+		.other_port = (uint16_t)(1024 + i % 60000) };
 }
 
-/* What has left by comparison is held no more, on either side: many quiet connections are no reason for a checkpoint. */
+/*
+ * What has left by comparison is held no more, on either side: many quiet connections are no reason for a checkpoint.
+ */
 static void quiet_connections(void **state)
 {
 	struct net_cfg cfg;
@@ -294,7 +299,9 @@ static void quiet_connections(void **state)
 	bed_end(b);
 }
 
-/* The issue: a SYN flood neither grows memory nor harms an established connection: alone, with a translation to keep. */
+/*
+ * P7: a SYN flood neither grows memory nor harms an established connection: alone, with a translation to keep.
+ */
 static void flood_on_a_translated_connection(void **state)
 {
 	struct net_cfg cfg;
@@ -325,7 +332,8 @@ static void flood_on_a_translated_connection(void **state)
 			b->on.src = NULL;
 			if (i % 3 == 0) {
 				b->on.dst = other;
-				seg_in(b, NEV_GUEST, (struct seg){ .seq = i, .ack = s.seq + 1, .flags = TCP_SYN | TCP_ACK,
+				seg_in(b, NEV_GUEST, (struct seg){ .seq = i, .ack = s.seq + 1,
+					.flags = TCP_SYN | TCP_ACK,
 					.win = 1000, .ws = 7, .other_port = s.other_port });
 				assert_int_equal(count(b, NA_TAP), 1);
 				b->on.dst = NULL;
@@ -369,7 +377,8 @@ static void flood_on_a_primary(void **state)
 			seg_in(b, NEV_TAP, flood(b, i));
 			b->on.src = NULL;
 			if (msg(b, NM_INPUT) && i % 16 == 0)
-				told(b, (struct net_msg){ .type = NM_LOGGED, .seq = msg(b, NM_INPUT)->msg.seq, .room = 60 });
+				told(b, (struct net_msg){ .type = NM_LOGGED, .seq = msg(b, NM_INPUT)->msg.seq,
+					.room = 60 });
 		}
 		seg_in(b, NEV_GUEST, DATA(5000, 1000, "still"));
 		assert_int_equal(count(b, NA_TAP), 0);
@@ -406,7 +415,8 @@ static void flood_on_a_secondary(void **state)
 			input(b, 2, 3 + i, s);
 			b->on.src = NULL;
 			b->on.dst = other;
-			seg_in(b, NEV_GUEST, (struct seg){ .seq = i, .ack = s.seq + 1, .flags = TCP_SYN | TCP_ACK, .win = 1000,
+			seg_in(b, NEV_GUEST, (struct seg){ .seq = i, .ack = s.seq + 1, .flags = TCP_SYN | TCP_ACK,
+				.win = 1000,
 				.other_port = s.other_port });
 			b->on.dst = NULL;
 		}
@@ -423,7 +433,10 @@ static void flood_on_a_secondary(void **state)
 	}
 }
 
-/* The input log: below a quarter of its room, SYNs of unknown flows are dropped at the TAP before either copy sees them. */
+/*
+ * The input log: below a quarter of its room, SYNs of unknown flows are dropped at the TAP before either copy sees
+ * them.
+ */
 static void syn_when_the_log_is_nearly_full(void **state)
 {
 	struct net_msg logged = { .type = NM_LOGGED };
@@ -478,11 +491,12 @@ static void no_room_in_the_log(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(frames_of_a_flow), cmocka_unit_test(frames_of_the_svm), cmocka_unit_test(bytes_of_a_flow),
-		cmocka_unit_test(all_together), cmocka_unit_test(bytes_that_are_not_compared), cmocka_unit_test(far_beyond), cmocka_unit_test(flows), cmocka_unit_test(quiet_connections),
-		cmocka_unit_test(flood_on_a_translated_connection), cmocka_unit_test(flood_on_a_primary),
-		cmocka_unit_test(flood_on_a_secondary), cmocka_unit_test(syn_when_the_log_is_nearly_full),
-		cmocka_unit_test(no_room_in_the_log),
+		cmocka_unit_test(frames_of_a_flow), cmocka_unit_test(frames_of_the_svm),
+		cmocka_unit_test(bytes_of_a_flow), cmocka_unit_test(all_together),
+		cmocka_unit_test(bytes_that_are_not_compared), cmocka_unit_test(far_beyond), cmocka_unit_test(flows),
+		cmocka_unit_test(quiet_connections), cmocka_unit_test(flood_on_a_translated_connection),
+		cmocka_unit_test(flood_on_a_primary), cmocka_unit_test(flood_on_a_secondary),
+		cmocka_unit_test(syn_when_the_log_is_nearly_full), cmocka_unit_test(no_room_in_the_log),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -110,7 +110,8 @@ static void fin_does_not_overtake(void **state)
 
 	(void)state;
 	open_flow(b, 2);
-	seg_in(b, NEV_GUEST, (struct seg){ .seq = 5000, .ack = 1000, .flags = TCP_ACK | TCP_FIN, .win = 1000, .data = "bye" });
+	seg_in(b, NEV_GUEST, (struct seg){ .seq = 5000, .ack = 1000, .flags = TCP_ACK | TCP_FIN, .win = 1000,
+		.data = "bye" });
 	svm(b, 2, DATA(5000, 1000, "bye"));
 	assert_int_equal(first(b, NA_TAP)->flags, TCP_ACK);
 	assert_int_equal(first(b, NA_TAP)->len, 3);
@@ -320,11 +321,13 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(equal_answers_leave), cmocka_unit_test(verified_prefix_leaves),
-		cmocka_unit_test(different_answers_wait_for_staged), cmocka_unit_test(acknowledgement_is_lowered_and_paid),
-		cmocka_unit_test(acknowledgement_waits_between_barrier_and_staged), cmocka_unit_test(fin_does_not_overtake),
-		cmocka_unit_test(reset_waits_for_its_twin_and_for_bytes),
-		cmocka_unit_test(other_frames_wait_for_a_checkpoint), cmocka_unit_test(old_held_output_wants_a_checkpoint),
-		cmocka_unit_test(alone_lets_go), cmocka_unit_test(gate_and_cut), cmocka_unit_test(translation_both_ways),
+		cmocka_unit_test(different_answers_wait_for_staged),
+		cmocka_unit_test(acknowledgement_is_lowered_and_paid),
+		cmocka_unit_test(acknowledgement_waits_between_barrier_and_staged),
+		cmocka_unit_test(fin_does_not_overtake), cmocka_unit_test(reset_waits_for_its_twin_and_for_bytes),
+		cmocka_unit_test(other_frames_wait_for_a_checkpoint),
+		cmocka_unit_test(old_held_output_wants_a_checkpoint), cmocka_unit_test(alone_lets_go),
+		cmocka_unit_test(gate_and_cut), cmocka_unit_test(translation_both_ways),
 		cmocka_unit_test(promotion_replays_and_translates_on),
 		cmocka_unit_test(load_replays_what_comes_after_the_cut), cmocka_unit_test(secondary_is_silent),
 		cmocka_unit_test(no_credit_drops_at_the_tap),

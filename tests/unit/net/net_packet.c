@@ -165,7 +165,10 @@ static void made_ack_on_each_road(void **state)
 	}
 }
 
-/* RFC 8200 4: hop-by-hop, routing with nothing left and destination options are looked behind, in any number up to the limit. */
+/*
+ * RFC 8200 4: hop-by-hop, routing with nothing left and destination options are looked behind, in any number up to the
+ * limit.
+ */
 static void extension_headers(void **state)
 {
 	struct seg_ip ip = { .v6 = true };
@@ -322,7 +325,9 @@ static void garbled(void **state)
 	}
 }
 
-/* P7: lengths that lie: an IPv6 payload length beyond the frame, of nothing (RFC 2675), an extension header beyond it. */
+/*
+ * P7: lengths that lie: an IPv6 payload length beyond the frame, of nothing (RFC 2675), an extension header beyond it.
+ */
 static void lying_lengths(void **state)
 {
 	const struct seg_ip *ip = &bed_road[2];

@@ -75,7 +75,10 @@ static void same_addresses(void **state)
 	}
 }
 
-/* Design 4: one cut and one barrier over all NICs: input of both is numbered in one row, output of both waits for one STAGED. */
+/*
+ * Design 4: one cut and one barrier over all NICs: input of both is numbered in one row, output of both waits for one
+ * STAGED.
+ */
 static void one_cut(void **state)
 {
 	struct bed *b = two();
@@ -152,8 +155,10 @@ static void timeouts(void **state)
 		struct bed *b;
 
 		cfg_two(&cfg);
-		cfg.nic[0] = (struct net_nic_cfg){ .compare_timeout = 500 * NS_PER_MS, .expired_scan_cycle = 20 * NS_PER_MS };
-		cfg.nic[1] = (struct net_nic_cfg){ .compare_timeout = 2500 * NS_PER_MS, .expired_scan_cycle = 100 * NS_PER_MS };
+		cfg.nic[0] = (struct net_nic_cfg){ .compare_timeout = 500 * NS_PER_MS,
+			.expired_scan_cycle = 20 * NS_PER_MS };
+		cfg.nic[1] = (struct net_nic_cfg){ .compare_timeout = 2500 * NS_PER_MS,
+			.expired_scan_cycle = 100 * NS_PER_MS };
 		b = bed_primary(&cfg);
 		b->nic = (uint8_t)nic;
 		t = waits(b);

@@ -247,7 +247,10 @@ static void signed_segments(void **state)
 	}
 }
 
-/* On the secondary: once the state is the PVM's the numbers are equal: what is signed passes as it is, promotion included. */
+/*
+ * On the secondary: once the state is the PVM's the numbers are equal: what is signed passes as it is, promotion
+ * included.
+ */
 static void signed_at_promotion(void **state)
 {
 	(void)state;

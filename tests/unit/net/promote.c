@@ -12,7 +12,10 @@ static struct seg with_ts(struct seg s, uint32_t tsval, uint32_t tsecr)
 	return s;
 }
 
-/* P6: "each node has one table, guest <-> client numbers": numbers, acknowledgements, SACK, timestamps, both ways, over the wrap. */
+/*
+ * P6: "each node has one table, guest <-> client numbers": numbers, acknowledgements, SACK, timestamps, both ways, over
+ * the wrap.
+ */
 static void translation_both_ways(void **state)
 {
 	(void)state;
@@ -65,7 +68,8 @@ static void opened_by_the_guest(void **state)
 		told(b, (struct net_msg){ .type = NM_FLOW, .epoch = 2, .key = key_of(b), .isn = 4999 });
 		assert_int_equal(msg_packet(b, NM_OUTPUT)->seq, 4999);
 		assert_int_equal(msg_packet(b, NM_OUTPUT)->flags, TCP_SYN);
-		input(b, 2, 1, (struct seg){ .seq = 999, .ack = 5000, .flags = TCP_SYN | TCP_ACK, .win = 1000, .ws = 7 });
+		input(b, 2, 1, (struct seg){ .seq = 999, .ack = 5000, .flags = TCP_SYN | TCP_ACK, .win = 1000,
+			.ws = 7 });
 		assert_int_equal(first(b, NA_GUEST)->ack, 9000);
 		seg_in(b, NEV_GUEST, DATA(9000, 1000, "hello"));
 		assert_int_equal(msg_packet(b, NM_OUTPUT)->seq, 5000);
@@ -275,7 +279,9 @@ static void datagrams_are_not_resent(void **state)
 	}
 }
 
-/* Design 5: at failover: gratuitous ARP, unsolicited neighbour advertisement, RARP, where the guest's addresses live. */
+/*
+ * Design 5: at failover: gratuitous ARP, unsolicited neighbour advertisement, RARP, where the guest's addresses live.
+ */
 static void announced(void **state)
 {
 	(void)state;
@@ -316,7 +322,9 @@ static void announced(void **state)
 	}
 }
 
-/* RFC 4862 5.4: an address that is only asked for (from ::), and no address at all (from 0.0.0.0), are not announced. */
+/*
+ * RFC 4862 5.4: an address that is only asked for (from ::), and no address at all (from 0.0.0.0), are not announced.
+ */
 static void no_address_is_not_announced(void **state)
 {
 	static const uint8_t none[16], rest[20] = { [4] = 0x20, 1, 0xd, 0xb8, [19] = 0x77 };
@@ -363,7 +371,8 @@ static void icmp_errors_are_translated(void **state)
 			n = cut ? (b->on.v6 ? 40 : 20) + 8 : len - l3;
 			rest[3] = 100;
 			memcpy(rest + 4, d + l3, n);
-			len = b->on.v6 ? seg_icmp(d, &b->on, 2, 0, rest, 4 + n) : seg_icmp(d, &b->on, 3, 4, rest, 4 + n);
+			len = b->on.v6 ? seg_icmp(d, &b->on, 2, 0, rest, 4 + n) : seg_icmp(d, &b->on, 3, 4,
+				rest, 4 + n);
 			input_bytes(b, 2, 2, d, len);
 			assert_int_equal(count(b, NA_GUEST), 1);
 			assert_int_equal(first(b, NA_GUEST)->frame_len, len);
@@ -444,8 +453,9 @@ int main(void)
 		cmocka_unit_test(fast_open_waits_for_flow), cmocka_unit_test(flow_first), cmocka_unit_test(resent),
 		cmocka_unit_test(timestamps_after_promotion), cmocka_unit_test(undelivered_input_is_replayed),
 		cmocka_unit_test(datagrams_are_not_replayed), cmocka_unit_test(datagrams_are_not_resent),
-		cmocka_unit_test(announced), cmocka_unit_test(no_address_is_not_announced), cmocka_unit_test(icmp_errors_are_translated),
-		cmocka_unit_test(icmp_errors_of_others), cmocka_unit_test(table_with_the_checkpoint),
+		cmocka_unit_test(announced), cmocka_unit_test(no_address_is_not_announced),
+		cmocka_unit_test(icmp_errors_are_translated), cmocka_unit_test(icmp_errors_of_others),
+		cmocka_unit_test(table_with_the_checkpoint),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -118,7 +118,10 @@ static void hold_udp(void **state)
 	}
 }
 
-/* Design 4: one checkpoint for what is held: while it is under way nobody asks for another one that would carry nothing. */
+/*
+ * Design 4: one checkpoint for what is held: while it is under way nobody asks for another one that would carry
+ * nothing.
+ */
 static void hold_asks_once(void **state)
 {
 	struct bed *b = primary_with(rule(RULE_HOLD, PROTO_UDP, 0));
@@ -382,8 +385,9 @@ static void bypass_is_translated(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(bypass_udp), cmocka_unit_test(bypass_tcp), cmocka_unit_test(hold_udp), cmocka_unit_test(hold_asks_once),
-		cmocka_unit_test(hold_tcp), cmocka_unit_test(first_fit), cmocka_unit_test(told_to_the_peer), cmocka_unit_test(all_are_told),
+		cmocka_unit_test(bypass_udp), cmocka_unit_test(bypass_tcp), cmocka_unit_test(hold_udp),
+		cmocka_unit_test(hold_asks_once), cmocka_unit_test(hold_tcp), cmocka_unit_test(first_fit),
+		cmocka_unit_test(told_to_the_peer), cmocka_unit_test(all_are_told),
 		cmocka_unit_test(taken_by_the_secondary), cmocka_unit_test(change_at_run_time),
 		cmocka_unit_test(bypass_is_translated),
 	};

@@ -17,7 +17,8 @@ struct seg_ip {
 	bool from_guest;
 	bool v6;
 	uint8_t n_tags;
-	uint16_t tag[3];		/* priority and id, outer first; with two or more the outer one is a service tag */
+	/* priority and id, outer first; with two or more the outer one is a service tag */
+	uint16_t tag[3];
 	uint8_t n_ext, ext[10];		/* IPv6 extension headers in order: 0, 43, 60, 51 (AH), 50 (ESP) */
 	uint8_t left;			/* segments left of a routing header */
 	uint8_t proto;

@@ -175,7 +175,9 @@ static void different_bytes(void **state)
 	})
 }
 
-/* A difference of epoch n is mended by checkpoint n: what is said between barrier and STAGED is no further difference. */
+/*
+ * A difference of epoch n is mended by checkpoint n: what is said between barrier and STAGED is no further difference.
+ */
 static void one_wish_for_one_difference(void **state)
 {
 	struct bed *b = bed_primary(NULL);
@@ -379,10 +381,11 @@ int main(void)
 		cmocka_unit_test(different_segmentation), cmocka_unit_test(svm_first),
 		cmocka_unit_test(headers_of_different_length), cmocka_unit_test(retransmission_of_what_was_let_out),
 		cmocka_unit_test(retransmission_of_what_is_held), cmocka_unit_test(partial_retransmission),
-		cmocka_unit_test(out_of_order), cmocka_unit_test(different_bytes), cmocka_unit_test(one_wish_for_one_difference), cmocka_unit_test(old_epoch),
+		cmocka_unit_test(out_of_order), cmocka_unit_test(different_bytes),
+		cmocka_unit_test(one_wish_for_one_difference), cmocka_unit_test(old_epoch),
 		cmocka_unit_test(wrap_around), cmocka_unit_test(probes_of_the_guest),
-		cmocka_unit_test(client_frames_go_to_both), cmocka_unit_test(jumbo), cmocka_unit_test(padding_is_ignored),
-		cmocka_unit_test(timeout), cmocka_unit_test(alone),
+		cmocka_unit_test(client_frames_go_to_both), cmocka_unit_test(jumbo),
+		cmocka_unit_test(padding_is_ignored), cmocka_unit_test(timeout), cmocka_unit_test(alone),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

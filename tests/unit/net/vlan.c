@@ -144,8 +144,9 @@ static void three_tags(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(tags_in_the_key), cmocka_unit_test(two_vlans), cmocka_unit_test(priority_does_not_count),
-		cmocka_unit_test(made_frames_keep_the_tags), cmocka_unit_test(arp_in_a_vlan), cmocka_unit_test(three_tags),
+		cmocka_unit_test(tags_in_the_key), cmocka_unit_test(two_vlans),
+		cmocka_unit_test(priority_does_not_count), cmocka_unit_test(made_frames_keep_the_tags),
+		cmocka_unit_test(arp_in_a_vlan), cmocka_unit_test(three_tags),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
