@@ -11,7 +11,7 @@
  * The PVM's oldest datagram leaves when the SVM has said an equal one in the same epoch; what the SVM had said before
  * that one is thrown away. If the SVM has said something, and nothing of it is equal, the copies differ: a checkpoint is
  * asked for at once, and nothing more of the flow is compared until then. One thing is no difference: an SVM that was
- * given an input twice, after a load, answers twice. So what was matched last in a flow is remembered by its hash, and
+ * given an input twice, after a load, answers twice. So what left last in a flow is remembered by its hash, and
  * a second copy of it is thrown away. A wrong guess there costs a checkpoint and never lets anything out.
  *
  * Nothing is sent twice: at a failover datagrams are neither kept nor repeated, as UDP is lost on any network.
@@ -117,11 +117,6 @@ static bool said_before(struct net *net, struct flow *f, uint32_t frame)
 	return false;
 }
 
-static void remember(struct net *net, struct flow *f, uint32_t frame)
-{
-	f->twice[f->twice_at++ % FLOW_TWICE] = hash(net, &f->key, frame);
-}
-
 void datagram_emit(struct net *net, uint32_t frame)
 {
 	while (frame != FRAME_NONE) {
@@ -130,6 +125,12 @@ void datagram_emit(struct net *net, uint32_t frame)
 		release_emit(net, net->fp.meta[frame].nic, frame);
 		frame = next;
 	}
+}
+
+void datagram_released(struct net *net, struct flow *f, uint32_t frame)
+{
+	f->twice[f->twice_at++ % FLOW_TWICE] = hash(net, &f->key, frame);
+	datagram_emit(net, frame);
 }
 
 /* Which of the SVM's waiting datagrams is the first equal to @h. Return: how many stand before it, or -1 */
@@ -168,12 +169,11 @@ void datagram_compare(struct net *net, struct flow *f)
 		}
 		while (before-- >= 0)
 			drop_svm(net, f);
-		remember(net, f, h);
 		hold_pop(net, f, &f->loc);
 		f->held_since = net->now;
 		net->st.datagrams++;
 		net->st.released_compared++;
-		datagram_emit(net, h);
+		datagram_released(net, f, h);
 	}
 }
 

@@ -52,7 +52,7 @@ struct flow_link {
 	bool on;
 };
 
-#define FLOW_TWICE 4	/* datagrams of a flow that were matched last, to know an answer that the SVM gives twice */
+#define FLOW_TWICE 8	/* datagrams of a flow that left last, to know an answer that the SVM gives twice */
 
 #define FLOW_NONE UINT32_MAX
 

@@ -50,14 +50,22 @@ void frag_reset(struct net *net)
 	}
 }
 
+static void count(struct net *net, enum net_side side, int frames, int bytes)
+{
+	if (side == SIDE_LOC) {
+		net->n_held += (uint32_t)frames;
+		net->n_bytes += (uint32_t)bytes;
+	} else {
+		net->n_held_rem += (uint32_t)frames;
+		net->n_bytes_rem += (uint32_t)bytes;
+	}
+}
+
 static void forget(struct net *net, enum net_side side, struct reasm *r)
 {
 	r->head = FRAME_NONE;
 	net->n_reasm[side]--;
-	if (side == SIDE_LOC)
-		net->n_held -= r->n;
-	else
-		net->n_held_rem -= r->n;
+	count(net, side, -(int)r->n, -(int)r->bytes);
 }
 
 /* The PVM's pieces leave uncompared with a checkpoint, the SVM's are nothing. */
@@ -103,7 +111,7 @@ static struct reasm *find(struct net *net, enum net_side side, const struct flow
 	}
 	unused->key = *key;
 	unused->id = id;
-	unused->have = unused->total = unused->n = 0;
+	unused->have = unused->total = unused->n = unused->bytes = 0;
 	unused->since = net->now;
 	net->n_reasm[side]++;
 	return unused;
@@ -130,13 +138,20 @@ static int insert(struct net *net, struct reasm *r, uint32_t frame, const struct
 	m[frame].piece = *link;
 	*link = frame;
 	r->have += p->len;
-	r->n++;
 	return 0;
+}
+
+static void counts(struct net *net, enum net_side side, struct reasm *r, uint32_t frame)
+{
+	uint32_t len = net->fp.meta[frame].len;
+
+	r->n++;
+	r->bytes += len;
+	count(net, side, 1, (int)len);
 }
 
 uint32_t frag_take(struct net *net, enum net_side side, uint32_t frame, uint8_t nic, const struct packet *p)
 {
-	uint32_t *held = side == SIDE_LOC ? &net->n_held : &net->n_held_rem;
 	struct flow_key key;
 	struct reasm *r;
 	uint32_t h;
@@ -159,12 +174,11 @@ uint32_t frag_take(struct net *net, enum net_side side, uint32_t frame, uint8_t 
 		/* It joins those that it does not fit, to share their fate. */
 		net->fp.meta[frame].piece = r->head;
 		r->head = frame;
-		r->n++;
-		++*held;
+		counts(net, side, r, frame);
 		give_up(net, side, r);
 		return FRAME_NONE;
 	}
-	++*held;
+	counts(net, side, r, frame);
 	if (!r->total || r->have != r->total)
 		return FRAME_NONE;
 	h = r->head;

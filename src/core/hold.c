@@ -202,7 +202,7 @@ void hold_clear(struct net *net, struct flow *f, struct flow_side *s)
 
 void hold_other(struct net *net, uint32_t frame)
 {
-	if (net->n_held >= 2 * net->cfg.max_held) {
+	if (net->n_held >= 2 * net->cfg.max_held || net->n_bytes >= 2 * net->cfg.max_bytes) {
 		net->st.drop_held++;
 		frame_free(&net->fp, frame);
 		return;
@@ -212,8 +212,11 @@ void hold_other(struct net *net, uint32_t frame)
 		net->other_since = net->now;
 	frame_list_append(&net->fp, &net->other, frame);
 	net->n_held++;
+	net->n_bytes += net->fp.meta[frame].len;
 	if (net->n_held > net->cfg.max_held && net_want(net, CAUSE_HELD))
 		net->st.limit_held++;
+	else if (net->n_bytes > net->cfg.max_bytes && net_want(net, CAUSE_HELD))
+		net->st.limit_bytes++;
 }
 
 bool hold_piece(struct net *net, enum net_side side)

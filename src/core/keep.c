@@ -82,7 +82,7 @@ void keep_tell(struct net *net)
 		a->msg.room = f->out_ack_known;
 		a->msg.seq_off = f->out_edge;
 		a->msg.ts_off = (f->ws & RELEASED_WS) | (f->ws_known ? RELEASED_WS_KNOWN : 0) |
-				(f->no_ws ? RELEASED_NO_WS : 0);
+				(f->no_ws ? RELEASED_NO_WS : 0) | (f->cls == FLOW_OPEN ? RELEASED_OPEN : 0);
 		/* The highest of the PVM's, held segments included: with its age it bounds what may still leave. */
 		a->msg.has_ts = f->said_ts;
 		a->msg.tsval = f->said_tsval;
@@ -97,6 +97,8 @@ void keep_told(struct net *net, const struct net_msg *m)
 	/* 0: the primary had forgotten the flow, and met it again. */
 	if (!f || (f->isn_known && m->isn && f->isn != m->isn))
 		return;
+	if (m->ts_off & RELEASED_OPEN)
+		flow_establish(&net->flows, f);
 	f->rel_nxt = m->seq32;
 	f->rel_out = true;
 	while (f->rem.held.head != FRAME_NONE && seq_leq(net->fp.meta[f->rem.held.head].end, f->rel_nxt))

@@ -491,6 +491,9 @@ static void set_role(struct net *net, enum net_role role, uint64_t epoch)
 		flow_side_reset(&f->rem);
 		f->bar_set = f->diverged = false;
 		f->owed = false;
+		/* What the client has seen of it while this VM had no copy. */
+		if (role == NET_PRIMARY && f->out_known && !f->key.datagram)
+			flow_list_add(&net->flows, f, LIST_REL);
 	}
 	if (role == NET_SECONDARY)
 		inlog_tell(net);
@@ -508,12 +511,12 @@ static void promote(struct net *net)
 	stop_waiting(net);
 	rewrite_forget(net);
 	flow_for_each(&net->flows, f) {
-		keep_resend(net, f);
 		/* No client has seen an answer to this SYN yet: the SVM's own numbers become the client's. */
 		while ((h = frame_list_pop(&net->fp, &f->stash)) != FRAME_NONE) {
 			packet_parse(net_data(net, h), net->fp.meta[h].len, &p);
 			release_alone(net, h, net->fp.meta[h].nic, &p);
 		}
+		keep_resend(net, f);
 	}
 	if (net->gate_open)
 		inlog_replay(net);
@@ -616,11 +619,12 @@ static void from_peer(struct net *net, const struct net_ev *ev)
 		from_svm(net, m->nic, ev->frame, m->epoch);
 		break;
 	case NM_LOGGED:
-		if (m->seq > net->in_seq || m->seq < net->logged) {
+		if (m->seq > net->in_seq) {
 			net->st.drop_bad++;
 			break;
 		}
-		net->logged = m->seq;
+		if (m->seq > net->logged)
+			net->logged = m->seq;
 		net->peer_room = m->room;
 		if (m->room < net->cfg.n_log / 4)
 			net_want(net, CAUSE_INLOG);

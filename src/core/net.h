@@ -138,10 +138,11 @@ enum net_msg_type {
 	NM_MAX
 };
 
-/* RELEASED: the guest's window scale in ts_off */
+/* RELEASED: the guest's window scale in ts_off, and whether the connection was seen to be established */
 #define RELEASED_WS	0xffu
 #define RELEASED_WS_KNOWN 0x100u
 #define RELEASED_NO_WS	0x200u
+#define RELEASED_OPEN	0x400u
 
 struct net_msg {
 	uint8_t type;

@@ -48,7 +48,7 @@ struct inlog {
 struct reasm {
 	struct flow_key key;		/* addresses and protocol */
 	uint32_t id, head;		/* pieces by offset, linked by frame_meta.piece; FRAME_NONE: free */
-	uint32_t n;			/* pieces */
+	uint32_t n, bytes;		/* pieces, and what their frames count as held */
 	uint32_t have, total;		/* bytes; total is 0 until the last piece has come */
 	uint64_t epoch;			/* of its first piece */
 	nstime since;
@@ -229,6 +229,8 @@ void datagram_pvm(struct net *net, uint32_t frame, uint8_t nic, const struct pac
 void datagram_svm(struct net *net, uint32_t frame, uint8_t nic, const struct packet *p);
 void datagram_compare(struct net *net, struct flow *f);
 /* datagram_emit() - let out all pieces */
+/* datagram_released() - the same, and remember what the flow has said */
+void datagram_released(struct net *net, struct flow *f, uint32_t frame);
 void datagram_emit(struct net *net, uint32_t frame);
 
 /* frag.c: fragmented output of the guest */

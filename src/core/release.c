@@ -70,24 +70,31 @@ static uint16_t window(const struct flow *f, uint32_t ack, uint32_t edge)
 	return win > 65535 ? 65535 : (uint16_t)win;
 }
 
-static void note_ack_out(struct flow *f, const struct packet *p)
+/*
+ * @bound: what was really offered; the window field may say a little more, since it counts in units and was rounded up.
+ * That little does not become an offer, or with each acknowledgement it would grow.
+ */
+static void note_ack_out(struct flow *f, const struct packet *p, const uint32_t *bound)
 {
 	uint8_t ws = f->ws_known && !f->no_ws && !(p->flags & TCP_SYN) ? f->ws : 0;
 	uint32_t edge = p->ack + ((uint32_t)p->win << ws);
+
+	if (bound && seq_lt(*bound, edge))
+		edge = *bound;
 
 	f->out_ack = f->out_ack_known ? seq_max(f->out_ack, p->ack) : p->ack;
 	f->out_edge = f->out_ack_known ? seq_max(f->out_edge, edge) : edge;
 	f->out_ack_known = true;
 }
 
-static void note_out(struct net *net, struct flow *f, const struct packet *p)
+static void note_out(struct net *net, struct flow *f, const struct packet *p, const uint32_t *bound)
 {
 	if (p->has_ts && !(p->flags & TCP_RST)) {
 		f->out_tsval = f->out_ts_known ? seq_max(f->out_tsval, p->tsval) : p->tsval;
 		f->out_ts_known = true;
 	}
 	if (p->flags & TCP_ACK && !(p->flags & TCP_RST))
-		note_ack_out(f, p);
+		note_ack_out(f, p, bound);
 	if (net->role == NET_PRIMARY)
 		flow_list_add(&net->flows, f, LIST_REL);
 }
@@ -122,6 +129,7 @@ static void set_owed(struct net *net, struct flow *f)
 void release_segment(struct net *net, struct flow *f, uint32_t frame, struct packet *p)
 {
 	uint32_t ack, edge;
+	bool bound = false;
 
 	if ((p->flags & (TCP_ACK | TCP_SYN)) == (TCP_ACK | TCP_SYN) && allowed(net, f, &ack, &edge) && seq_lt(ack, p->ack)) {
 		/* Data that came with the client's SYN (RFC 7413), and that only the PVM has taken. */
@@ -151,12 +159,14 @@ void release_segment(struct net *net, struct flow *f, uint32_t frame, struct pac
 			ack = p->ack;
 		filter_sack(net, f, p);
 		packet_set_ack(p, ack);
-		if (f->ws_known || f->no_ws)
+		if (f->ws_known || f->no_ws) {
 			packet_set_win(p, window(f, ack, edge));
+			bound = true;
+		}
 	}
 	if (p->has_ts && f->out_ts_known && seq_lt(p->tsval, f->out_tsval) && !(p->flags & TCP_RST))
 		packet_set_ts(p, f->out_tsval, p->tsecr);
-	note_out(net, f, p);
+	note_out(net, f, p, bound ? &edge : NULL);
 	release_emit(net, net->fp.meta[frame].nic, frame);
 }
 
@@ -203,22 +213,6 @@ static struct flow *take_in(struct net *net, uint32_t frame, uint8_t nic, struct
 	return f;
 }
 
-/*
- * What was promised for both copies may lie beyond what the guest itself has offered, by up to a unit of its window
- * scale, because it was rounded up so as not to move left. That little more is offered on.
- */
-static void keep_edge(struct flow *f, struct packet *p)
-{
-	uint8_t ws = flow_scale(f);
-	uint32_t edge = p->ack + ((uint32_t)p->win << ws);
-
-	if (!(p->flags & TCP_ACK) || p->flags & (TCP_SYN | TCP_RST) || !f->out_ack_known || !f->ws_known || f->is_signed ||
-	    p->has_signature)
-		return;
-	if (seq_lt(edge, f->out_edge) && f->out_edge - edge <= 1u << ws)
-		packet_set_win(p, window(f, p->ack, edge));
-}
-
 /* A TCP segment of a VM that has no copy. */
 static void alone_tcp(struct net *net, uint32_t frame, uint8_t nic, struct packet *p)
 {
@@ -227,8 +221,7 @@ static void alone_tcp(struct net *net, uint32_t frame, uint8_t nic, struct packe
 	if (f && !(p->flags & TCP_RST)) {
 		f->out_nxt = f->loc.nxt;
 		f->out_known = true;
-		keep_edge(f, p);
-		note_out(net, f, p);
+		note_out(net, f, p, NULL);
 	}
 	release_emit(net, nic, frame);
 }
@@ -323,7 +316,7 @@ static bool not_compared(struct net *net, struct flow *f, uint32_t frame, uint8_
 		net->st.bypassed++;
 		f->out_known = f->loc.seen;
 		f->out_nxt = f->loc.nxt;
-		note_out(net, f, p);
+		note_out(net, f, p, NULL);
 		release_emit(net, nic, frame);
 		return true;
 	}
@@ -501,6 +494,9 @@ void release_barrier(struct net *net, uint64_t n)
 		f->rem.n_sack = 0;
 		f->rem.rst = false;
 	}
+	/* Input of before the cut needs no log; at the first barrier there may be some that was never sent. */
+	if (net->logged < net->cut)
+		net->logged = net->cut;
 	a = net_msg_new(net, NM_BARRIER);
 	a->msg.epoch = n;
 	a->msg.seq = net->cut;
@@ -523,7 +519,7 @@ static void let_go(struct net *net, struct flow *f, uint64_t n)
 		hold_pop(net, f, &f->loc);
 		net->st.released_staged++;
 		if (f->key.datagram) {
-			datagram_emit(net, h);
+			datagram_released(net, f, h);
 			continue;
 		}
 		f->out_nxt = f->out_known ? seq_max(f->out_nxt, m[h].end) : m[h].end;
@@ -548,6 +544,7 @@ static void let_go_other(struct net *net, uint64_t n)
 	while ((h = net->other.head) != FRAME_NONE && net->fp.meta[h].epoch <= n) {
 		frame_list_pop(&net->fp, &net->other);
 		net->n_held--;
+		net->n_bytes -= net->fp.meta[h].len;
 		net->st.released_staged++;
 		release_emit(net, net->fp.meta[h].nic, h);
 	}
@@ -617,6 +614,8 @@ static void originate(struct net *net, struct flow *f)
 
 	if (!f->owed || !allowed(net, f, &ack, &edge))
 		return;
+	if (f->ts_on && !f->out_ts_known && !f->said_ts)
+		return;
 	if (f->loc.rst || !f->head_len || !f->out_known || f->is_signed) {
 		f->owed = false;
 		return;
@@ -630,12 +629,12 @@ static void originate(struct net *net, struct flow *f)
 			return;
 		m = &net->fp.meta[h];
 		m->len = packet_make_ack(net_data(net, h), f->head, f->head_len, f->key.guest_port, f->key.other_port,
-					 f->out_nxt, ack, window(f, ack, edge), f->ts_on && f->out_ts_known, f->out_tsval,
-					 f->loc.tsecr);
+					 f->out_nxt, ack, window(f, ack, edge), f->ts_on,
+					 f->out_ts_known ? f->out_tsval : f->said_tsval, f->loc.tsecr);
 		m->nic = f->key.nic;
 		m->epoch = net->epoch;
 		packet_parse(net_data(net, h), m->len, &p);
-		note_out(net, f, &p);
+		note_out(net, f, &p, &edge);
 		net->st.acks_made++;
 		release_emit(net, m->nic, h);
 		f->owed_since = net->now;

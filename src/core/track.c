@@ -33,6 +33,9 @@ static bool evict_embryo(struct net *net)
 
 	if (!f || f->has_table)
 		return false;
+	/* Its client may be about to answer: a checkpoint makes up for the translation that goes. */
+	if (net->role == NET_SECONDARY && (f->seq_off || f->ts_off || f->pending))
+		net->flows_scarce = true;
 	net->st.flows_embryo_evicted++;
 	evict(net, f);
 	return true;
