@@ -297,7 +297,7 @@ void inside_syn(struct sim *s, struct node *nd, int i, const struct seg *g, uint
 	struct gconn *c = core ? check_conn(s, core, i, g->sport) : NULL;
 
 	/* A state that has opened it with these very numbers needs not be told. */
-	if (c && c->t.state > T_SYN_SENT && c->t.iss == g->seq)
+	if (c && c->t.state != T_CLOSED && c->t.iss == g->seq)
 		return;
 	/* Sent again, it is in the checkpoint that has made the secondary one. */
 	if (!core || q->said_staged >= epoch || nd->base[i].known)
