@@ -12,15 +12,14 @@ import itertools
 import json
 import os
 import random
-import re
 import socket
 import struct
-import subprocess
 import threading
 import time
 
 import bed as bedlib
 from load import Load, LoadError, pattern, xxh64
+from tagger import attach_filter
 
 RETRY = 1.0         # s until a resolver asks again
 TRIES = 12          # then it gives up
@@ -316,6 +315,11 @@ class Party:
             self.load.finish(seconds)
 
 
+# Classic BPF: neighbour advertisements without extension headers.
+NA_ONLY = struct.pack("=HBBIHBBIHBBIHBBIHBBIHBBI", 0x30, 0, 0, 20, 0x15, 0, 3, 58, 0x30, 0, 0, 54, 0x15, 0, 1, 136,
+                      0x06, 0, 0, 2000, 0x06, 0, 0, 0)
+
+
 class Announcements:
     """
     Waits for the announcement of an address of the guest's on an interface of the client, as a node makes it that takes
@@ -327,6 +331,8 @@ class Announcements:
         self.v6 = bedlib.family(address) == socket.AF_INET6
         self.raw = socket.inet_pton(bedlib.family(address), address)
         self.sock = bed.socket(kind=socket.SOCK_RAW, fam=socket.AF_PACKET)
+        if self.v6:  # else what a busy line says would fill the buffer
+            attach_filter(self.sock, NA_ONLY)
         self.sock.bind((interface, 0x86dd if self.v6 else 0x0806))
 
     def is_it(self, d):
@@ -347,59 +353,3 @@ class Announcements:
                 except (TimeoutError, socket.timeout):
                     break
         return False
-
-
-# What tshark finds out about TCP, by the names of its fields (tcp.analysis.NAME).
-BAD_FLAGS = ("retransmission", "fast_retransmission", "spurious_retransmission", "out_of_order", "duplicate_ack",
-             "lost_segment", "ack_lost_segment")
-OTHER_FLAGS = ("zero_window", "zero_window_probe", "zero_window_probe_ack", "keep_alive", "keep_alive_ack",
-               "window_full", "window_update", "reused_ports")
-
-
-class Capture:
-    """What passes an interface of the client, headers only, into a file that tshark reads."""
-
-    def __init__(self, bed, interface="eth0", name="capture"):
-        self.file = os.path.join(bed.logs, name + ".pcap")
-        self.log, self.suspects = self.file + ".log", []
-        self.proc = bed.popen("c", ["dumpcap", "-q", "-i", interface, "-s", "160", "-B", "64", "-P", "-w", self.file],
-                              self.log)
-        bedlib.until(lambda: self.proc.ended() or os.path.exists(self.file) and os.path.getsize(self.file), 10,
-                     "the capture's begin")
-
-    def finish(self):
-        """Ends it. Returns (packets, packets that were missed)."""
-        self.proc.signal(2)
-        self.proc.wait(20, "dumpcap")
-        with open(self.log, encoding="utf-8", errors="replace") as f:
-            said = f.read()
-        m = re.search(r"received/dropped on interface '?[^:]*'?: (\d+)/(\d+)", said)
-        if not m:
-            raise LoadError("dumpcap: %s" % said[-300:])
-        return int(m[1]), int(m[2])
-
-    def flags(self, addresses):
-        """
-        How often tshark sees each of its TCP flags in frames of the client and of the guest: {who: {flag: n}}.
-        addresses: the guest's.
-        """
-        names = BAD_FLAGS + OTHER_FLAGS
-        argv = ["tshark", "-r", self.file, "-Y", "tcp.analysis.flags", "-T", "fields", "-E", "separator=/t"]
-        for word in ("gryphon", "http", "data"):
-            argv += ["--disable-protocol", word]
-        for field in ("frame.number", "ip.src", "ipv6.src") + tuple("tcp.analysis." + n for n in names):
-            argv += ["-e", field]
-        r = subprocess.run(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                           timeout=300 * bedlib.PATIENCE, check=False)
-        if r.returncode:
-            raise LoadError("tshark: exit %d: %s" % (r.returncode, r.stderr[-300:]))
-        counts = {"client": collections.Counter(), "guest": collections.Counter()}
-        for row in r.stdout.splitlines():
-            cells = row.split("\t")
-            who = "guest" if set(cells[1:3]) & set(addresses) else "client"
-            for name, cell in zip(names, cells[3:]):
-                if cell:
-                    counts[who][name] += 1
-                    if name in BAD_FLAGS:
-                        self.suspects.append("%s %s frame %s" % (who, name, cells[0]))
-        return counts

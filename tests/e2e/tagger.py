@@ -28,6 +28,12 @@ TAGGED_ONLY = struct.pack("=HBBIHBBIHBBIHBBI",
                           0x06, 0, 0, 0)
 
 
+def attach_filter(sock, code):
+    """Classic BPF for a socket; the code as bytes."""
+    buf = ctypes.create_string_buffer(code, len(code))
+    sock.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, struct.pack("@HP", len(code) // 8, ctypes.addressof(buf)))
+
+
 def open_tap(name):
     fd = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
     fcntl.ioctl(fd, TUNSETIFF, struct.pack("16sH22x", name.encode(), IFF_TAP | IFF_NO_PI))
@@ -36,8 +42,7 @@ def open_tap(name):
 
 def open_port(name):
     s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
-    code = ctypes.create_string_buffer(TAGGED_ONLY, len(TAGGED_ONLY))
-    s.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, struct.pack("@HP", len(TAGGED_ONLY) // 8, ctypes.addressof(code)))
+    attach_filter(s, TAGGED_ONLY)
     s.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 4 << 20)
     s.setsockopt(SOL_PACKET, PACKET_AUXDATA, 1)
     s.setsockopt(SOL_PACKET, PACKET_IGNORE_OUTGOING, 1)

@@ -238,7 +238,8 @@ class Wires:
         for dev, *addresses in self.plan.client_addresses():
             for a in filter(None, addresses):
                 net = str(ipaddress.ip_interface(a).network)
-                ip("route", "replace", net, "dev", dev, "rto_min", "2s", ns=self.ns("c"))
+                same = ["proto", "kernel", "metric", "256"] if ":" in net else []
+                ip("route", "replace", net, "dev", dev, *same, "rto_min", "2s", ns=self.ns("c"))
 
     def take_down(self):
         for ns in self.made:

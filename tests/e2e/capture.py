@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""
+A capture at the client, and what tshark says of TCP in it.
+
+tshark counts whatever looks like a loss. Not all of it is somebody's mistake: where two guests are emulated on one busy
+machine, an answer may be later than a retransmission timer of the sender's allows, and then it rightly sends again. Such
+a segment is told by its age: the guest's clock is in its timestamps, so a segment that the guest sent again by timer is
+200 ms or more younger than the first one, whereas one that was let out twice has the same timestamp, and one that
+wrong acknowledgements provoked is hardly younger. What is late in this sense is counted by itself, with the
+acknowledgement that answers it (D-SACK); everything else is a suspect.
+"""
+
+import bisect
+import collections
+import os
+import re
+import signal
+import subprocess
+
+import bed as bedlib
+from load import LoadError
+
+AGAIN = ("retransmission", "fast_retransmission", "spurious_retransmission", "out_of_order")
+BAD_FLAGS = AGAIN + ("duplicate_ack", "lost_segment", "ack_lost_segment")
+OTHER_FLAGS = ("zero_window", "zero_window_probe", "zero_window_probe_ack", "keep_alive", "keep_alive_ack",
+               "window_full", "window_update", "reused_ports")
+FLAGS = BAD_FLAGS + OTHER_FLAGS
+FIELDS = ("frame.number", "frame.time_relative", "ip.src", "ipv6.src", "tcp.stream", "tcp.seq", "tcp.len",
+          "tcp.options.timestamp.tsval", "tcp.options.sack_le") + tuple("tcp.analysis." + f for f in FLAGS)
+LATE = {"guest": 190, "client": 900}    # ms; Linux waits for 200 ms at least, for the answer to a SYN 1 s; see patient()
+
+
+class Verdict:
+    """counts: {who: {flag: n}}; late: {who: n}; suspects: what must not be, a sentence for each."""
+
+    def __init__(self):
+        self.counts = {"client": collections.Counter(), "guest": collections.Counter()}
+        self.late = collections.Counter()
+        self.suspects = []
+
+    def __str__(self):
+        parts = ["%s %s" % (who, " ".join("%s %d" % x for x in sorted(c.items())) or "nothing")
+                 for who, c in self.counts.items()]
+        return "; ".join(parts + ["sent again by timer: client %d, guest %d" % (self.late["client"],
+                                                                               self.late["guest"])])
+
+
+class Side:
+    """What one side of a stream has sent so far."""
+
+    def __init__(self):
+        self.ends, self.first = [], []  # of data that was new, in order; (its time, its timestamp), both in ms
+        self.late = set()               # where the segments began that were sent again by timer
+
+    def sent(self, seq, end, when):
+        if end > (self.ends[-1] if self.ends else seq):
+            self.ends.append(end)
+            self.first.append(when)
+
+    def first_time(self, seq):
+        """When the byte seq was sent for the first time, or None."""
+        i = bisect.bisect_right(self.ends, seq)
+        return self.first[i] if i < len(self.ends) else None
+
+
+class Capture:
+    """What passes an interface of the client, headers only."""
+
+    def __init__(self, bed, interface="eth0", name="capture"):
+        self.file = os.path.join(bed.logs, name + ".pcap")
+        self.log = self.file + ".log"
+        self.proc = bed.popen("c", ["dumpcap", "-q", "-i", interface, "-s", "160", "-B", "64", "-P", "-w", self.file],
+                              self.log)
+        bedlib.until(lambda: self.proc.ended() or os.path.exists(self.file) and os.path.getsize(self.file), 10,
+                     "the capture's begin")
+
+    def finish(self):
+        """Ends it. Returns (packets, packets that were missed)."""
+        self.proc.signal(signal.SIGINT)
+        self.proc.wait(20, "dumpcap")
+        with open(self.log, encoding="utf-8", errors="replace") as f:
+            said = f.read()
+        m = re.search(r"received/dropped on interface '?[^:]*'?: (\d+)/(\d+)", said)
+        if not m:
+            raise LoadError("dumpcap: %s" % said[-300:])
+        return int(m[1]), int(m[2])
+
+    def rows(self):
+        argv = ["tshark", "-r", self.file, "-Y", "tcp", "-T", "fields", "-E", "separator=/t", "-E", "occurrence=f"]
+        for word in ("gryphon", "http", "data"):  # they would look for meaning in what was cut off
+            argv += ["--disable-protocol", word]
+        for field in FIELDS:
+            argv += ["-e", field]
+        r = subprocess.run(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                           timeout=300 * bedlib.PATIENCE, check=False)
+        if r.returncode:
+            raise LoadError("tshark: exit %d: %s" % (r.returncode, r.stderr[-300:]))
+        return (row.split("\t") for row in r.stdout.splitlines())
+
+    def judge(self, addresses):
+        """A Verdict. addresses: the guest's."""
+        v = Verdict()
+        sides = collections.defaultdict(Side)
+        for frame, time, src4, src6, stream, seq, length, tsval, sack, *flags in self.rows():
+            who = "guest" if src4 in addresses or src6 in addresses else "client"
+            me, other = sides[stream, who], sides[stream, "client" if who == "guest" else "guest"]
+            now = (float(time) * 1000, int(tsval or 0))
+            seq, length = int(seq), int(length)
+            found = {name for name, cell in zip(FLAGS, flags) if cell}
+            v.counts[who].update(found)
+            text = "%s: %s, frame %s, stream %s, seq %d, %d bytes" % (who, " ".join(sorted(found)), frame, stream, seq,
+                                                                      length)
+            if found & set(AGAIN):
+                first = me.first_time(seq)
+                clock = 1 if who == "guest" else 0
+                age = now[clock] - first[clock] if first else None
+                if age is not None and age >= LATE[who]:
+                    me.late.add(seq)
+                    v.late[who] += 1
+                else:
+                    v.suspects.append(text + (", never seen before" if age is None else ", %d ms after the first" % age))
+            elif "duplicate_ack" in found:
+                if not sack or int(sack) not in other.late:
+                    v.suspects.append(text)
+            elif found & set(BAD_FLAGS):
+                v.suspects.append(text)
+            me.sent(seq, seq + length, now)
+        return v
