@@ -3,18 +3,20 @@
 A capture at the client, and what tshark says of TCP in it.
 
 tshark counts whatever looks like a loss. Not all of it is somebody's mistake: where two guests are emulated on one busy
-machine, an answer may be later than a retransmission timer of the sender's allows, and then it rightly sends again. Such
-a segment is told by its age: the guest's clock is in its timestamps, so a segment that the guest sent again by timer is
-200 ms or more younger than the first one, whereas one that was let out twice has the same timestamp, and one that
-wrong acknowledgements provoked is hardly younger. What is late in this sense is counted by itself, with the
+machine, an answer may be later than a retransmission timer of the sender's allows, and then it rightly sends again.
+Such a segment is told by its age: the guest's clock is in its timestamps, so a segment that the guest sent again by
+timer is 200 ms or more younger than the first one, whereas one that was let out twice has the same timestamp, and one
+that wrong acknowledgements provoked is hardly younger. What is late in this sense is counted by itself, with the
 acknowledgement that answers it (D-SACK); everything else is a suspect.
 """
 
 import bisect
 import collections
+import contextlib
 import os
 import re
 import signal
+import socket
 import subprocess
 
 import bed as bedlib
@@ -27,7 +29,9 @@ OTHER_FLAGS = ("zero_window", "zero_window_probe", "zero_window_probe_ack", "kee
 FLAGS = BAD_FLAGS + OTHER_FLAGS
 FIELDS = ("frame.number", "frame.time_relative", "ip.src", "ipv6.src", "tcp.stream", "tcp.seq", "tcp.len",
           "tcp.options.timestamp.tsval", "tcp.options.sack_le") + tuple("tcp.analysis." + f for f in FLAGS)
-LATE = {"guest": 190, "client": 900}    # ms; Linux waits for 200 ms at least, for the answer to a SYN 1 s; see patient()
+MARK_TYPE = b"\x88\xb5"   # an EtherType for experiments
+LAST_PART = 1 << 20         # bytes at the end of the file, where the mark must be
+LATE = {"guest": 190, "client": 900}  # ms; Linux waits for 200 ms at least, for a SYN 1 s; see patient()
 
 
 class Verdict:
@@ -68,14 +72,30 @@ class Capture:
 
     def __init__(self, bed, interface="eth0", name="capture"):
         self.file = os.path.join(bed.logs, name + ".pcap")
-        self.log = self.file + ".log"
+        self.bed, self.interface, self.log = bed, interface, self.file + ".log"
         self.proc = bed.popen("c", ["dumpcap", "-q", "-i", interface, "-s", "160", "-B", "64", "-P", "-w", self.file],
                               self.log)
-        bedlib.until(lambda: self.proc.ended() or os.path.exists(self.file) and os.path.getsize(self.file), 10,
-                     "the capture's begin")
+        self._mark()
+
+    def _mark(self):
+        """Waits until a frame of our own is in the file: all that was on the wire before it is there as well."""
+        text = b"lockstep mark " + os.urandom(16)
+
+        def there():
+            if self.proc.ended():
+                raise LoadError("dumpcap ended")
+            s.send(b"\xff" * 6 + s.getsockname()[4] + MARK_TYPE + text)
+            with contextlib.suppress(FileNotFoundError), open(self.file, "rb") as f:
+                f.seek(max(0, os.path.getsize(self.file) - LAST_PART))
+                return text in f.read()
+            return False
+        with self.bed.socket(kind=socket.SOCK_RAW, fam=socket.AF_PACKET) as s:
+            s.bind((self.interface, 0))
+            bedlib.until(there, 30, "our own frame in the capture", every=0.1)
 
     def finish(self):
         """Ends it. Returns (packets, packets that were missed)."""
+        self._mark()
         self.proc.signal(signal.SIGINT)
         self.proc.wait(20, "dumpcap")
         with open(self.log, encoding="utf-8", errors="replace") as f:
@@ -118,7 +138,7 @@ class Capture:
                     me.late.add(seq)
                     v.late[who] += 1
                 else:
-                    v.suspects.append(text + (", never seen before" if age is None else ", %d ms after the first" % age))
+                    v.suspects.append(text + (", not seen before" if age is None else ", %d ms after the first" % age))
             elif "duplicate_ack" in found:
                 if not sack or int(sack) not in other.late:
                     v.suspects.append(text)

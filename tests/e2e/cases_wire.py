@@ -3,18 +3,19 @@
 What a client's capture shows of TCP, judged by tshark: without loss nothing is sent twice and nothing is acknowledged
 twice, however many checkpoints go on.
 
-What is judged is what is on the wire, not how fast this machine is: see capture.py. Tail loss probes, which follow twice
-the usual round trip, are off at both ends, and the client's retransmission timer is long. What the usual timers make of
-it is reported beside it in the suite `traffic`, and what they make of plain QEMU.
+What is judged is what is on the wire, not how fast this machine is: see capture.py. Tail loss probes, which follow
+twice the usual round trip, are off at both ends, and the client's retransmission timer is long. What the usual timers
+make of it is reported beside it in the suite `traffic`, and what they make of plain QEMU.
 """
 
 import shutil
+import socket
 import time
 
-from bed import GUEST_IP, GUEST_IP6, Machine, Skip
+from bed import GUEST_IP, GUEST_IP6, Machine, Skip, ip
 from capture import Capture
 from clients import Party, Web
-from harness import case, must, note, say
+from harness import case, must, note, same, say
 from load import Download, Incr, Mixed, Upload
 
 
@@ -83,3 +84,37 @@ def no_extra_segments(bed):
 def no_extra_segments_long(bed):
     """The same for longer, beside plain QEMU, whose guest is as slow and may retransmit by itself."""
     extra_segments(bed, 60, 8 << 20, True)
+
+
+@case(bed={})
+def a_duplicate_is_noticed(bed):
+    """The judge of captures is judged: node b has the guest's address, and one of its frames is sent again."""
+    if not shutil.which("tshark"):
+        raise Skip("no tshark")
+    ip("address", "add", GUEST_IP + "/25", "dev", "br0", ns=bed.ns("b"))
+    bed.patient()
+
+    def judged(name, again):
+        capture = Capture(bed, name=name)
+        with bed.socket("b") as door, bed.socket("b", socket.SOCK_RAW, socket.AF_PACKET) as tap:
+            door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            door.bind((GUEST_IP, 7000))
+            door.listen(1)
+            tap.bind(("up0", 3))
+            with bed.connect(7000) as client, door.accept()[0] as server:
+                for i in range(10):
+                    server.sendall(b"answer %d" % i)
+                    same(client.recv(100), b"answer %d" % i, "answer")
+                tap.settimeout(5)
+                while again:
+                    frame, where = tap.recvfrom(2000)
+                    if b"answer 5" in frame and where[2] == socket.PACKET_OUTGOING:
+                        tap.send(frame)
+                        break
+                server.sendall(b"end")
+                same(client.recv(100), b"end", "end")
+        capture.finish()
+        return capture.judge((GUEST_IP,)).suspects
+    same(judged("good", False), [], "suspects without a duplicate")
+    suspects = judged("bad", True)
+    must(any(s.startswith("guest: ") and "retransmission" in s for s in suspects), "it was not seen: %s", suspects)
