@@ -11,8 +11,8 @@ import sys
 import time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-DEFAULT = ("unit", "property", "guest", "e2e")
-MESON_SUITES = ("unit", "property")     # run by meson test
+DEFAULT = ("unit", "property", "pair", "guest", "e2e")
+MESON_SUITES = ("unit", "property", "pair")     # run by meson test
 E2E_SUITES = ("e2e", "soak", "crash", "liveness", "redis60", "machines", "traffic", "bench")
 KNOWN = MESON_SUITES + ("guest", "fuzz") + E2E_SUITES
 TIMEOUT = 20 * 60       # seconds for the guest's own test; the others have limits for each test

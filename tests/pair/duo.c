@@ -175,6 +175,10 @@ struct duo *duo_new(nstime now, void (*out)(void *arg, enum duo_port to, const u
 	d->out = out;
 	d->arg = arg;
 	net_cfg_default(&cfg, 1, 1500);
+	/* As `lockstep run`, but for sizes that a few connections need. */
+	cfg.n_frames = 4096;
+	cfg.n_flows = 2048;
+	cfg.n_log = 2048;
 	memcpy(cfg.mac[0], "\x52\x54\x00\x00\x02\x10", 6);
 	for (int i = 0; i < 2; i++)
 		d->side[i].net = net_new(&cfg);

@@ -7,7 +7,7 @@
 #include <string.h>
 
 #define MAX_CONN	512
-#define MAX_STREAM	(1u << 20)
+#define MAX_STREAM	(256u << 10)
 
 
 enum { FIN = 1, SYN = 2, RST = 4, ACK = 16 };
