@@ -102,6 +102,7 @@ struct flow {
 	bool out_known, out_ack_known, out_ts_known;
 	uint32_t out_nxt;	/* after the last byte let out */
 	uint32_t out_ack, out_edge, out_tsval;
+	uint32_t out_told;	/* out_edge as the window field said it: in units of its scale, rounded up */
 	bool owed;		/* the PVM has acknowledged more than could be let out */
 	nstime owed_since;
 

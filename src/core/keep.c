@@ -108,6 +108,7 @@ void keep_told(struct net *net, const struct net_msg *m)
 		f->rel_known = true;
 		/* For the day of promotion: what the client was offered must not move left. */
 		f->out_edge = f->out_ack_known ? seq_max(f->out_edge, m->seq_off) : m->seq_off;
+		f->out_told = f->out_ack_known ? seq_max(f->out_told, f->out_edge) : f->out_edge;
 		f->out_ack = f->rel_ack;
 		f->out_ack_known = true;
 	}

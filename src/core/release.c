@@ -66,6 +66,8 @@ static uint16_t window(const struct flow *f, uint32_t ack, uint32_t edge)
 		win = seq_lt(edge, ack) ? 0 : (edge - ack + (1u << ws) - 1) >> ws;
 	} else {
 		win = seq_lt(edge, ack) ? 0 : (edge - ack) >> ws;
+		if (f->out_ack_known && seq_lt(ack + (win << ws), f->out_edge))
+			win++;
 	}
 	return win > 65535 ? 65535 : (uint16_t)win;
 }
@@ -79,6 +81,7 @@ static void note_ack_out(struct flow *f, const struct packet *p, const uint32_t 
 	uint8_t ws = f->ws_known && !f->no_ws && !(p->flags & TCP_SYN) ? f->ws : 0;
 	uint32_t edge = p->ack + ((uint32_t)p->win << ws);
 
+	f->out_told = f->out_ack_known ? seq_max(f->out_told, edge) : edge;
 	if (bound && seq_lt(*bound, edge))
 		edge = *bound;
 
@@ -241,6 +244,13 @@ void release_alone(struct net *net, uint32_t frame, uint8_t nic, struct packet *
 	}
 }
 
+/* Whether the client would see more room than it was told of; what only rounding makes is no news. */
+static bool is_news(const struct flow *f, uint32_t ack, uint32_t edge)
+{
+	return seq_lt(f->out_edge, edge) &&
+	       seq_lt(f->out_told, ack + ((uint32_t)window(f, ack, edge) << flow_scale(f)));
+}
+
 /* A segment without data, SYN, FIN or RST. */
 static void pure_ack(struct net *net, struct flow *f, uint32_t frame, struct packet *p)
 {
@@ -258,7 +268,7 @@ static void pure_ack(struct net *net, struct flow *f, uint32_t frame, struct pac
 	}
 	if (seq_lt(ack, f->loc.ack) || (f->ws_known && seq_lt(edge, f->loc.edge) && seq_lt(f->out_edge, f->loc.edge)))
 		set_owed(net, f);
-	if (f->out_ack_known && seq_leq(ack, f->out_ack) && seq_leq(edge, f->out_edge) &&
+	if (f->out_ack_known && seq_leq(ack, f->out_ack) && !is_news(f, ack, edge) &&
 	    (seq_lt(ack, p->ack) ||
 	     (f->ws_known && seq_lt(f->out_edge, p->ack + ((uint32_t)p->win << flow_scale(f)))))) {
 		net->st.acks_swallowed++;
@@ -620,9 +630,7 @@ static void originate(struct net *net, struct flow *f)
 		f->owed = false;
 		return;
 	}
-	/* What rounding leaves of an edge that has not moved is no news. */
-	news = f->out_ack_known && f->ws_known && seq_lt(f->out_edge, edge) &&
-	       seq_lt(f->out_edge, ack + ((uint32_t)window(f, ack, edge) << flow_scale(f)));
+	news = f->out_ack_known && f->ws_known && is_news(f, ack, edge);
 	if (!f->out_ack_known || seq_lt(f->out_ack, ack) || news) {
 		h = frame_alloc(&net->fp, false);
 		if (h == FRAME_NONE)
