@@ -47,9 +47,9 @@ void net_cfg_default(struct net_cfg *cfg, uint32_t n_nics, uint32_t mtu)
 	memset(cfg, 0, sizeof(*cfg));
 	cfg->n_nics = n_nics;
 	cfg->frame_size = mtu + NET_ETH_EXTRA;
-	cfg->n_frames = 16384;
+	cfg->n_frames = 32768;
 	cfg->n_flows = 16384;
-	cfg->n_log = 8192;
+	cfg->n_log = 16384;
 	cfg->max_held_flow = 1024;
 	cfg->max_held = 4096;
 	cfg->max_flow_bytes = 4u << 20;

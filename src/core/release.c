@@ -176,6 +176,11 @@ void release_segment(struct net *net, struct flow *f, uint32_t frame, struct pac
 void release_learn(struct net *net, struct flow *f, const struct packet *p)
 {
 	f->head_len = (uint8_t)packet_head(p, f->head);
+	if (p->has_ts && !(p->flags & TCP_RST) && (!f->said_ts || seq_lt(f->said_tsval, p->tsval))) {
+		f->said_ts = true;
+		f->said_tsval = p->tsval;
+		f->said_at = net->now;
+	}
 	/* A guest that talks has a connection. */
 	if (!(p->flags & (TCP_SYN | TCP_RST)))
 		flow_establish(&net->flows, f);
@@ -208,11 +213,6 @@ static struct flow *take_in(struct net *net, uint32_t frame, uint8_t nic, struct
 	/* In a SYN the option is only an offer, and in its answer the acceptance of one. */
 	if (!(p->flags & TCP_RST) && (p->flags & (TCP_SYN | TCP_ACK)) != TCP_SYN)
 		f->ts_on = p->has_ts;
-	if (p->has_ts && !(p->flags & TCP_RST) && (!f->said_ts || seq_lt(f->said_tsval, p->tsval))) {
-		f->said_ts = true;
-		f->said_tsval = p->tsval;
-		f->said_at = net->now;
-	}
 	return f;
 }
 

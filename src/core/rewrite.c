@@ -81,8 +81,12 @@ uint32_t rewrite_in_flow(struct net *net, uint32_t frame, struct packet *p, cons
 	if (h == FRAME_NONE)
 		return h;
 	packet_set_ack(p, p->ack - f->seq_off);
-	if (p->has_ts)
-		packet_set_ts(p, p->tsval, p->tsecr - f->ts_off);
+	if (p->has_ts) {
+		/* Never what this copy has not sent: a kernel may refuse the handshake for it. */
+		uint32_t echo = f->said_ts && seq_lt(f->said_tsval, p->tsecr) ? f->said_tsval : p->tsecr;
+
+		packet_set_ts(p, p->tsval, echo - f->ts_off);
+	}
 	for (unsigned int i = 0; i < p->n_sack; i++)
 		packet_set_sack(p, i, p->sack[i].left - f->seq_off, p->sack[i].right - f->seq_off);
 	return h;
@@ -184,6 +188,7 @@ static void flow_now(struct net *net, struct flow *f, uint32_t isn, bool has_ts,
 	f->isn_known = true;
 	f->isn = isn;
 	f->isn_tsval = tsval;
+	f->said_ts = false;
 	f->pending = true;
 	f->pending_ts = has_ts;
 	f->rel_known = f->rel_out = false;
@@ -261,7 +266,7 @@ void rewrite_commit(struct net *net)
 			f->isn_known = true;
 			f->isn = f->table_isn;
 		}
-		f->has_table = f->pending = false;
+		f->has_table = f->pending = f->said_ts = false;
 		frame_list_clear(&net->fp, &f->stash);
 		flow_side_reset(&f->loc);
 		/* What the old SVM had sent is not what the new one has. */
