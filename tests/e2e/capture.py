@@ -7,7 +7,8 @@ machine, an answer may be later than a retransmission timer of the sender's allo
 Such a segment is told by its age: the guest's clock is in its timestamps, so a segment that the guest sent again by
 timer is 200 ms or more younger than the first one, whereas one that was let out twice has the same timestamp, and one
 that wrong acknowledgements provoked is hardly younger. What is late in this sense is counted by itself, with the
-acknowledgement that answers it (D-SACK); everything else is a suspect.
+acknowledgement that answers it (D-SACK); everything else is a suspect. So is all data that the client sends again: its
+timer is set to two seconds, and a connection that stands still for so long has lost something.
 """
 
 import bisect
@@ -31,7 +32,7 @@ FIELDS = ("frame.number", "frame.time_relative", "ip.src", "ipv6.src", "tcp.stre
           "tcp.options.timestamp.tsval", "tcp.options.sack_le") + tuple("tcp.analysis." + f for f in FLAGS)
 MARK_TYPE = b"\x88\xb5"   # an EtherType for experiments
 LAST_PART = 1 << 20         # bytes at the end of the file, where the mark must be
-LATE = {"guest": 190, "client": 900}  # ms; Linux waits for 200 ms at least, for a SYN 1 s; see patient()
+LATE_MS = (190, 1900)       # Linux waits for 200 ms at least; what stands still for two seconds is not late but lost
 
 
 class Verdict:
@@ -134,7 +135,8 @@ class Capture:
                 first = me.first_time(seq)
                 clock = 1 if who == "guest" else 0
                 age = now[clock] - first[clock] if first else None
-                if age is not None and age >= LATE[who]:
+                # The client waits for so long (patient()) that what it sends again had been lost, but for a SYN.
+                if age is not None and LATE_MS[0] <= age < LATE_MS[1] and (who == "guest" or not length):
                     me.late.add(seq)
                     v.late[who] += 1
                 else:

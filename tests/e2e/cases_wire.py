@@ -68,6 +68,8 @@ def extra_segments(bed, seconds, size, baseline):
     before = bed.a.checkpoints()
     packets, missed, ours = run(bed, seconds, size, "protected")
     made = bed.a.checkpoints() - before
+    for node in (bed.a, bed.b):
+        say("node %s: %s", node.name, {k: n for k, n in node.status()["net"].items() if n})
     note("%d packets, %d missed, %d checkpoints: %s", packets, missed, made, ours)
     must(made > seconds, "only %d checkpoints in %d s", made, seconds)
     # A packet that the capture missed would look like one that was lost.
