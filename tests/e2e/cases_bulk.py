@@ -24,7 +24,8 @@ def one_stream(bed, stream):
         kill_in_the_middle(bed, beside, lambda: party.errors() or stream.progress() > 0.33)
         must(stream.answers == 0, "the transfer was over before the kill")
         party.wait_answers(1, 600)
-        note("%d MB in %.1f s, gap of a small request %s", stream.size >> 20, time.monotonic() - begun, ms(beside.gap()))
+        note("%d MB in %.1f s, gap of a small request %s", stream.size >> 20, time.monotonic() - begun,
+             ms(beside.gap()))
         party.finish()
         beside.finish()
 
