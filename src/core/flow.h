@@ -126,6 +126,7 @@ struct flow {
 	bool shift_due;		/* after promotion: the next timestamp sent decides the shift */
 	uint32_t log_head, log_tail;
 	uint32_t n_log;
+	uint8_t dups;		/* acknowledgements of the SVM in a row that say nothing new */
 
 	uint8_t head[PACKET_HEAD_MAX];	/* headers of the guest's last segment, to build acknowledgements */
 	uint8_t head_len;		/* 0: not known */

@@ -181,6 +181,8 @@ void inlog_commit(struct net *net, uint64_t cut);
 /* inlog_cut() - forget what a state with this cut has */
 void inlog_cut(struct net *net, uint64_t cut);
 void inlog_replay(struct net *net);
+/* inlog_again() - give the SVM once more what it has not acknowledged: the segment that @ack asks for */
+void inlog_again(struct net *net, struct flow *f, uint32_t ack);
 void inlog_clear(struct net *net);
 void inlog_tell(struct net *net);
 

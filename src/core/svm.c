@@ -8,9 +8,15 @@
  * acknowledgement, which the primary's SYN-ACK has to reach first. So when the client acknowledges and FLOW has not
  * come, the PVM has not opened this connection in this epoch: its numbers are the SVM's, and what waits may go.
  *
+ * A segment that only the SVM has lost is not missed by the client: the PVM has acknowledged it, and what the SVM says of
+ * it is swallowed. It would come again only with the client's retransmission timer. So the third duplicate
+ * acknowledgement has it given to the SVM once more, out of the log.
+ *
  * The link's own talk (ARP and its like) stays here: the PVM's is heard. Pure; belongs to one struct net.
  */
 #include "core/net_internal.h"
+
+#define SVM_DUPS 3	/* duplicate acknowledgements, as in RFC 5681 */
 
 static void send_output(struct net *net, uint32_t frame, uint8_t nic)
 {
@@ -55,6 +61,22 @@ static bool stash(struct net *net, struct flow *f, uint32_t frame, struct packet
 	return true;
 }
 
+/*
+ * The SVM says again and again that it waits for a segment: it was lost on this node, for the PVM would have said so to
+ * the client. The log has it.
+ */
+static void count_duplicates(struct net *net, struct flow *f, const struct packet *p)
+{
+	if (packet_span(p) || (p->flags & (TCP_ACK | TCP_RST)) != TCP_ACK || !f->loc.ack_known || p->ack != f->loc.ack) {
+		f->dups = 0;
+		return;
+	}
+	if (++f->dups == SVM_DUPS) {
+		f->dups = 0;
+		inlog_again(net, f, p->ack);
+	}
+}
+
 static void svm_tcp(struct net *net, uint32_t frame, uint8_t nic, struct packet *p)
 {
 	struct flow_key key;
@@ -70,6 +92,7 @@ static void svm_tcp(struct net *net, uint32_t frame, uint8_t nic, struct packet 
 		return;
 	rewrite_out(net, f, p);
 	release_learn(net, f, p);
+	count_duplicates(net, f, p);
 	flow_side_update(&f->loc, p, flow_scale(f));
 	inlog_trim(net, f);
 	keep_output(net, f, p);

@@ -25,6 +25,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/netopt.h"
+
 struct words {
 	char **v;
 	size_t n;
@@ -126,6 +128,8 @@ static void add_nic(struct words *w, const struct cmdline_nic *nic, int fd)
 			rc = kvlist_set(&dev, "netdev", nic->id);
 		if (!rc)
 			rc = kvlist_set(&dev, "mac", nic->mac);
+		if (!rc && netopt_vlan_filter(nic))
+			rc = kvlist_set(&dev, "ctrl_vlan", "off");
 		add(w, "-device");
 		add_owned(w, rc ? NULL : kvlist_format(&dev, "driver"));
 	}

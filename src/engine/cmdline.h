@@ -10,8 +10,7 @@
 
 enum {
 	CMDLINE_ARGS_MAX = 4096,	/* words of a QEMU command line */
-	CMDLINE_NICS_MAX = 8,		/* network cards that are read */
-	CMDLINE_NICS_PROTECTED = 1,	/* ... and that this release protects */
+	CMDLINE_NICS_MAX = 8,		/* network cards */
 	CMDLINE_NOTES_MAX = 16,		/* things changed that the user may want to know */
 	CMDLINE_IFNAME_MAX = 15,	/* the kernel's IFNAMSIZ - 1 */
 	CMDLINE_SMP_MAX = 4096,

@@ -295,19 +295,15 @@ static void default_mac(const struct cmdline *c, char mac[18])
 	while (mac_taken(c, mac));
 }
 
-static int set_mac(struct cmdline *c, struct cmdline_nic *nic, struct err *e)
+/* Set a property of the -device that the user wrote for a card; one that we make gets it in cmdbuild.c. */
+static int set_prop(struct cmdline *c, const struct cmdline_nic *nic, const char *key, const char *val, struct err *e)
 {
 	struct cmdopt *o = nic->opt < 0 ? NULL : &c->opts[nic->opt];
-	char mac[18];
 	char *arg;
 
-	if (nic->mac[0])
-		return 0;
-	default_mac(c, mac);
-	strcpy(nic->mac, mac);
 	if (!o)
 		return 0;
-	if (kvlist_set(&o->kv, "mac", mac))
+	if (kvlist_set(&o->kv, key, val))
 		return err_set(e, -ENOMEM, "no memory for a network card");
 	arg = kvlist_format(&o->kv, "driver");
 	if (!arg)
@@ -315,6 +311,36 @@ static int set_mac(struct cmdline *c, struct cmdline_nic *nic, struct err *e)
 	free(o->arg);
 	o->arg = arg;
 	return 0;
+}
+
+static int set_mac(struct cmdline *c, struct cmdline_nic *nic, struct err *e)
+{
+	char mac[18];
+
+	if (nic->mac[0])
+		return 0;
+	default_mac(c, mac);
+	strcpy(nic->mac, mac);
+	return set_prop(c, nic, "mac", nic->mac, e);
+}
+
+bool netopt_vlan_filter(const struct cmdline_nic *nic)
+{
+	return !strncmp(nic->model, "virtio-net", strlen("virtio-net"));
+}
+
+/*
+ * QEMU forgets the VLAN filter of a virtio card when it loads a state (seen in 7.2): after a checkpoint the SVM would
+ * be given no tagged frame any more. Without the filter the card takes them all, and the guest sorts them out itself.
+ */
+static int no_vlan_filter(struct cmdline *c, const struct cmdline_nic *nic, struct err *e)
+{
+	if (!netopt_vlan_filter(nic))
+		return 0;
+	if (nic->opt >= 0 && kvlist_bool(&c->opts[nic->opt].kv, "ctrl_vlan", 0))
+		return err_set(e, -ENOTSUP, "-device %.60s: ctrl_vlan=on: QEMU forgets the filter at a checkpoint, and then the guest "
+			       "gets no frame with a VLAN tag; leave it out", nic->model);
+	return set_prop(c, nic, "ctrl_vlan", "off", e);
 }
 
 int netopt_finish(struct cmdline *c, struct err *e)
@@ -335,9 +361,6 @@ int netopt_finish(struct cmdline *c, struct err *e)
 		return err_set(e, -ENOTSUP, "no network is given, and then QEMU makes a user-mode network of its "
 			       "own, which lives inside QEMU and dies with it; " WRITE_TAP
 			       " and a -device for it, or -nic none");
-	if (c->n_nics > CMDLINE_NICS_PROTECTED)
-		return err_set(e, -ENOTSUP, "%u network cards: this release protects a VM with %d", c->n_nics,
-			       CMDLINE_NICS_PROTECTED);
 	for (unsigned int i = 0; i < c->n_nics; i++) {
 		struct cmdline_nic *nic = &c->nics[i];
 
@@ -356,6 +379,8 @@ int netopt_finish(struct cmdline *c, struct err *e)
 			if (!strcmp(c->nics[i].mac, c->nics[k].mac))
 				return err_set(e, -EINVAL, "two network cards have the MAC address %s", c->nics[i].mac);
 		rc = set_mac(c, &c->nics[i], e);
+		if (!rc)
+			rc = no_vlan_filter(c, &c->nics[i], e);
 		if (rc)
 			return rc;
 	}

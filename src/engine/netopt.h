@@ -20,4 +20,7 @@ int netopt_nic(struct cmdline *c, const char *arg, struct err *e);
  */
 int netopt_finish(struct cmdline *c, struct err *e);
 
+/* netopt_vlan_filter() - whether this card has a filter for VLANs that must be turned off (ctrl_vlan=off) */
+bool netopt_vlan_filter(const struct cmdline_nic *nic);
+
 #endif
