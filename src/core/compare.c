@@ -171,6 +171,23 @@ static bool is_compared(struct net *net, struct flow *f)
 	return !f->is_signed && track_action(net, f) == RULE_COMPARE;
 }
 
+/*
+ * A flow that was forgotten and met again does not know that its SYN-ACK was let out. One that the guest has sent once
+ * more would wait for a twin that the SVM, which has the client's acknowledgement, will not send.
+ */
+void compare_answered(struct net *net, struct flow *f)
+{
+	uint32_t h = f->loc.held.head;
+
+	if (net->role != NET_PRIMARY || !f->out_known || f->out_nxt != f->isn)
+		return;
+	f->out_nxt = f->isn + 1;
+	if (h != FRAME_NONE && net->fp.meta[h].end == f->out_nxt)
+		frame_free(&net->fp, hold_pop(net, f, &f->loc));
+	net_dirty(net, f);
+	compare_flow(net, f);
+}
+
 void compare_guess(struct net *net, struct flow *f)
 {
 	if (f->diverged || !is_compared(net, f) || f->streak < GUESS_FROM || !f->loc.held.n || ++f->guesses % GUESS_CHECK == 0)

@@ -223,6 +223,8 @@ nstime hold_deadline(const struct net *net);
 /* compare.c: the comparison of the two copies' streams */
 void compare_guess(struct net *net, struct flow *f);
 void compare_flow(struct net *net, struct flow *f);
+/* compare_answered() - the client has acknowledged the guest's SYN: however it got it, it needs it no more */
+void compare_answered(struct net *net, struct flow *f);
 /* compare_differs() - the copies differ on this flow: nothing more of it is compared until a checkpoint is STAGED */
 void compare_differs(struct net *net, struct flow *f);
 

@@ -121,8 +121,10 @@ void track_input(struct net *net, uint8_t nic, const struct packet *p)
 		packet_key(p, nic, false, &key);
 		f = flow_find(&net->flows, &key);
 		/* Up to so much may have been acknowledged at once, behind a SYN that carried data. */
-		if (f && f->isn_known && seq_lt(f->isn, p->ack) && seq_leq(p->ack, f->isn + MAX_FIRST_ACK))
+		if (f && f->isn_known && seq_lt(f->isn, p->ack) && seq_leq(p->ack, f->isn + MAX_FIRST_ACK)) {
 			flow_establish(&net->flows, f);
+			compare_answered(net, f);
+		}
 	} else if (datagram_key(p, nic, false, &key)) {
 		f = track_flow(net, &key);
 		if (f)
