@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-/* SipHash-2-4, after the paper's description. Pure. */
+/* SipHash-2-4 and SipHash-1-3, after the paper's description. Pure. */
 #include "base/siphash.h"
 
+#include <endian.h>
 #include <string.h>
 
 static inline uint64_t rotl(uint64_t x, int b)
@@ -25,14 +26,14 @@ static inline void sip_round(uint64_t v[4])
 
 static inline uint64_t le64(const uint8_t *p)
 {
-	uint64_t v = 0;
+	uint64_t v;
 
-	for (int i = 7; i >= 0; i--)
-		v = v << 8 | p[i];
-	return v;
+	memcpy(&v, p, sizeof(v));
+	return le64toh(v);
 }
 
-uint64_t siphash24(const uint64_t key[2], const void *data, size_t len)
+/* @c rounds for each word, @d at the end */
+static inline uint64_t sip(const uint64_t key[2], const void *data, size_t len, int c, int d)
 {
 	uint64_t v[4] = {
 		key[0] ^ 0x736f6d6570736575ull,
@@ -48,19 +49,29 @@ uint64_t siphash24(const uint64_t key[2], const void *data, size_t len)
 	for (; left >= 8; left -= 8, p += 8) {
 		m = le64(p);
 		v[3] ^= m;
-		sip_round(v);
-		sip_round(v);
+		for (int i = 0; i < c; i++)
+			sip_round(v);
 		v[0] ^= m;
 	}
 	memcpy(tail, p, left);
 	tail[7] = (uint8_t)len;
 	m = le64(tail);
 	v[3] ^= m;
-	sip_round(v);
-	sip_round(v);
+	for (int i = 0; i < c; i++)
+		sip_round(v);
 	v[0] ^= m;
 	v[2] ^= 0xff;
-	for (int i = 0; i < 4; i++)
+	for (int i = 0; i < d; i++)
 		sip_round(v);
 	return v[0] ^ v[1] ^ v[2] ^ v[3];
+}
+
+uint64_t siphash24(const uint64_t key[2], const void *data, size_t len)
+{
+	return sip(key, data, len, 2, 4);
+}
+
+uint64_t siphash13(const uint64_t key[2], const void *data, size_t len)
+{
+	return sip(key, data, len, 1, 3);
 }

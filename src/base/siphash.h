@@ -11,4 +11,7 @@
  */
 uint64_t siphash24(const uint64_t key[2], const void *data, size_t len);
 
+/* siphash13() - the same with fewer rounds, for tables: enough where an attacker never sees the hash itself */
+uint64_t siphash13(const uint64_t key[2], const void *data, size_t len);
+
 #endif

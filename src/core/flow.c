@@ -66,7 +66,7 @@ void flow_table_reset(struct flow_table *t)
 
 static uint32_t *bucket(struct flow_table *t, const struct flow_key *key)
 {
-	return &t->buckets[siphash24(t->key, key, sizeof(*key)) & (t->n_buckets - 1)];
+	return &t->buckets[siphash13(t->key, key, sizeof(*key)) & (t->n_buckets - 1)];
 }
 
 struct flow *flow_find(struct flow_table *t, const struct flow_key *key)

@@ -19,25 +19,31 @@
  * otherwise the primary's): at promotion it leaves at once, so that no client waits for a retransmission timer. A copy,
  * since what overlaps is trimmed on entry. Beyond the limit nothing is kept: the guest's own TCP sends it again.
  */
-void keep_output(struct net *net, struct flow *f, const struct packet *p)
+bool keep_output(struct net *net, struct flow *f, uint32_t frame, struct packet *p)
 {
+	uint32_t tail = f->rem.held.tail, h;
 	struct packet copy;
-	uint32_t h;
 
 	if (!packet_span(p) || p->flags & (TCP_RST | TCP_SYN) || f->rem.held.n >= KEEP_FLOW ||
 	    net->n_held_rem >= net->cfg.max_held)
-		return;
+		return false;
 	if (f->rel_out && seq_leq(p->seq + packet_span(p), f->rel_nxt))
-		return;
+		return false;
+	/* One that needs no trimming is kept as it is sent. */
+	if (net->fp.n_free > net->fp.reserve && (tail == FRAME_NONE || seq_leq(net->fp.meta[tail].end, p->seq))) {
+		hold_segment(net, f, &f->rem, frame, p);
+		return true;
+	}
 	h = frame_alloc(&net->fp, true);
 	if (h == FRAME_NONE)
-		return;
+		return false;
 	memcpy(net_data(net, h), p->data, p->frame_len);
 	net->fp.meta[h].nic = f->key.nic;
 	net->fp.meta[h].len = p->frame_len;
 	copy = *p;
 	copy.data = net_data(net, h);
 	hold_segment(net, f, &f->rem, h, &copy);
+	return false;
 }
 
 void keep_resend(struct net *net, struct flow *f)

@@ -241,7 +241,8 @@ struct net_act *net_act_new(struct net *net, enum net_act_type type)
 
 	assert(net->act_n < net->act_cap);
 	a = &net->acts[(net->act_head + net->act_n++) % net->act_cap];
-	memset(a, 0, sizeof(*a));
+	/* What is said to the peer, and why a checkpoint is wanted, is looked at in these only. */
+	memset(a, 0, type == NA_MSG || type == NA_WANT ? sizeof(*a) : offsetof(struct net_act, msg));
 	a->type = type;
 	a->frame = NET_NONE;
 	return a;

@@ -288,7 +288,8 @@ void svm_unstash(struct net *net, struct flow *f);
 void svm_moved_on(struct net *net, struct flow *f);
 
 /* keep.c: what the client has seen, and what is kept for promotion */
-void keep_output(struct net *net, struct flow *f, const struct packet *p);
+/* keep_output() - a segment of the SVM is about to be sent. Return: true when @frame itself is kept */
+bool keep_output(struct net *net, struct flow *f, uint32_t frame, struct packet *p);
 void keep_resend(struct net *net, struct flow *f);
 void keep_tell(struct net *net);
 void keep_told(struct net *net, const struct net_msg *m);

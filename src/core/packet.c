@@ -31,6 +31,14 @@ static void parse_options(struct packet *p, uint32_t at, uint32_t end)
 {
 	const uint8_t *d = p->data;
 
+	/* Nearly always it is timestamps alone, as RFC 7323 appendix A lays them out. */
+	if (end - at == 12 && get32(d + at) == 0x0101080a) {
+		p->has_ts = true;
+		p->ts_at = (uint16_t)(at + 4);
+		p->tsval = get32(d + at + 4);
+		p->tsecr = get32(d + at + 8);
+		return;
+	}
 	while (at < end) {
 		uint8_t kind = d[at], len;
 

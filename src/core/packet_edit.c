@@ -36,8 +36,21 @@ static void patch(struct packet *p, uint32_t at, const uint8_t *to, uint32_t n)
 
 static void patch32(struct packet *p, uint32_t at, uint32_t v)
 {
-	uint8_t b[4];
+	uint8_t b[4], *sum = p->data + p->l4 + 16;
 
+	if (!((at - p->l4) & 1)) {
+		/* Whole words of the checksum. */
+		uint32_t old = get32(p->data + at), s = (uint16_t)~get16(sum);
+
+		s += (uint16_t)~(old >> 16);
+		s += (uint16_t)~old;
+		s += (v >> 16) + (v & 0xffff);
+		s = (s & 0xffff) + (s >> 16);
+		s = (s & 0xffff) + (s >> 16);
+		put16(sum, (uint16_t)~s);
+		put32(p->data + at, v);
+		return;
+	}
 	put32(b, v);
 	patch(p, at, b, 4);
 }

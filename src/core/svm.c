@@ -80,6 +80,7 @@ static void count_duplicates(struct net *net, struct flow *f, const struct packe
 static void svm_tcp(struct net *net, uint32_t frame, uint8_t nic, struct packet *p)
 {
 	struct flow_key key;
+	struct net_act *a;
 	struct flow *f;
 
 	packet_key(p, nic, true, &key);
@@ -95,8 +96,13 @@ static void svm_tcp(struct net *net, uint32_t frame, uint8_t nic, struct packet 
 	count_duplicates(net, f, p);
 	flow_side_update(&f->loc, p, flow_scale(f));
 	inlog_trim(net, f);
-	keep_output(net, f, p);
-	send_output(net, frame, nic);
+	/* Sent first: what is kept may be dropped at once, and is still there until the step's actions are done. */
+	a = net_msg_new(net, NM_OUTPUT);
+	a->nic = a->msg.nic = nic;
+	a->frame = frame;
+	net->st.peer_out++;
+	if (!keep_output(net, f, frame, p))
+		frame_free(&net->fp, frame);
 }
 
 void svm_output(struct net *net, uint32_t frame, uint8_t nic, struct packet *p)

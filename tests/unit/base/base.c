@@ -76,6 +76,7 @@ static void siphash_of_the_paper(void **state)
 	for (uint8_t i = 0; i < 15; i++)
 		m[i] = i;
 	assert_true(siphash24(key, m, 15) == 0xa129ca6149be45e5ull);
+	assert_true(siphash13(key, m, 0) == 0xabac0158050fc4dcull);
 }
 
 static void crash_points_have_names(void **state)
