@@ -15,6 +15,7 @@
  */
 #include "core/net_internal.h"
 
+#define HANDSHAKE_NS	(60 * NS_PER_S)	/* a handshake that takes longer has failed */
 #define MAX_FIRST_ACK	(1u << 20)
 
 static void evict(struct net *net, struct flow *f)
@@ -32,6 +33,9 @@ static bool evict_embryo(struct net *net)
 	struct flow *f = flow_oldest(&net->flows, FLOW_EMBRYO);
 
 	if (!f || f->has_table)
+		return false;
+	/* A promoted VM has no checkpoint that would mend it, and new flows need no place there. */
+	if (net->role == NET_ALONE && (f->seq_off || f->ts_off) && net->now - f->last < HANDSHAKE_NS)
 		return false;
 	/* Its client may be about to answer: a checkpoint makes up for the translation that goes. */
 	if (net->role == NET_SECONDARY && (f->seq_off || f->ts_off || f->pending))
