@@ -14,10 +14,11 @@
  * tap_emit() is the only place where a frame leaves toward the network; it checks the lease there (P5): a process
  * that was frozen and wakes finds the deadline passed before its first write.
  *
- * The statistics are published under a lock once per turn at most every 10 ms.
+ * The statistics are published under a lock, at most every 10 ms, and 10 ms after the last turn.
  */
 #include "proxy/proxy.h"
 
+#include <arpa/inet.h>
 #include <errno.h>
 #include <pthread.h>
 #include <stdlib.h>
@@ -52,7 +53,8 @@ struct proxy {
 	struct net_ev ev[BATCH];
 	unsigned int n_ev;
 	struct net_act acts[ACTS];
-	struct loop_timer deadline, watch;
+	struct loop_timer deadline, watch, stats;
+	bool stats_due;		/* the timer is set */
 	bool watching, given, room;
 	bool gone;
 	unsigned int settling;	/* quiet rounds that are still wanted */
@@ -100,11 +102,12 @@ static void arm_out(struct proxy_port *p)
 static void tell_why(const struct net_act *a)
 {
 	const struct flow_key *k = &a->msg.key;
+	char client[INET6_ADDRSTRLEN];
 
-	if (k->family == 4)
-		log_info("checkpoint wanted cause=%s guest_port=%u client=%u.%u.%u.%u:%u held=%u position=%u ack=%u",
-			 ckpt_cause_name(a->arg), k->guest_port, k->other[0], k->other[1], k->other[2], k->other[3],
-			 k->other_port, a->msg.room, a->msg.seq32, a->msg.ack32);
+	if (k->family && inet_ntop(k->family == 4 ? AF_INET : AF_INET6, k->other, client, sizeof(client)))
+		log_info("checkpoint wanted cause=%s proto=%u guest_port=%u client=%s client_port=%u held=%u position=%u "
+			 "ack=%u", ckpt_cause_name(a->arg), k->proto, k->guest_port, client, k->other_port, a->msg.room,
+			 a->msg.seq32, a->msg.ack32);
 	else
 		log_info("checkpoint wanted cause=%s", ckpt_cause_name(a->arg));
 }
@@ -158,6 +161,19 @@ static void publish_rules(struct proxy *px)
 	pthread_mutex_unlock(&px->lock);
 }
 
+static void publish(struct proxy *px, nstime now)
+{
+	uint64_t was_signed = px->published.signed_flows;
+
+	px->published_at = now;
+	pthread_mutex_lock(&px->lock);
+	net_stats_get(px->net, &px->published);
+	pthread_mutex_unlock(&px->lock);
+	if (!was_signed && px->published.signed_flows)
+		log_warn("a TCP connection with MD5 or AO signatures: it cannot be translated, so each of its segments leaves with "
+			 "a checkpoint (said once)");
+}
+
 static void step(struct proxy *px)
 {
 	unsigned int n = px->n_ev;
@@ -176,12 +192,19 @@ static void step(struct proxy *px)
 	if (px->rules_came)
 		publish_rules(px);
 	loop_timer_set(px->loop, &px->deadline, net_deadline(px->net));
-	if (now - px->published_at >= STATS_NS) {
-		px->published_at = now;
-		pthread_mutex_lock(&px->lock);
-		net_stats_get(px->net, &px->published);
-		pthread_mutex_unlock(&px->lock);
-	}
+	if (now - px->published_at >= STATS_NS)
+		publish(px, now);
+	else if (!px->stats_due)
+		loop_timer_set(px->loop, &px->stats, px->published_at + STATS_NS);
+	px->stats_due = now != px->published_at;
+}
+
+static void on_stats(struct loop_timer *t)
+{
+	struct proxy *px = t->arg;
+
+	px->stats_due = false;
+	publish(px, clock_ns());
 }
 
 static struct net_ev *new_event(struct proxy *px, enum net_ev_type type)
@@ -575,6 +598,7 @@ struct proxy *proxy_new(struct loop *loop, const struct net_cfg *cfg, const stru
 	pthread_mutex_init(&px->lock, NULL);
 	px->deadline = (struct loop_timer){ .fn = on_deadline, .arg = px };
 	px->watch = (struct loop_timer){ .fn = on_watch, .arg = px };
+	px->stats = (struct loop_timer){ .fn = on_stats, .arg = px };
 	px->waste = malloc(cfg->frame_size);
 	px->net = net_new(cfg);
 	for (unsigned int i = 0; i < cfg->n_nics; i++)
