@@ -181,12 +181,16 @@ void datagram_compare(struct net *net, struct flow *f)
 static struct flow *flow_of(struct net *net, uint8_t nic, const struct packet *p, struct packet *whole)
 {
 	struct flow_key key;
+	struct flow *f;
 
 	*whole = *p;
 	if (p->kind == PK_FRAG)
 		whole->kind = PK_DGRAM;
 	packet_key(whole, nic, true, &key);
-	return track_flow(net, &key);
+	f = track_flow(net, &key);
+	if (f)
+		flow_list_add(&net->flows, f, LIST_ACTIVE);
+	return f;
 }
 
 static uint32_t content_of(struct net *net, uint32_t frame, const struct packet *p)

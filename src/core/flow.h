@@ -44,6 +44,8 @@ enum flow_list {
 	LIST_DIRTY,	/* touched in this step */
 	LIST_HELD,	/* has held output, or owes an acknowledgement */
 	LIST_REL,	/* primary: RELEASED is due */
+	LIST_ACTIVE,	/* one of the copies has spoken since the last barrier */
+	LIST_BARRIER,	/* primary: it had when the barrier came that is not STAGED yet */
 	FLOW_LISTS
 };
 

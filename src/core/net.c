@@ -492,6 +492,8 @@ static void set_role(struct net *net, enum net_role role, uint64_t epoch)
 		flow_side_reset(&f->rem);
 		f->bar_set = f->diverged = false;
 		f->owed = false;
+		flow_list_del(&net->flows, f, LIST_BARRIER);
+		flow_list_add(&net->flows, f, LIST_ACTIVE);
 		/* What the client has seen of it while this VM had no copy. */
 		if (role == NET_PRIMARY && f->out_known && !f->key.datagram)
 			flow_list_add(&net->flows, f, LIST_REL);

@@ -17,7 +17,9 @@
  * the data. Timestamps of segments that waited are raised to the highest let out, or PAWS would drop them.
  *
  * The barrier of n freezes where the PVM was (bar_*). Until STAGED n the copy that would go on may be the old SVM or
- * the state n, so acknowledgements are bound by both; STAGED n then sets the SVM's positions to bar_*.
+ * the state n, so acknowledgements are bound by both; STAGED n then sets the SVM's positions to bar_*. Both look only
+ * at flows on which something was said since the barrier before: on all others the copies stand where they stood, so a
+ * checkpoint costs nothing for idle connections.
  *
  * In the first synchronisation and alone nothing is held, but positions are followed, so that comparison can begin
  * at any moment. Pure; belongs to one struct net.
@@ -206,6 +208,7 @@ static struct flow *take_in(struct net *net, uint32_t frame, uint8_t nic, struct
 	f = track_flow(net, &key);
 	if (!f)
 		return NULL;
+	flow_list_add(&net->flows, f, LIST_ACTIVE);
 	rewrite_out(net, f, p);
 	net->fp.meta[frame].len = p->frame_len;
 	release_learn(net, f, p);
@@ -435,6 +438,7 @@ static void svm_tcp(struct net *net, uint32_t frame, uint8_t nic, struct packet 
 		flow_side_reset(&f->rem);
 	}
 	flow_side_update(&f->rem, p, flow_scale(f));
+	flow_list_add(&net->flows, f, LIST_ACTIVE);
 	net_dirty(net, f);
 	if (packet_span(p) && !(p->flags & TCP_RST) && !f->diverged && track_action(net, f) == RULE_COMPARE &&
 	    !(f->out_known && seq_leq(p->seq + packet_span(p), f->out_nxt)))
@@ -480,7 +484,12 @@ void release_barrier(struct net *net, uint64_t n)
 	rewrite_send_table(net, n);
 	if (!FAULT(net, NET_FAULT_OLD_EPOCH))
 		frag_clear(net, SIDE_REM);
-	flow_for_each(&net->flows, f) {
+	/* Those of a checkpoint that was given up are there already. */
+	while ((f = flow_list_first(&net->flows, LIST_ACTIVE))) {
+		flow_list_del(&net->flows, f, LIST_ACTIVE);
+		flow_list_add(&net->flows, f, LIST_BARRIER);
+	}
+	for (f = flow_list_first(&net->flows, LIST_BARRIER); f; f = flow_list_next(&net->flows, f, LIST_BARRIER)) {
 		if (FAULT(net, NET_FAULT_OLD_EPOCH)) {
 			/* planted: the SVM's output of n stays */
 		} else {
@@ -567,7 +576,8 @@ void release_staged(struct net *net, uint64_t n)
 	if (n <= net->staged || n >= net->epoch)
 		return;
 	net->staged = n;
-	flow_for_each(&net->flows, f) {
+	while ((f = flow_list_first(&net->flows, LIST_BARRIER))) {
+		flow_list_del(&net->flows, f, LIST_BARRIER);
 		if (f->bar_set && !FAULT(net, NET_FAULT_NO_RESET)) {
 			flow_side_reset(&f->rem);
 			f->rem.seen = f->bar_seen;
@@ -600,6 +610,7 @@ void release_all(struct net *net)
 	struct flow *f;
 
 	flow_for_each(&net->flows, f) {
+		flow_list_del(&net->flows, f, LIST_BARRIER);
 		hold_clear(net, f, &f->rem);
 		f->diverged = f->bar_set = false;
 		let_go(net, f, UINT64_MAX);

@@ -241,6 +241,8 @@ void rewrite_send_table(struct net *net, uint64_t n)
 {
 	struct flow *f;
 
+	if (!net->was_promoted)
+		return;
 	flow_for_each(&net->flows, f) {
 		struct net_act *a;
 
