@@ -454,6 +454,9 @@ static void gate_open(struct net *net)
 		packet_parse(net_data(net, h), net->fp.meta[h].len, &p);
 		give_input(net, net->fp.meta[h].nic, h, net->fp.meta[h].epoch, &p);
 	}
+	/* What there was no room for is behind us too, or no cut would ever cover it in the secondary's log. */
+	if (net->role == NET_PRIMARY)
+		net->given_seq = net->in_seq;
 }
 
 /* The local VM is stopped and all it had said is taken. */
