@@ -364,7 +364,7 @@ void dgram_end(struct sim *s)
 
 	for (int i = 0; i < NODES && !excuse; i++) {
 		net_stats_get(s->node[i].net, &ns);
-		excuse |= ns.gate_expired || ns.drop_pool || ns.drop_room || ns.drop_held;
+		excuse |= ns.gate_expired || ns.drop_pool || ns.drop_room || ns.drop_held || ns.drop_syn;
 	}
 	if (excuse)
 		return;
