@@ -5,6 +5,8 @@
  * Goal: clients talk to one VM that never stops. Each frame from the external network is given to both copies, each
  * frame of the PVM leaves only when P1 allows it. This file takes events and hands out actions; what they mean
  * stands in
+ *      gate.c     input, the gate toward QEMU, the cut
+ *      peer.c     what the other node says
  *      track.c    which flow a frame belongs to, and which flow has to go
  *      inlog.c    the secondary's log of input (P2)
  *      svm.c      what the SVM says, on its own node
@@ -14,6 +16,7 @@
  *      frag.c     fragmented output
  *      hybrid.c   periodic epochs when the copies keep differing
  *      release.c  what leaves, with which numbers (P1, P2)
+ *      epoch.c    what a checkpoint lets out (P1)
  *      rewrite.c  translation of numbers (P6)
  *      keep.c     what the client has seen, and what is kept for promotion
  *      announce.c the guest's addresses
@@ -40,7 +43,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define FIRST_GATE 100	/* times gate_wait that the first cut may wait; the VM runs meanwhile */
 
 void net_cfg_default(struct net_cfg *cfg, uint32_t n_nics, uint32_t mtu)
 {
@@ -287,85 +289,6 @@ void net_give(struct net *net, uint8_t nic, uint32_t frame)
 	net->st.guest_in++;
 }
 
-static void give_input(struct net *net, uint8_t nic, uint32_t frame, uint64_t seq, struct packet *p)
-{
-	uint32_t h = rewrite_in(net, frame, p);
-
-	net->given_seq = seq;
-	if (h == FRAME_NONE) {
-		frame_free(&net->fp, frame);
-		return;
-	}
-	net_give(net, nic, h);
-	frame_free(&net->fp, h);
-	if (h != frame)
-		frame_free(&net->fp, frame);
-}
-
-/* Whether the secondary's log and the connection to it have room for one more frame. */
-static bool peer_takes(const struct net *net)
-{
-	return net->room && net->in_seq - net->logged < net->peer_room;
-}
-
-/* In a flood what is under way comes first: the last quarter of the log is not for what would begin a flow. */
-static bool last_quarter(const struct net *net)
-{
-	return net->peer_room - (net->in_seq - net->logged) < net->cfg.n_log / 4;
-}
-
-static void from_tap(struct net *net, uint8_t nic, uint32_t frame)
-{
-	struct packet p;
-	uint64_t seq;
-	bool share;
-
-	net->st.tap_in++;
-	net->st.bytes_in += net->fp.meta[frame].len;
-	if (net->role == NET_SECONDARY) {
-		net->st.drop_silent++;
-		frame_free(&net->fp, frame);
-		return;
-	}
-	/* Before the first barrier no state depends on what the secondary has logged. */
-	share = net->role == NET_PRIMARY && peer_takes(net);
-	packet_parse(net_data(net, frame), net->fp.meta[frame].len, &p);
-	if (net->role == NET_PRIMARY && net->holding) {
-		bool stranger = share && last_quarter(net) && !track_known(net, nic, &p);
-
-		if (!share || stranger) {
-			if (stranger)
-				net->st.drop_syn++;
-			else
-				net->st.drop_room++;
-			net_want(net, CAUSE_INLOG);
-			frame_free(&net->fp, frame);
-			return;
-		}
-	}
-	net->fp.meta[frame].nic = nic;
-	track_input(net, nic, &p);
-	seq = ++net->in_seq;
-	if (share) {
-		struct net_act *a = net_msg_new(net, NM_INPUT);
-
-		a->nic = a->msg.nic = nic;
-		a->msg.seq = seq;
-		a->frame = frame;
-		net->st.peer_out++;
-	}
-	if (net->gate_open) {
-		give_input(net, nic, frame, seq, &p);
-	} else if (net->gated.n >= net->fp.n / 4) {
-		/* As a NIC whose ring is full: lost for this copy, and a client's retransmission comes to both. */
-		net->st.drop_pool++;
-		frame_free(&net->fp, frame);
-	} else {
-		net->fp.meta[frame].epoch = seq;
-		frame_list_append(&net->fp, &net->gated, frame);
-	}
-}
-
 static void from_guest(struct net *net, uint8_t nic, uint32_t frame)
 {
 	struct packet p;
@@ -388,83 +311,12 @@ static void from_guest(struct net *net, uint8_t nic, uint32_t frame)
 	}
 }
 
-/* One frame of the SVM, made in epoch @epoch. */
-static void from_svm(struct net *net, uint8_t nic, uint32_t frame, uint64_t epoch)
-{
-	struct packet p;
-
-	net->fp.meta[frame].nic = nic;
-	net->fp.meta[frame].epoch = epoch;
-	packet_parse(net_data(net, frame), net->fp.meta[frame].len, &p);
-	release_svm(net, frame, nic, &p);
-}
-
-static void answer_cut(struct net *net)
-{
-	struct net_act *a;
-
-	net->closing = false;
-	net->cut = net->quiet_seq;
-	net_act_new(net, NA_WATCH)->arg = 0;
-	a = net_act_new(net, NA_CUT);
-	a->n = net->close_n;
-	a->seq = net->cut;
-}
-
-static void gate_close(struct net *net, uint64_t n)
-{
-	hybrid_closing(net);
-	net->gate_open = false;
-	net->closing = true;
-	net->close_n = n;
-	net->gate_deadline = net->now + net->cfg.gate_wait;
-	/* What the PVM was given before the secondary listened must be in the first state: nobody has it in a log. */
-	if (net->role == NET_PRIMARY && !net->quiet_seq)
-		net->gate_deadline = net->now + FIRST_GATE * net->cfg.gate_wait;
-	if (net->quiet_seq == net->given_seq)
-		answer_cut(net);
-	else
-		net_act_new(net, NA_WATCH)->arg = 1;
-}
-
-/* The gate's wait is over without an answer. */
-static void stop_waiting(struct net *net)
-{
-	if (net->closing)
-		net_act_new(net, NA_WATCH)->arg = 0;
-	net->closing = false;
-}
-
-static void gate_open(struct net *net)
-{
-	struct packet p;
-	uint32_t h;
-
-	if (!net->gate_open)
-		hybrid_opened(net);
-	net->gate_open = true;
-	stop_waiting(net);
-	if (net->replay_due) {
-		net->replay_due = false;
-		inlog_replay(net);
-	}
-	if (net->role == NET_SECONDARY)
-		inlog_deliver(net);
-	while ((h = frame_list_pop(&net->fp, &net->gated)) != FRAME_NONE) {
-		packet_parse(net_data(net, h), net->fp.meta[h].len, &p);
-		give_input(net, net->fp.meta[h].nic, h, net->fp.meta[h].epoch, &p);
-	}
-	/* What there was no room for is behind us too, or no cut would ever cover it in the secondary's log. */
-	if (net->role == NET_PRIMARY)
-		net->given_seq = net->in_seq;
-}
-
 /* The local VM is stopped and all it had said is taken. */
 static void drained(struct net *net)
 {
 	net->stopped = false;
 	if (net->role == NET_PRIMARY && net->close_n == net->epoch)
-		release_barrier(net, net->close_n);
+		epoch_barrier(net, net->close_n);
 	net_act_new(net, NA_DRAINED)->n = net->close_n;
 }
 
@@ -514,7 +366,7 @@ static void promote(struct net *net)
 	if (net->role != NET_SECONDARY)
 		return;
 	net->role = NET_ALONE;
-	stop_waiting(net);
+	gate_stop_waiting(net);
 	rewrite_forget(net);
 	flow_for_each(&net->flows, f) {
 		/* No client has seen an answer to this SYN yet: the SVM's own numbers become the client's. */
@@ -537,7 +389,7 @@ static void alone(struct net *net)
 	if (net->role != NET_PRIMARY)
 		return;
 	net->role = NET_ALONE;
-	release_all(net);
+	epoch_release_all(net);
 	hybrid_reset(net);
 	net->holding = net->loaded = false;
 	net->wanted = 0;
@@ -546,7 +398,7 @@ static void alone(struct net *net)
 static void loaded(struct net *net, uint64_t n)
 {
 	if (net->role == NET_PRIMARY) {
-		release_staged(net, n);
+		epoch_staged(net, n);
 		if (n + 1 != net->epoch)
 			return;
 		net->loaded = true;
@@ -563,122 +415,11 @@ static void loaded(struct net *net, uint64_t n)
 	net->epoch = n + 1;
 }
 
-static void take_rules(struct net *net, uint32_t frame)
-{
-	struct rules rules;
-
-	if (frame == NET_NONE || rules_decode(net_data(net, frame), net->fp.meta[frame].len, &rules) < 0)
-		net->st.drop_bad++;
-	else
-		net_set_rules(net, &rules);
-	if (frame != NET_NONE)
-		frame_free(&net->fp, frame);
-}
-
-static void tell_rules(struct net *net)
-{
-	uint32_t h = frame_alloc(&net->fp, false);
-	struct net_act *a;
-	int len;
-
-	if (h == FRAME_NONE)
-		return;
-	net->rules_due = false;
-	len = rules_encode(&net->cfg.rules, net_data(net, h), net->cfg.frame_size);
-	if (len < 0) {
-		net->st.drop_bad++;
-		frame_free(&net->fp, h);
-		return;
-	}
-	net->fp.meta[h].len = (uint32_t)len;
-	a = net_msg_new(net, NM_RULES);
-	a->frame = h;
-	frame_free(&net->fp, h);
-}
-
-static void from_peer(struct net *net, const struct net_ev *ev)
-{
-	const struct net_msg *m = &ev->msg;
-	enum net_role wants = m->type == NM_OUTPUT || m->type == NM_LOGGED || m->type == NM_FLOW_OK ?
-			      NET_PRIMARY : NET_SECONDARY;
-	struct flow *f;
-
-	net->st.peer_in++;
-	if (net->role != wants || m->nic >= net->cfg.n_nics) {
-		net->st.drop_bad++;
-		if (ev->frame != NET_NONE)
-			frame_free(&net->fp, ev->frame);
-		return;
-	}
-	switch (m->type) {
-	case NM_INPUT:
-		inlog_take(net, m->seq, m->nic, ev->frame);
-		break;
-	case NM_OUTPUT:
-		if (m->epoch == net->epoch && net->holding)
-			release_staged(net, m->epoch - 1);
-		if ((m->epoch != net->epoch && !FAULT(net, NET_FAULT_OLD_EPOCH)) || !net->holding) {
-			net->st.drop_old_epoch++;
-			frame_free(&net->fp, ev->frame);
-			break;
-		}
-		from_svm(net, m->nic, ev->frame, m->epoch);
-		break;
-	case NM_LOGGED:
-		if (m->seq > net->in_seq) {
-			net->st.drop_bad++;
-			break;
-		}
-		if (m->seq > net->logged)
-			net->logged = m->seq;
-		net->peer_room = m->room;
-		if (m->room < net->cfg.n_log / 4)
-			net_want(net, CAUSE_INLOG);
-		if (m->has_ts && net_want(net, CAUSE_FLOWS))
-			net->st.limit_flows++;
-		break;
-	case NM_FLOW:
-		rewrite_flow(net, m);
-		break;
-	case NM_FLOW_OK:
-		f = flow_find(&net->flows, &m->key);
-		if (f && f->isn_known && f->isn == m->isn) {
-			f->flow_ok = true;
-			compare_flow(net, f);
-		}
-		break;
-	case NM_TABLE:
-		rewrite_table(net, m);
-		break;
-	case NM_BARRIER:
-		if (net->table_lost) {
-			/* P3: without the whole table n cannot be taken over, so it is never said to be STAGED. */
-			net->st.drop_bad++;
-			break;
-		}
-		net->barrier_seen = true;
-		net->barrier_n = m->epoch;
-		net->barrier_cut = m->seq;
-		if (!net->have_state)
-			inlog_cut(net, m->seq);
-		net_act_new(net, NA_BARRIER)->n = m->epoch;
-		break;
-	case NM_RELEASED:
-		keep_told(net, m);
-		break;
-	case NM_RULES:
-		take_rules(net, ev->frame);
-		break;
-	default:
-		net->st.drop_bad++;
-	}
-}
-
 static void event(struct net *net, const struct net_ev *ev)
 {
 	switch (ev->type) {
 	case NEV_TAP:
-		from_tap(net, ev->nic, ev->frame);
+		gate_input(net, ev->nic, ev->frame);
 		break;
 	case NEV_GUEST:
 		from_guest(net, ev->nic, ev->frame);
@@ -686,7 +427,7 @@ static void event(struct net *net, const struct net_ev *ev)
 	case NEV_QUIET:
 		net->quiet_seq = net->given_seq;
 		if (net->closing)
-			answer_cut(net);
+			gate_answer(net);
 		break;
 	case NEV_DRAINED:
 		if (net->stopped)
@@ -702,7 +443,7 @@ static void event(struct net *net, const struct net_ev *ev)
 		gate_close(net, ev->n);
 		break;
 	case NEV_STOPPED:
-		stop_waiting(net);
+		gate_stop_waiting(net);
 		net->stopped = true;
 		net->close_n = ev->n;
 		break;
@@ -711,7 +452,7 @@ static void event(struct net *net, const struct net_ev *ev)
 		break;
 	case NEV_STAGED:
 		if (net->role == NET_PRIMARY)
-			release_staged(net, ev->n);
+			epoch_staged(net, ev->n);
 		break;
 	case NEV_LOADED:
 		loaded(net, ev->n);
@@ -723,7 +464,7 @@ static void event(struct net *net, const struct net_ev *ev)
 		alone(net);
 		break;
 	case NEV_MSG:
-		from_peer(net, ev);
+		peer_message(net, ev);
 		break;
 	}
 }
@@ -738,7 +479,7 @@ static void timers(struct net *net)
 {
 	if (net->closing && net->now >= net->gate_deadline) {
 		net->st.gate_expired++;
-		answer_cut(net);
+		gate_answer(net);
 	}
 	if (other_waits(net) && net->now >= net->other_since + net->cfg.other_delay)
 		net_want(net, CAUSE_OTHER);
@@ -746,7 +487,7 @@ static void timers(struct net *net)
 	frag_timers(net);
 	hybrid_timers(net);
 	if (net->rules_due && net->role == NET_PRIMARY)
-		tell_rules(net);
+		peer_tell_rules(net);
 	if (net->announce_left && net->now >= net->announce_at)
 		announce_now(net);
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * Private to core/net.c and to the files that it owns: inlog, track, hold, compare, datagram, frag, hybrid, release,
- * keep, rewrite and announce. Nobody else includes this.
+ * Private to core/net.c and to the files that it owns: gate, peer, inlog, svm, track, hold, compare, datagram, frag,
+ * hybrid, release, epoch, keep, rewrite and announce. Nobody else includes this.
  */
 #ifndef CORE_NET_INTERNAL_H
 #define CORE_NET_INTERNAL_H
@@ -168,6 +168,19 @@ void track_client_syn(struct flow *f, const struct packet *p);
 /* track_action() - what the rules say. Return: enum rule_action */
 enum rule_action track_action(struct net *net, struct flow *f);
 
+/* gate.c: input, the gate toward QEMU, the cut */
+void gate_input(struct net *net, uint8_t nic, uint32_t frame);
+void gate_close(struct net *net, uint64_t n);
+/* gate_answer() - the cut is known */
+void gate_answer(struct net *net);
+/* gate_stop_waiting() - the gate's wait is over without an answer */
+void gate_stop_waiting(struct net *net);
+void gate_open(struct net *net);
+
+/* peer.c: what the other node says */
+void peer_message(struct net *net, const struct net_ev *ev);
+void peer_tell_rules(struct net *net);
+
 /* inlog.c: the secondary's log of input */
 int inlog_init(struct inlog *log, uint32_t n);
 void inlog_free(struct inlog *log);
@@ -273,10 +286,13 @@ void release_learn(struct net *net, struct flow *f, const struct packet *p);
 void release_alone(struct net *net, uint32_t frame, uint8_t nic, struct packet *p);
 void release_pvm(struct net *net, uint32_t frame, uint8_t nic, struct packet *p);
 void release_svm(struct net *net, uint32_t frame, uint8_t nic, struct packet *p);
-void release_barrier(struct net *net, uint64_t n);
-void release_staged(struct net *net, uint64_t n);
-void release_all(struct net *net);
 void release_finish(struct net *net);
+
+/* epoch.c: what a checkpoint lets out */
+void epoch_barrier(struct net *net, uint64_t n);
+void epoch_staged(struct net *net, uint64_t n);
+/* epoch_release_all() - the secondary is gone for sure: nothing waits any more */
+void epoch_release_all(struct net *net);
 
 /* svm.c: the secondary's own VM speaks */
 void svm_output(struct net *net, uint32_t frame, uint8_t nic, struct packet *p);
