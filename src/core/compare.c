@@ -198,6 +198,18 @@ void compare_guess(struct net *net, struct flow *f)
 	hold_want(net, f, CAUSE_MISMATCH);
 }
 
+/*
+ * A client that has opened its port anew may be answered by one copy for its first SYN and by the other for the second.
+ * With data in the SYN the acknowledgements may differ by what was taken of it, and by no more.
+ */
+static bool other_syn(const struct flow *f, const struct packet *a)
+{
+	uint32_t apart = a->ack - f->rem.ack;
+
+	return (a->flags & (TCP_SYN | TCP_ACK)) == (TCP_SYN | TCP_ACK) && f->rem.syn && f->rem.ack_known &&
+	       (int32_t)apart != (int16_t)apart;
+}
+
 void compare_flow(struct net *net, struct flow *f)
 {
 	bool before = f->diverged;
@@ -225,6 +237,10 @@ void compare_flow(struct net *net, struct flow *f)
 		packet_parse(net_data(net, f->loc.held.head), m->len, &a);
 		if (a.flags & TCP_SYN && !f->flow_ok && !FAULT(net, NET_FAULT_NO_FLOW_OK))
 			break;
+		if (other_syn(f, &a)) {
+			f->diverged = true;
+			break;
+		}
 		pos = verify(net, f, &a, m->end, f->out_nxt);
 		if (pos == f->out_nxt)
 			break;

@@ -230,7 +230,7 @@ void inlog_take(struct net *net, uint64_t seq, uint8_t nic, uint32_t frame)
 		if (f && (p.flags & TCP_SYN)) {
 			/* A new connection of the same addresses numbers anew: old acknowledgements say nothing about it. */
 			f->rel_known = false;
-			f->loc.ack_known = false;
+			f->loc.ack_known = f->loc.rst = false;
 		}
 		if (f && !(p.flags & TCP_RST)) {
 			e->flow = f->self;
@@ -299,7 +299,8 @@ void inlog_replay(struct net *net)
 		if (e->flow != FLOW_NONE) {
 			struct flow *f = &net->flows.flows[e->flow];
 
-			due = due || !f->loc.ack_known || (e->span && !seq_leq(e->end, f->loc.ack));
+			/* A connection that the SVM has reset must not be opened anew by its old SYN. */
+			due = due || (!f->loc.rst && (!f->loc.ack_known || (e->span && !seq_leq(e->end, f->loc.ack))));
 		}
 		if (!due || FAULT(net, NET_FAULT_NO_REPLAY))
 			continue;
