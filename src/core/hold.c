@@ -7,7 +7,8 @@
  * their order. What cannot be compared at all is in one list of the node (other).
  *
  * Limits: frames and bytes of each flow and side (max_queue_size as in QEMU, max_flow_bytes), frames and bytes of each
- * side in all. At a limit a checkpoint is asked for, which empties everything. Should it not come in time, what comes
+ * side in all. At a limit a checkpoint is asked for, which empties everything; for datagrams of
+ * the SVM at most one in compare_timeout, and the oldest of the flow go. Should it not come in time, what comes
  * at twice a limit is dropped whole, as on a network, and counted; connections that are not established yet stop at half.
  *
  * Age: what is held longer than compare_timeout starts a checkpoint. The time counts only while there is an SVM that
@@ -64,7 +65,19 @@ static void check_limits(struct net *net, struct flow *f, struct flow_side *s)
 		counter = &net->st.limit_held;
 	else if (net->n_bytes > net->cfg.max_bytes || net->n_bytes_rem > net->cfg.max_bytes)
 		counter = &net->st.limit_bytes;
-	if (!counter || net->role != NET_PRIMARY || net->wanted & 1u << CAUSE_HELD)
+	if (!counter || net->role != NET_PRIMARY)
+		return;
+	/*
+	 * Datagrams that only the SVM has said: after a load it answers once more what is answered already, so a checkpoint
+	 * at each such limit would bring on the next. The oldest goes; should it be needed, its twin will be a difference.
+	 */
+	if (f->key.datagram && s == &f->rem) {
+		net->st.drop_held += frame_free_chain(&net->fp, hold_pop(net, f, s));
+		if (net->svm_full_at && net->now < net->svm_full_at + net_nic(net, f->key.nic)->compare_timeout)
+			return;
+		net->svm_full_at = net->now;
+	}
+	if (net->wanted & 1u << CAUSE_HELD)
 		return;
 	++*counter;
 	hold_want(net, f, CAUSE_HELD);
@@ -227,7 +240,7 @@ bool hold_piece(struct net *net, enum net_side side)
 		net->st.drop_held++;
 		return false;
 	}
-	if (n >= net->cfg.max_held && net_want(net, CAUSE_HELD))
+	if (n >= net->cfg.max_held && side == SIDE_LOC && net_want(net, CAUSE_HELD))
 		net->st.limit_held++;
 	return true;
 }

@@ -106,6 +106,7 @@ static void net_clear(struct net *net)
 	net->wanted = 0;
 	net->loaded_at = net->rel_at = net->other_since = 0;
 	memset(net->scan_at, 0, sizeof(net->scan_at));
+	net->svm_full_at = 0;
 	net->rules_gen = 1;
 	net->rules_due = net->flows_scarce = false;
 	hybrid_reset(net);

@@ -97,6 +97,7 @@ struct net {
 	nstime other_since;
 	uint32_t n_held, n_held_rem;	/* frames */
 	uint32_t n_bytes, n_bytes_rem;
+	nstime svm_full_at;		/* of the last checkpoint that datagrams of the SVM alone asked for */
 	uint32_t wanted;		/* causes asked for in this epoch, a bit each */
 	nstime loaded_at, rel_at;
 	nstime scan_at[NET_MAX_NICS];
