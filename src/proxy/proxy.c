@@ -14,7 +14,9 @@
  * tap_emit() is the only place where a frame leaves toward the network; it checks the lease there (P5): a process
  * that was frozen and wakes finds the deadline passed before its first write.
  *
- * The statistics are published under a lock, at most every 10 ms, and 10 ms after the last turn.
+ * Rules and settings of a NIC come from the control loop as messages and hold from the next batch on; a capture looks at
+ * what passes here (capture.c). The statistics are published under a lock, at most every 10 ms, and 10 ms after the last turn, the rules in
+ * force, which a peer may have sent, when they change.
  */
 #include "proxy/proxy.h"
 
