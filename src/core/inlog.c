@@ -43,7 +43,7 @@ void inlog_reset(struct net *net)
 	for (uint32_t i = 0; i < log->n; i++)
 		log->e[i].next = i + 1 < log->n ? i + 1 : FLOW_NONE;
 	log->free_head = log->n ? 0 : FLOW_NONE;
-	log->n_used = 0;
+	log->n_used = log->n_dead = 0;
 	log->head = log->tail = log->next_out = FLOW_NONE;
 	log->last = log->given = 0;
 	log->told = 0;
@@ -113,7 +113,8 @@ void inlog_deliver(struct net *net)
 
 /*
  * Entries of the middle of the log are unlinked lazily: trimming marks them (frame NONE) and the walk below takes
- * them out, so that a flow's trim does not have to know its predecessor in the whole log.
+ * them out, so that a flow's trim does not have to know its predecessor in the whole log: only when no
+ * entry is free, so that the walk costs what it frees.
  */
 static void sweep(struct net *net)
 {
@@ -133,6 +134,7 @@ static void sweep(struct net *net)
 			log->e[i].next = log->free_head;
 			log->free_head = i;
 			log->n_used--;
+			log->n_dead--;
 		} else {
 			prev = i;
 		}
@@ -161,6 +163,7 @@ void inlog_trim(struct net *net, struct flow *f)
 		e->flow = FLOW_NONE;
 		frame_free(&net->fp, e->frame);
 		e->frame = FRAME_NONE;
+		log->n_dead++;
 	}
 }
 
@@ -330,10 +333,8 @@ void inlog_tell(struct net *net)
 	uint32_t room;
 	struct net_act *a;
 
-	if (log->n - log->n_used < log->n / 2)
-		sweep(net);
 	/* Before the first state the oldest frames make room by themselves. */
-	room = keeps(net) ? log->n - log->n_used : log->n / 2;
+	room = keeps(net) ? log->n - inlog_live(log) : log->n / 2;
 	if (room > net->fp.n_free / 2)
 		room = net->fp.n_free / 2;
 	if (log->last == log->told && room / 8 == log->told_room / 8 && !net->flows_scarce)

@@ -227,7 +227,7 @@ void net_stats_get(const struct net *net, struct net_stats *out)
 	*out = net->st;
 	out->held = net->n_held;
 	out->held_svm = net->n_held_rem;
-	out->logged = net->log.n_used;
+	out->logged = inlog_live(&net->log);
 	out->flows = net->flows.n_used;
 	out->frames_free = net->fp.n_free;
 	out->held_bytes = net->n_bytes;

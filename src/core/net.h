@@ -206,6 +206,7 @@ struct net_stats {
 	uint64_t mismatches, guessed;			/* epochs with a difference; differences foreseen */
 	uint64_t gate_expired;
 	uint64_t drop_pool, drop_room, drop_held, drop_old_epoch, drop_bad, drop_silent;
+	uint64_t drop_qemu;		/* toward QEMU, whose socket was full, or from it and too long; the shell counts them */
 	uint64_t flows_evicted, flows_full;
 	uint64_t replayed;		/* input given to the guest once more */
 	uint64_t resent;		/* output of the SVM let out at promotion */

@@ -36,6 +36,7 @@ struct log_entry {
 struct inlog {
 	struct log_entry *e;
 	uint32_t n, n_used, free_head;
+	uint32_t n_dead;		/* of those in use: trimmed, and not yet taken out */
 	uint32_t head, tail;		/* by seq */
 	uint32_t next_out;		/* first that was not given to the guest */
 	uint64_t last;			/* highest seq taken */
@@ -183,6 +184,11 @@ void peer_message(struct net *net, const struct net_ev *ev);
 void peer_tell_rules(struct net *net);
 
 /* inlog.c: the secondary's log of input */
+static inline uint32_t inlog_live(const struct inlog *log)
+{
+	return log->n_used - log->n_dead;
+}
+
 int inlog_init(struct inlog *log, uint32_t n);
 void inlog_free(struct inlog *log);
 void inlog_reset(struct net *net);

@@ -108,7 +108,7 @@ static void text_counters(struct json_object *n, FILE *f)
 		{ "drop_pool", "no buffer" }, { "drop_room", "no room at the secondary" },
 		{ "drop_held", "secondary's, too many" },
 		{ "drop_old_epoch", "secondary's, of another epoch" }, { "drop_bad", "malformed or doubled" },
-		{ "drop_silent", "while standing by" }, { "drop_syn", "new connections in a flood" },
+		{ "drop_silent", "while standing by" }, { "drop_syn", "new connections in a flood" }, { "drop_qemu", "QEMU's socket full" },
 		{ "reasm_dropped", "incomplete fragments" },
 	};
 	static const struct rare limits[] = {

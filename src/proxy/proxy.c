@@ -15,8 +15,8 @@
  * that was frozen and wakes finds the deadline passed before its first write.
  *
  * Rules and settings of a NIC come from the control loop as messages and hold from the next batch on; a capture looks at
- * what passes here (capture.c). The statistics are published under a lock, at most every 10 ms, and 10 ms after the last turn, the rules in
- * force, which a peer may have sent, when they change.
+ * what passes here (capture.c). The statistics are published under a lock, at most every 10 ms and 10 ms after the last
+ * turn, the rules in force, which a peer may have sent, when they change.
  */
 #include "proxy/proxy.h"
 
@@ -170,6 +170,8 @@ static void publish(struct proxy *px, nstime now)
 	px->published_at = now;
 	pthread_mutex_lock(&px->lock);
 	net_stats_get(px->net, &px->published);
+	for (unsigned int i = 0; i < px->cfg.n_nics; i++)
+		px->published.drop_qemu += px->ports[i].sock.dropped_in + px->ports[i].sock.dropped_out;
 	pthread_mutex_unlock(&px->lock);
 	if (!was_signed && px->published.signed_flows)
 		log_warn("a TCP connection with MD5 or AO signatures: it cannot be translated, so each of its segments leaves with "
