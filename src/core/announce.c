@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
  * Telling the network where the VM is now. The secondary learns the guest's addresses, with their VLANs, from what it
- * sends and receives; at promotion they are announced from this node's port, a few times over a second since nobody
+ * sends (not from what is sent to it, which anybody can forge); at promotion they are announced from this node's port, a few times over a second since nobody
  * confirms: RARP for the switches, gratuitous ARP and unsolicited neighbour advertisements for the neighbours. Frames
  * that the guest forwards for others carry its MAC address and their IP address; at most NET_ADDRS are learnt, first
  * come, so a router's own come first. Pure; belongs to one struct net.
@@ -44,17 +44,17 @@ static void learn(struct net *net, uint8_t nic, const struct packet *p, uint8_t 
 	memcpy(a->tags, p->tag, sizeof(a->tags));
 }
 
-void announce_learn(struct net *net, uint8_t nic, const struct packet *p, bool from_guest)
+void announce_learn(struct net *net, uint8_t nic, const struct packet *p)
 {
 	const uint8_t *mac = net->cfg.mac[nic], *l3 = p->data + p->l3;
 
-	if (p->frame_len < 14 || memcmp(p->data + (from_guest ? 6 : 0), mac, 6))
+	if (p->frame_len < 14 || memcmp(p->data + 6, mac, 6))
 		return;
 	if (p->family == 4)
-		learn(net, nic, p, 4, l3 + (from_guest ? 12 : 16));
+		learn(net, nic, p, 4, l3 + 12);
 	else if (p->family == 6)
-		learn(net, nic, p, 6, l3 + (from_guest ? 8 : 24));
-	else if (p->kind == PK_LOCAL && from_guest && !memcmp(l3 + 8, mac, 6))
+		learn(net, nic, p, 6, l3 + 8);
+	else if (p->kind == PK_LOCAL && !memcmp(l3 + 8, mac, 6))
 		learn(net, nic, p, 4, l3 + 14);
 }
 

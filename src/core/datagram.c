@@ -8,8 +8,8 @@
  * lifetime and flow label are each copy's own business. A fragmented datagram is compared when it is complete,
  * whatever way it was cut (frag.c).
  *
- * The PVM's oldest datagram leaves when the SVM has said an equal one in the same epoch; what the SVM had said before
- * that one is thrown away. If the SVM has said something, and nothing of it is equal, the copies differ: a checkpoint is
+ * The PVM's oldest datagram leaves when the SVM has said an equal one in the same epoch, in whatever order the SVM answers;
+ * so the order within a flow is the PVM's. If the SVM has said something, and nothing of it is equal, the copies differ: a checkpoint is
  * asked for at once, and nothing more of the flow is compared until then. One thing is no difference: an SVM that was
  * given an input twice, after a load, answers twice. So what left last in a flow is remembered by its hash, and
  * a second copy of it is thrown away. A wrong guess there costs a checkpoint and never lets anything out.
@@ -133,15 +133,15 @@ void datagram_released(struct net *net, struct flow *f, uint32_t frame)
 	datagram_emit(net, frame);
 }
 
-/* Which of the SVM's waiting datagrams is the first equal to @h. Return: how many stand before it, or -1 */
-static int find(struct net *net, struct flow *f, uint32_t h)
+/* Take out the first of the SVM's datagrams that is equal to @h; the copies may answer in another order. */
+static uint32_t find(struct net *net, struct flow *f, uint32_t h)
 {
-	int n = 0;
+	uint32_t prev = FRAME_NONE;
 
-	for (uint32_t i = f->rem.held.head; i != FRAME_NONE; i = net->fp.meta[i].next, n++)
+	for (uint32_t i = f->rem.held.head; i != FRAME_NONE; prev = i, i = net->fp.meta[i].next)
 		if (same(net, &f->key, h, i))
-			return n;
-	return -1;
+			return hold_take(net, f, &f->rem, i, prev);
+	return FRAME_NONE;
 }
 
 static void drop_svm(struct net *net, struct flow *f)
@@ -149,26 +149,29 @@ static void drop_svm(struct net *net, struct flow *f)
 	frame_free_chain(&net->fp, hold_pop(net, f, &f->rem));
 }
 
+void datagram_forget_twice(struct net *net, struct flow *f)
+{
+	while (f->rem.held.n && said_before(net, f, f->rem.held.head)) {
+		net->st.svm_twice++;
+		drop_svm(net, f);
+	}
+}
+
 void datagram_compare(struct net *net, struct flow *f)
 {
 	while (!f->diverged && f->loc.held.n && f->rem.held.n) {
-		uint32_t h = f->loc.held.head;
-		int before;
+		uint32_t h = f->loc.held.head, twin;
 
 		if (net->fp.meta[h].epoch != net->epoch)
 			return;
-		before = find(net, f, h);
-		if (before < 0 && said_before(net, f, f->rem.held.head)) {
-			net->st.svm_twice++;
-			drop_svm(net, f);
-			continue;
-		}
-		if (before < 0) {
-			compare_differs(net, f);
+		twin = find(net, f, h);
+		if (twin == FRAME_NONE) {
+			datagram_forget_twice(net, f);
+			if (f->rem.held.n)
+				compare_differs(net, f);
 			return;
 		}
-		while (before-- >= 0)
-			drop_svm(net, f);
+		frame_free_chain(&net->fp, twin);
 		hold_pop(net, f, &f->loc);
 		f->held_since = net->now;
 		net->st.datagrams++;
@@ -225,14 +228,20 @@ void datagram_pvm(struct net *net, uint32_t frame, uint8_t nic, const struct pac
 	}
 	switch (track_action(net, f)) {
 	case RULE_BYPASS:
+		/* What was held before the rule came goes first. */
+		epoch_let_go(net, f, UINT64_MAX);
 		net->st.bypassed++;
 		datagram_emit(net, frame);
 		return;
+	case RULE_COMPARE:
+		if (!f->other_epoch || f->other_epoch <= net->staged)
+			break;
+		/* What was held by a rule until now goes first. */
+		/* fall through */
 	case RULE_HOLD:
+		f->other_epoch = net->epoch;
 		other_chain(net, frame);
 		return;
-	case RULE_COMPARE:
-		break;
 	}
 	hold_append(net, f, &f->loc, frame, content_of(net, frame, p));
 	datagram_compare(net, f);

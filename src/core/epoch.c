@@ -53,6 +53,8 @@ void epoch_barrier(struct net *net, uint64_t n)
 	/* Input of before the cut needs no log; at the first barrier there may be some that was never sent. */
 	if (net->logged < net->cut)
 		net->logged = net->cut;
+	/* Once more with each checkpoint: the secondary may have had no buffer for them. */
+	net->rules_due = net->cfg.rules.n > 0;
 	a = net_msg_new(net, NM_BARRIER);
 	a->msg.epoch = n;
 	a->msg.seq = net->cut;
@@ -65,7 +67,7 @@ void epoch_barrier(struct net *net, uint64_t n)
 }
 
 /* Let out what the PVM has held back of flow @f up to epoch @n. */
-static void let_go(struct net *net, struct flow *f, uint64_t n)
+void epoch_let_go(struct net *net, struct flow *f, uint64_t n)
 {
 	struct frame_meta *m = net->fp.meta;
 	struct packet p;
@@ -125,7 +127,7 @@ void epoch_staged(struct net *net, uint64_t n)
 			f->rem.fin = f->bar_fin;
 		}
 		f->diverged = false;
-		let_go(net, f, n);
+		epoch_let_go(net, f, n);
 		if (f->bar_set && f->bar_seen && !FAULT(net, NET_FAULT_NO_RESET)) {
 			f->out_nxt = f->out_known ? seq_max(f->out_nxt, f->bar_nxt) : f->bar_nxt;
 			f->out_known = true;
@@ -150,7 +152,7 @@ void epoch_release_all(struct net *net)
 		flow_list_del(&net->flows, f, LIST_BARRIER);
 		hold_clear(net, f, &f->rem);
 		f->diverged = f->bar_set = false;
-		let_go(net, f, UINT64_MAX);
+		epoch_let_go(net, f, UINT64_MAX);
 		if (f->key.datagram)
 			continue;
 		f->out_nxt = f->loc.seen ? f->loc.nxt : f->out_nxt;

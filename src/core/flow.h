@@ -120,6 +120,8 @@ struct flow {
 	bool diverged;		/* the copies differ; nothing is compared until the next checkpoint is STAGED */
 	uint64_t diverged_epoch;
 	nstime held_since;	/* last progress of held output */
+	nstime rem_since;	/* the SVM's oldest */
+	uint64_t other_epoch;	/* the last in which something of it was not compared: what follows must not overtake it */
 
 	/* Secondary: what RELEASED has told, and the log's entries of this flow. */
 	bool rel_known, rel_ts, rel_out;

@@ -106,6 +106,7 @@ static struct reasm *find(struct net *net, enum net_side side, const struct flow
 			oldest = r;
 	}
 	if (!unused) {
+		net->st.limit_reasm++;
 		give_up(net, side, oldest);
 		unused = oldest;
 	}
@@ -257,7 +258,7 @@ void frag_tcp(struct net *net, uint32_t head, void (*fn)(struct net *net, uint32
 		total = p.frag_off + p.len;
 	}
 	doff = total < 20 ? 0 : (uint32_t)(net->scratch[12] >> 4) * 4;
-	room = net->cfg.frame_size - NET_ETH_EXTRA - (first.family == 4 ? 20 : 40) - doff;
+	room = net->cfg.mtu[m.nic] - (first.family == 4 ? 20 : 40) - doff;
 	if (doff < 20 || doff > total || room > net->cfg.frame_size) {
 		/* Not TCP at all, or a frame too small for its headers: as it stands, with a checkpoint. */
 		if (net->role == NET_SECONDARY)
@@ -291,7 +292,17 @@ void frag_staged(struct net *net, uint64_t n)
 			continue;
 		forget(net, SIDE_LOC, r);
 		net->st.released_staged++;
-		datagram_emit(net, h);
+		while (h != FRAME_NONE) {
+			uint32_t next = net->fp.meta[h].piece;
+
+			net->fp.meta[h].piece = FRAME_NONE;
+			/* What the guest has sent of it since the barrier is in no state yet. */
+			if (net->fp.meta[h].epoch <= n)
+				release_emit(net, net->fp.meta[h].nic, h);
+			else
+				hold_other(net, h);
+			h = next;
+		}
 	}
 }
 

@@ -13,7 +13,7 @@
  *
  * Age: what is held longer than compare_timeout starts a checkpoint. The time counts only while there is an SVM that
  * could answer: a slow one must not be made slower by checkpoints, so the limit doubles with each that a timeout has
- * caused in a row. Where the guest speaks unasked its copy may do so at another time or from another port, which
+ * caused in a row. It is the same for what the SVM alone has said. Where the guest speaks unasked its copy may do so at another time or from another port, which
  * no wait would mend; so there the limit is short. Pure; belongs to one struct net.
  */
 #include "core/net_internal.h"
@@ -57,13 +57,15 @@ void hold_want(struct net *net, struct flow *f, enum ckpt_cause cause)
 
 static void check_limits(struct net *net, struct flow *f, struct flow_side *s)
 {
+	uint32_t frames = s == &f->loc ? net->n_held : net->n_held_rem;
+	uint32_t bytes = s == &f->loc ? net->n_bytes : net->n_bytes_rem;
 	uint64_t *counter = NULL;
 
 	if (s->held.n > net_nic(net, f->key.nic)->max_queue_size || s->held_bytes > net->cfg.max_flow_bytes)
 		counter = &net->st.limit_flow;
-	else if (net->n_held > net->cfg.max_held || net->n_held_rem > net->cfg.max_held)
+	else if (frames > net->cfg.max_held)
 		counter = &net->st.limit_held;
-	else if (net->n_bytes > net->cfg.max_bytes || net->n_bytes_rem > net->cfg.max_bytes)
+	else if (bytes > net->cfg.max_bytes)
 		counter = &net->st.limit_bytes;
 	if (!counter || net->role != NET_PRIMARY)
 		return;
@@ -96,11 +98,12 @@ static bool no_room(struct net *net, struct flow *f, struct flow_side *s)
 
 static void entered(struct net *net, struct flow *f, struct flow_side *s)
 {
-	if (s == &f->loc) {
-		if (s->held.n == 1)
-			f->held_since = net->now;
+	if (s->held.n == 1 && s == &f->loc)
+		f->held_since = net->now;
+	else if (s->held.n == 1)
+		f->rem_since = net->now;
+	if (net->role == NET_PRIMARY)
 		flow_list_add(&net->flows, f, LIST_HELD);
-	}
 	check_limits(net, f, s);
 }
 
@@ -175,6 +178,21 @@ uint32_t hold_pop(struct net *net, struct flow *f, struct flow_side *s)
 	return h;
 }
 
+uint32_t hold_take(struct net *net, struct flow *f, struct flow_side *s, uint32_t frame, uint32_t prev)
+{
+	struct frame_meta *m = net->fp.meta;
+
+	if (prev == FRAME_NONE)
+		return hold_pop(net, f, s);
+	m[prev].next = m[frame].next;
+	if (s->held.tail == frame)
+		s->held.tail = prev;
+	s->held.n--;
+	m[frame].next = FRAME_NONE;
+	count(net, f, s, frame, false);
+	return frame;
+}
+
 void hold_rst(struct net *net, struct flow *f, uint32_t frame)
 {
 	uint32_t old = hold_take_rst(net, f);
@@ -215,15 +233,30 @@ void hold_clear(struct net *net, struct flow *f, struct flow_side *s)
 
 void hold_other(struct net *net, uint32_t frame)
 {
+	struct frame_meta *m = net->fp.meta;
+	uint32_t prev = FRAME_NONE, i;
+
 	if (net->n_held >= 2 * net->cfg.max_held || net->n_bytes >= 2 * net->cfg.max_bytes) {
 		net->st.drop_held++;
 		frame_free(&net->fp, frame);
 		return;
 	}
 	/* The time counts for those that no checkpoint under way carries. */
-	if (!net->other.n || net->fp.meta[net->other.tail].epoch != net->fp.meta[frame].epoch)
+	if (m[frame].epoch == net->epoch && (!net->other.n || m[net->other.tail].epoch != net->epoch))
 		net->other_since = net->now;
-	frame_list_append(&net->fp, &net->other, frame);
+	if (!net->other.n || m[net->other.tail].epoch <= m[frame].epoch) {
+		frame_list_append(&net->fp, &net->other, frame);
+	} else {
+		/* A late one of an epoch before, which was given up as a fragment. */
+		for (i = net->other.head; m[i].epoch <= m[frame].epoch; i = m[i].next)
+			prev = i;
+		m[frame].next = i;
+		if (prev == FRAME_NONE)
+			net->other.head = frame;
+		else
+			m[prev].next = frame;
+		net->other.n++;
+	}
 	net->n_held++;
 	net->n_bytes += net->fp.meta[frame].len;
 	if (net->n_held > net->cfg.max_held && net_want(net, CAUSE_HELD))
@@ -235,13 +268,16 @@ void hold_other(struct net *net, uint32_t frame)
 bool hold_piece(struct net *net, enum net_side side)
 {
 	uint32_t n = side == SIDE_LOC ? net->n_held : net->n_held_rem;
+	uint32_t bytes = side == SIDE_LOC ? net->n_bytes : net->n_bytes_rem;
 
-	if (n >= 2 * net->cfg.max_held) {
+	if (n >= 2 * net->cfg.max_held || bytes >= 2 * net->cfg.max_bytes) {
 		net->st.drop_held++;
 		return false;
 	}
-	if (n >= net->cfg.max_held && side == SIDE_LOC && net_want(net, CAUSE_HELD))
+	if (side == SIDE_LOC && n >= net->cfg.max_held && net_want(net, CAUSE_HELD))
 		net->st.limit_held++;
+	else if (side == SIDE_LOC && bytes >= net->cfg.max_bytes && net_want(net, CAUSE_HELD))
+		net->st.limit_bytes++;
 	return true;
 }
 
@@ -265,7 +301,18 @@ static void look(struct net *net, struct flow *f)
 	most = net_nic(net, f->key.nic)->compare_timeout << (net->backoff > MAX_BACKOFF ? MAX_BACKOFF : net->backoff);
 	if (most > UNASKED_WAIT && unasked(net, f))
 		most = UNASKED_WAIT;
-	if (!f->loc.held.n && f->held_rst == FRAME_NONE) {
+	if (!f->loc.held.n && f->held_rst == FRAME_NONE && f->rem.held.n) {
+		/* The SVM has said what the PVM does not; seldom enough that it does not become a storm. */
+		if (f->key.datagram)
+			datagram_forget_twice(net, f);
+		since = f->rem_since;
+		if (!f->rem.held.n || net->now < net->svm_old_at + most)
+			return;
+		if (since < net->loaded_at)
+			since = net->loaded_at;
+		if (net->now - since >= most)
+			net->svm_old_at = net->now;
+	} else if (!f->loc.held.n && f->held_rst == FRAME_NONE) {
 		/* A smaller window alone keeps nobody waiting, unless it is as good as shut. */
 		if (f->out_ack_known && !seq_lt(f->out_ack, f->loc.ack) && seq_lt(f->out_ack + SMALL_WINDOW, f->out_edge))
 			return;
@@ -290,7 +337,7 @@ void hold_scan(struct net *net)
 	}
 	for (f = due ? flow_list_first(&net->flows, LIST_HELD) : NULL; f; f = next) {
 		next = flow_list_next(&net->flows, f, LIST_HELD);
-		if (!f->loc.held.n && f->held_rst == FRAME_NONE && !f->owed)
+		if (!f->loc.held.n && !f->rem.held.n && f->held_rst == FRAME_NONE && !f->owed)
 			flow_list_del(&net->flows, f, LIST_HELD);
 		else if (net->loaded && due & 1u << f->key.nic)
 			look(net, f);

@@ -220,7 +220,6 @@ void inlog_take(struct net *net, uint64_t seq, uint8_t nic, uint32_t frame)
 		log->next_out = i;
 
 	packet_parse(net_data(net, frame), net->fp.meta[frame].len, &p);
-	announce_learn(net, nic, &p, false);
 	track_input(net, nic, &p);
 	if (p.kind == PK_TCP) {
 		struct flow_key key;

@@ -76,6 +76,8 @@ static void take_cfg(struct net *net, const struct net_cfg *cfg)
 	for (unsigned int i = 0; i < NET_MAX_NICS; i++) {
 		struct net_nic_cfg *c = &net->cfg.nic[i];
 
+		if (!cfg->mtu[i])
+			net->cfg.mtu[i] = cfg->frame_size - NET_ETH_EXTRA;
 		if (!c->compare_timeout)
 			c->compare_timeout = cfg->compare_timeout;
 		if (!c->expired_scan_cycle)
@@ -106,7 +108,7 @@ static void net_clear(struct net *net)
 	net->wanted = 0;
 	net->loaded_at = net->rel_at = net->other_since = 0;
 	memset(net->scan_at, 0, sizeof(net->scan_at));
-	net->svm_full_at = 0;
+	net->svm_full_at = net->svm_old_at = 0;
 	net->rules_gen = 1;
 	net->rules_due = net->flows_scarce = false;
 	hybrid_reset(net);
@@ -203,6 +205,8 @@ const struct rules *net_rules(const struct net *net)
 void net_set_nic(struct net *net, unsigned int nic, const struct net_nic_cfg *cfg)
 {
 	struct net_nic_cfg *to = &net->cfg.nic[nic];
+
+	net->scan_at[nic] = 0;
 
 	if (cfg->compare_timeout)
 		to->compare_timeout = cfg->compare_timeout;
@@ -306,7 +310,7 @@ static void from_guest(struct net *net, uint8_t nic, uint32_t frame)
 		release_pvm(net, frame, nic, &p);
 		break;
 	case NET_SECONDARY:
-		announce_learn(net, nic, &p, true);
+		announce_learn(net, nic, &p);
 		svm_output(net, frame, nic, &p);
 		break;
 	}
@@ -533,7 +537,7 @@ nstime net_deadline(const struct net *net)
 		return 0;
 	if (net->closing)
 		at = net->gate_deadline;
-	if (other_waits(net) && net->role == NET_PRIMARY && net->holding && !net->hyb.on &&
+	if (other_waits(net) && net->role == NET_PRIMARY && net->holding && !(net->hyb.on && net->hyb.due) &&
 	    !(net->wanted & 1u << CAUSE_OTHER))
 		at = sooner(at, net->other_since + net->cfg.other_delay);
 	if (net->announce_left)

@@ -61,6 +61,7 @@ struct net_cfg {
 	uint8_t mac[NET_MAX_NICS][6];	/* the guest's, announced at promotion */
 	uint32_t n_frames;		/* frames in the pool */
 	uint32_t frame_size;		/* bytes of the largest frame, Ethernet header included, at most 65535 */
+	uint32_t mtu[NET_MAX_NICS];	/* of each NIC's network; 0: what frame_size allows */
 	uint32_t n_flows;		/* flows in the table */
 	uint32_t n_log;			/* input frames that the secondary can log; power of two */
 	uint32_t max_held_flow;		/* held frames of one flow and side; then a checkpoint */
@@ -220,6 +221,8 @@ struct net_stats {
 	uint64_t addrs_full;		/* addresses of the guest that will not be announced: too many */
 	uint64_t flows_embryo_evicted;	/* connections that had not been established */
 	uint64_t limit_flow, limit_held, limit_bytes, limit_flows;	/* checkpoints asked for at a limit */
+	uint64_t limit_reasm;		/* incomplete datagrams that were given up for newer ones */
+	uint64_t drop_tap;		/* TAP: frames that were too long, and writes that failed; the shell counts them */
 	uint64_t hybrid_entered, hybrid_left;
 	uint32_t held, held_svm, logged, flows, frames_free;	/* (now) */
 	uint32_t held_bytes, held_svm_bytes, reasm, flows_embryo;	/* (now) */

@@ -98,7 +98,7 @@ struct net {
 	nstime other_since;
 	uint32_t n_held, n_held_rem;	/* frames */
 	uint32_t n_bytes, n_bytes_rem;
-	nstime svm_full_at;		/* of the last checkpoint that datagrams of the SVM alone asked for */
+	nstime svm_full_at, svm_old_at;	/* of the last checkpoint that output of the SVM alone asked for: too much, too old */
 	uint32_t wanted;		/* causes asked for in this epoch, a bit each */
 	nstime loaded_at, rel_at;
 	nstime scan_at[NET_MAX_NICS];
@@ -226,6 +226,8 @@ void hold_segment(struct net *net, struct flow *f, struct flow_side *s, uint32_t
 void hold_append(struct net *net, struct flow *f, struct flow_side *s, uint32_t frame, uint32_t content);
 /* hold_pop() - the first one, not held any more; FRAME_NONE: none */
 uint32_t hold_pop(struct net *net, struct flow *f, struct flow_side *s);
+/* hold_take() - the same with one in the middle, which comes behind @prev (FRAME_NONE: the first) */
+uint32_t hold_take(struct net *net, struct flow *f, struct flow_side *s, uint32_t frame, uint32_t prev);
 void hold_rst(struct net *net, struct flow *f, uint32_t frame);
 /* hold_take_rst() - Return: the reset that was held, the caller's now */
 uint32_t hold_take_rst(struct net *net, struct flow *f);
@@ -255,6 +257,8 @@ void datagram_compare(struct net *net, struct flow *f);
 /* datagram_emit() - let out all pieces */
 /* datagram_released() - the same, and remember what the flow has said */
 void datagram_released(struct net *net, struct flow *f, uint32_t frame);
+/* datagram_forget_twice() - throw away what the SVM has said once more */
+void datagram_forget_twice(struct net *net, struct flow *f);
 void datagram_emit(struct net *net, uint32_t frame);
 
 /* frag.c: fragmented output of the guest */
@@ -298,6 +302,8 @@ void release_finish(struct net *net);
 /* epoch.c: what a checkpoint lets out */
 void epoch_barrier(struct net *net, uint64_t n);
 void epoch_staged(struct net *net, uint64_t n);
+/* epoch_let_go() - let out what the PVM has held back of a flow up to epoch @n */
+void epoch_let_go(struct net *net, struct flow *f, uint64_t n);
 /* epoch_release_all() - the secondary is gone for sure: nothing waits any more */
 void epoch_release_all(struct net *net);
 
@@ -318,8 +324,8 @@ void keep_tell(struct net *net);
 void keep_told(struct net *net, const struct net_msg *m);
 
 /* announce.c: the guest's addresses */
-/* announce_learn() - on the secondary: a frame of the guest, or to it */
-void announce_learn(struct net *net, uint8_t nic, const struct packet *p, bool from_guest);
+/* announce_learn() - on the secondary: a frame of the guest */
+void announce_learn(struct net *net, uint8_t nic, const struct packet *p);
 void announce_now(struct net *net);
 
 #endif

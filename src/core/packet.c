@@ -106,13 +106,16 @@ static bool parse_tcp(struct packet *p)
 
 static bool is_local6(const struct packet *p)
 {
-	uint8_t type;
+	uint8_t type, hops;
 
 	if (p->proto != PROTO_ICMP6 || p->len < 4)
 		return false;
 	type = p->data[p->l4];
-	/* MLD (130 to 132, 143) and neighbour discovery (133 to 137) */
-	return (type >= 130 && type <= 137) || type == 143;
+	hops = p->data[p->l3 + 7];
+	/* Neighbour discovery never comes from behind a router (RFC 4861), nor does MLD (RFC 3810). */
+	if (type >= 133 && type <= 137)
+		return hops == 255;
+	return ((type >= 130 && type <= 132) || type == 143) && hops == 1;
 }
 
 /* What IP carries, from @at to p->end. @opaque: it must not be changed. */

@@ -321,6 +321,8 @@ static bool not_compared(struct net *net, struct flow *f, uint32_t frame, uint8_
 	enum rule_action action = track_action(net, f);
 
 	if (action == RULE_BYPASS) {
+		/* What was held before the rule came goes first. */
+		epoch_let_go(net, f, UINT64_MAX);
 		net->st.bypassed++;
 		f->out_known = f->loc.seen;
 		f->out_nxt = f->loc.nxt;
@@ -332,8 +334,9 @@ static bool not_compared(struct net *net, struct flow *f, uint32_t frame, uint8_
 		f->is_signed = true;
 		net->st.signed_flows++;
 	}
-	if (action != RULE_HOLD && !f->is_signed)
+	if (action != RULE_HOLD && !f->is_signed && (!f->other_epoch || f->other_epoch <= net->staged))
 		return false;
+	f->other_epoch = net->epoch;
 	f->owed = false;
 	hold_other(net, frame);
 	return true;

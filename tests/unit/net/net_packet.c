@@ -221,10 +221,14 @@ static void the_links_own_talk(void **state)
 		for (unsigned int hbh = 0; hbh < 2; hbh++) {
 			v6.n_ext = (uint8_t)hbh;
 			for (unsigned int t = 0; t < 256; t++) {
-				bool local = (t >= 130 && t <= 137) || t == 143;
+				bool nd = t >= 133 && t <= 137, mld = (t >= 130 && t <= 132) || t == 143;
 
+				v6.ttl = nd ? 255 : 1;
 				assert_int_equal(kind_of(d, seg_icmp(d, &v6, (uint8_t)t, 0, rest, 20)),
-						 local ? PK_LOCAL : PK_DGRAM);
+						 nd || mld ? PK_LOCAL : PK_DGRAM);
+				/* What may have been forwarded is none of them. */
+				v6.ttl = 64;
+				assert_int_equal(kind_of(d, seg_icmp(d, &v6, (uint8_t)t, 0, rest, 20)), PK_DGRAM);
 			}
 		}
 		assert_int_equal(kind_of(d, seg_echo(d, &v4, false, 1, 1, "x")), PK_DGRAM);

@@ -292,6 +292,7 @@ static void announced(void **state)
 		for (unsigned int v6 = 0; v6 < 2; v6++) {
 			b->on = (struct seg_ip){ .v6 = v6, .n_tags = (uint8_t)t, .tag = { 7 } };
 			input(b, 2, 1 + v6, client_syn(b));
+			seg_in(b, NEV_GUEST, ACK(5000, 1000));
 		}
 		ctl(b, NEV_PROMOTE, 0, 0);
 		do {
