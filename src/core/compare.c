@@ -133,19 +133,34 @@ static bool let_out_prefix(struct net *net, struct flow *f, uint32_t upto, struc
 	return true;
 }
 
+/*
+ * Whether the SVM has sent a reset with this number. Stray segments make a guest send one reset after the other, each
+ * with a number of its own, so the last few are known; one that matches none waits for its time.
+ */
+static bool svm_reset_at(const struct flow *f, uint32_t seq)
+{
+	for (unsigned int i = 0; i < FLOW_RSTS && i < f->n_svm_rst; i++)
+		if (f->svm_rst[i] == seq)
+			return true;
+	return false;
+}
+
 static void compare_rst(struct net *net, struct flow *f)
 {
 	struct packet p;
 	uint32_t h = f->held_rst;
 
-	if (h == FRAME_NONE || f->loc.held.n || !f->rem.rst || net->fp.meta[h].epoch != net->epoch)
+	if (h == FRAME_NONE || f->loc.held.n || net->fp.meta[h].epoch != net->epoch)
 		return;
-	if (f->rem.rst_seq != f->loc.rst_seq) {
-		f->diverged = true;
+	if (!svm_reset_at(f, f->loc.rst_seq)) {
+		/* The one that ends a connection comes once. */
+		f->diverged = f->rem.rst && f->cls == FLOW_OPEN && !f->was_reset;
 		return;
 	}
 	hold_take_rst(net, f);
+	f->was_reset = true;
 	f->rem.rst = false;
+	f->n_svm_rst = 0;
 	packet_parse(net_data(net, h), net->fp.meta[h].len, &p);
 	/* A reset may carry a text, which no stack looks at; it was not compared, so it does not leave. */
 	if (p.len) {
@@ -159,14 +174,13 @@ static void compare_rst(struct net *net, struct flow *f)
 void compare_differs(struct net *net, struct flow *f)
 {
 	f->diverged = true;
-	f->diverged_epoch = net->epoch;
 	if (!(net->wanted & 1u << CAUSE_MISMATCH))
 		net->st.mismatches++;
 	hold_want(net, f, CAUSE_MISMATCH);
 }
 
 /* Signed segments may not be changed, and what a rule says is done. */
-static bool is_compared(struct net *net, struct flow *f)
+bool compare_wanted(struct net *net, struct flow *f)
 {
 	return !f->is_signed && track_action(net, f) == RULE_COMPARE;
 }
@@ -190,11 +204,10 @@ void compare_answered(struct net *net, struct flow *f)
 
 void compare_guess(struct net *net, struct flow *f)
 {
-	if (f->diverged || !is_compared(net, f) || f->streak < GUESS_FROM || !f->loc.held.n || ++f->guesses % GUESS_CHECK == 0)
+	if (f->diverged || !compare_wanted(net, f) || f->streak < GUESS_FROM || !f->loc.held.n || ++f->guesses % GUESS_CHECK == 0)
 		return;
 	net->st.guessed++;
 	f->diverged = true;
-	f->diverged_epoch = net->epoch;
 	hold_want(net, f, CAUSE_MISMATCH);
 }
 
@@ -214,7 +227,7 @@ void compare_flow(struct net *net, struct flow *f)
 {
 	bool before = f->diverged;
 
-	if (!is_compared(net, f))
+	if (!compare_wanted(net, f))
 		return;
 	while (!f->diverged && f->loc.held.head != FRAME_NONE) {
 		struct frame_meta *m = &net->fp.meta[f->loc.held.head];

@@ -234,7 +234,7 @@ void datagram_pvm(struct net *net, uint32_t frame, uint8_t nic, const struct pac
 		datagram_emit(net, frame);
 		return;
 	case RULE_COMPARE:
-		if (!f->other_epoch || f->other_epoch <= net->staged)
+		if (f->other_epoch <= net->staged)
 			break;
 		/* What was held by a rule until now goes first. */
 		/* fall through */

@@ -36,7 +36,6 @@ void epoch_barrier(struct net *net, uint64_t n)
 		f->bar_seen = f->loc.seen;
 		f->bar_ack_known = f->loc.ack_known;
 		f->bar_fin = f->loc.fin;
-		f->bar_rst = f->loc.rst;
 		f->bar_nxt = f->loc.nxt;
 		f->bar_ack = f->loc.ack;
 		f->bar_edge = f->loc.edge;
@@ -49,6 +48,7 @@ void epoch_barrier(struct net *net, uint64_t n)
 		}
 		f->rem.n_sack = 0;
 		f->rem.rst = false;
+		f->n_svm_rst = 0;
 	}
 	/* Input of before the cut needs no log; at the first barrier there may be some that was never sent. */
 	if (net->logged < net->cut)
@@ -88,6 +88,7 @@ void epoch_let_go(struct net *net, struct flow *f, uint64_t n)
 	h = f->held_rst;
 	if (h != FRAME_NONE && m[h].epoch <= n && !f->loc.held.n) {
 		hold_take_rst(net, f);
+		f->was_reset = true;
 		packet_parse(net_data(net, h), m[h].len, &p);
 		net->st.released_staged++;
 		release_segment(net, f, h, &p);

@@ -201,6 +201,11 @@ static bool carries(const struct flow *f)
 	       f->has_next || f->has_table || f->link[LIST_DIRTY].on || f->link[LIST_HELD].on || f->link[LIST_REL].on;
 }
 
+bool flow_ended(const struct flow *f, nstime now)
+{
+	return (f->loc.rst || f->loc.fin) && now - f->last > CLOSED_NS && !carries(f);
+}
+
 bool flow_idle(const struct flow *f)
 {
 	return !carries(f) && !f->seq_off && !f->ts_off && !f->owed && !f->diverged;
@@ -222,7 +227,7 @@ struct flow *flow_oldest_idle(struct flow_table *t, enum flow_class cls, nstime 
 		if (flow_idle(f))
 			return f;
 		/* A translated flow that was closed, and quiet for as long as TIME_WAIT lasts, needs its numbers no more. */
-		if (!ended && (f->loc.rst || f->loc.fin) && now - f->last > CLOSED_NS && !carries(f))
+		if (!ended && flow_ended(f, now))
 			ended = f;
 	}
 	return ended;
@@ -269,6 +274,7 @@ void flow_side_update(struct flow_side *s, const struct packet *p, uint8_t ws)
 		s->rst_seq = p->seq;
 		return;
 	}
+	s->rst = false;
 	if (p->flags & TCP_SYN) {
 		s->syn = true;
 		s->isn = p->seq;

@@ -54,6 +54,7 @@ struct flow_link {
 	bool on;
 };
 
+#define FLOW_RSTS 4
 #define FLOW_TWICE 8	/* datagrams of a flow that left last, to know an answer that the SVM gives twice */
 
 #define FLOW_NONE UINT32_MAX
@@ -112,13 +113,15 @@ struct flow {
 
 	/* Primary, between barrier n and STAGED n: where the PVM was at the barrier. */
 	bool bar_set;
-	bool bar_seen, bar_ack_known, bar_fin, bar_rst;
+	bool bar_seen, bar_ack_known, bar_fin;
 	uint32_t bar_nxt, bar_ack, bar_edge;
 
+	uint32_t svm_rst[FLOW_RSTS];	/* numbers of the SVM's last resets */
+	uint8_t n_svm_rst;
+	bool was_reset;		/* a reset was let out, and the guest has said nothing else since */
 	uint32_t held_rst;	/* frame of a reset of the PVM that waits, or FRAME_NONE */
 	uint8_t streak, guesses; /* answers in a row that differed; checkpoints asked for without waiting for the SVM's */
 	bool diverged;		/* the copies differ; nothing is compared until the next checkpoint is STAGED */
-	uint64_t diverged_epoch;
 	nstime held_since;	/* last progress of held output */
 	nstime rem_since;	/* the SVM's oldest */
 	uint64_t other_epoch;	/* the last in which something of it was not compared: what follows must not overtake it */
@@ -188,6 +191,9 @@ struct flow *flow_list_next(struct flow_table *t, const struct flow *f, enum flo
 
 /* flow_remove() - forget a flow; its frames must have been freed */
 void flow_remove(struct flow_table *t, struct flow *f);
+
+/* flow_ended() - whether it was closed, carries nothing, and has been quiet for as long as TIME_WAIT lasts */
+bool flow_ended(const struct flow *f, nstime now);
 
 /* flow_idle() - whether forgetting the flow loses nothing */
 bool flow_idle(const struct flow *f);

@@ -23,6 +23,8 @@
 
 #include "core/net_internal.h"
 
+#define AGAIN_LOOK	256	/* entries of a flow that are looked at for the one that the SVM misses: it is the oldest */
+
 int inlog_init(struct inlog *log, uint32_t n)
 {
 	log->n = n;
@@ -277,7 +279,9 @@ void inlog_again(struct net *net, struct flow *f, uint32_t ack)
 {
 	struct inlog *log = &net->log;
 
-	for (uint32_t i = f->log_head; i != FLOW_NONE && net->gate_open; i = log->e[i].flow_next) {
+	int look = AGAIN_LOOK;
+
+	for (uint32_t i = f->log_head; i != FLOW_NONE && net->gate_open && look--; i = log->e[i].flow_next) {
 		struct log_entry *e = &log->e[i];
 
 		/* The log has them in the order of arrival, not of their numbers. */

@@ -85,7 +85,8 @@ void keep_tell(struct net *net)
 		a->msg.isn = f->isn_known ? f->isn : 0;
 		a->msg.seq32 = f->out_nxt;
 		a->msg.ack32 = f->out_ack;
-		a->msg.room = f->out_ack_known;
+		/* What a rule lets through is not lowered, so it says nothing of what the SVM has. */
+		a->msg.room = f->out_ack_known && track_action(net, f) != RULE_BYPASS;
 		a->msg.seq_off = f->out_edge;
 		a->msg.ts_off = (f->ws & RELEASED_WS) | (f->ws_known ? RELEASED_WS_KNOWN : 0) |
 				(f->no_ws ? RELEASED_NO_WS : 0) | (f->cls == FLOW_OPEN ? RELEASED_OPEN : 0);

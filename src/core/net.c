@@ -109,6 +109,7 @@ static void net_clear(struct net *net)
 	net->loaded_at = net->rel_at = net->other_since = 0;
 	memset(net->scan_at, 0, sizeof(net->scan_at));
 	net->svm_full_at = net->svm_old_at = 0;
+	net->full_epoch = 0;
 	net->rules_gen = 1;
 	net->rules_due = net->flows_scarce = false;
 	hybrid_reset(net);
@@ -372,6 +373,7 @@ static void promote(struct net *net)
 		return;
 	net->role = NET_ALONE;
 	gate_stop_waiting(net);
+	frag_clear(net, SIDE_LOC);
 	rewrite_forget(net);
 	flow_for_each(&net->flows, f) {
 		/* No client has seen an answer to this SYN yet: the SVM's own numbers become the client's. */
@@ -544,5 +546,8 @@ nstime net_deadline(const struct net *net)
 		at = sooner(at, net->announce_at);
 	if (net->flows.list_head[LIST_REL] != FLOW_NONE)
 		at = sooner(at, net->rel_at);
+	/* There was no buffer for them. */
+	if (net->rules_due && net->role == NET_PRIMARY)
+		at = sooner(at, net->fp.n_free ? net->now : net->now + NS_PER_MS);
 	return sooner(sooner(at, hold_deadline(net)), sooner(frag_deadline(net), hybrid_deadline(net)));
 }

@@ -131,7 +131,7 @@ enum net_msg_type {
 	NM_LOGGED,	/* S->P seq: every input up to seq is logged; room: how many more the log takes */
 	NM_FLOW,	/* P->S epoch, key, isn, has_ts, tsval: the PVM opened a flow with these client numbers */
 	NM_FLOW_OK,	/* S->P epoch, key, isn: stored */
-	NM_TABLE,	/* P->S epoch n, key, seq_off, ts_off, isn: one line of the PVM's table at barrier n */
+	NM_TABLE,	/* P->S epoch n, key, seq_off, ts_off, isn, has_ts (it is established): one line of the PVM's table at barrier n */
 	NM_BARRIER,	/* P->S epoch n, seq: end of epoch n; seq is the input cut */
 	NM_RELEASED,	/* P->S key, isn, seq32: position released, room: 1 when ack32 and seq_off (right edge) are valid,
 			 * ts_off: window scale, see RELEASED_*, tsval and age: what the client has seen */

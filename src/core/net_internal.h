@@ -99,6 +99,7 @@ struct net {
 	uint32_t n_held, n_held_rem;	/* frames */
 	uint32_t n_bytes, n_bytes_rem;
 	nstime svm_full_at, svm_old_at;	/* of the last checkpoint that output of the SVM alone asked for: too much, too old */
+	uint64_t full_epoch;		/* the last in which a segment of a flow without room was held */
 	uint32_t wanted;		/* causes asked for in this epoch, a bit each */
 	nstime loaded_at, rel_at;
 	nstime scan_at[NET_MAX_NICS];
@@ -167,6 +168,8 @@ void track_input(struct net *net, uint8_t nic, const struct packet *p);
 bool track_known(struct net *net, uint8_t nic, const struct packet *p);
 /* track_client_syn() - the client's SYN decides whether window scaling is in force */
 void track_client_syn(struct flow *f, const struct packet *p);
+/* track_forget() - the flow goes, with all that it carries */
+void track_forget(struct net *net, struct flow *f);
 /* track_action() - what the rules say. Return: enum rule_action */
 enum rule_action track_action(struct net *net, struct flow *f);
 
@@ -245,6 +248,8 @@ nstime hold_deadline(const struct net *net);
 /* compare.c: the comparison of the two copies' streams */
 void compare_guess(struct net *net, struct flow *f);
 void compare_flow(struct net *net, struct flow *f);
+/* compare_wanted() - whether the rules, and signatures, allow that a flow is compared */
+bool compare_wanted(struct net *net, struct flow *f);
 /* compare_answered() - the client has acknowledged the guest's SYN: however it got it, it needs it no more */
 void compare_answered(struct net *net, struct flow *f);
 /* compare_differs() - the copies differ on this flow: nothing more of it is compared until a checkpoint is STAGED */

@@ -305,8 +305,15 @@ void packet_key(const struct packet *p, uint8_t nic, bool from_guest, struct flo
 
 	memset(key, 0, sizeof(*key));
 	key->nic = nic;
-	key->vlan = p->tag[0];
-	key->vlan_inner = p->tag[1];
+	/* Id 0 is a priority without a VLAN (IEEE 802.1Q): the answer may well be untagged. */
+	for (int i = 0; i < p->n_tags; i++) {
+		if (!(p->tag[i] & 0xfff))
+			continue;
+		if (!key->vlan)
+			key->vlan = p->tag[i];
+		else
+			key->vlan_inner = p->tag[i];
+	}
 	key->family = p->family;
 	key->datagram = p->kind != PK_TCP;
 	if (!p->family) {
@@ -367,6 +374,7 @@ bool packet_quotes_tcp(const struct packet *p, uint8_t nic, struct flow_key *key
 	in.l3 = (uint16_t)(p->l4 + 8);
 	in.l4 = (uint16_t)(in.l3 + head);
 	memcpy(in.tag, p->tag, sizeof(in.tag));
+	in.n_tags = p->n_tags;
 	packet_key(&in, nic, true, key);
 	*seq_at = (uint16_t)(in.l4 + 4);
 	return true;

@@ -23,6 +23,8 @@
 
 #include <string.h>
 
+#define SMALL_WINDOW	4096	/* bytes: below it an opening window is told though no acknowledgement goes out */
+
 void release_emit(struct net *net, uint8_t nic, uint32_t frame)
 {
 	struct net_act *a = net_act_new(net, NA_TAP);
@@ -149,7 +151,8 @@ void release_segment(struct net *net, struct flow *f, uint32_t frame, struct pac
 		if (seq_lt(ack, p->ack))
 			net->st.acks_lowered++;
 		/* What this one may not say yet, a later one must, though the PVM need not speak again. */
-		if (seq_lt(ack, f->loc.ack))
+		if (seq_lt(ack, f->loc.ack) || (seq_lt(edge, f->loc.edge) && seq_lt(f->out_edge, f->loc.edge) &&
+						f->out_ack_known && seq_lt(f->out_edge, ack + SMALL_WINDOW)))
 			set_owed(net, f);
 		/*
 		 * An old pure acknowledgement is not raised: it would look like a duplicate of the newest. Nor is any whose
@@ -334,7 +337,9 @@ static bool not_compared(struct net *net, struct flow *f, uint32_t frame, uint8_
 		f->is_signed = true;
 		net->st.signed_flows++;
 	}
-	if (action != RULE_HOLD && !f->is_signed && (!f->other_epoch || f->other_epoch <= net->staged))
+	/* What is already in that list, perhaps of a time when there was no room for the flow, must not be overtaken. */
+	if (action != RULE_HOLD && !f->is_signed && f->other_epoch <= net->staged &&
+	    (f->out_known || net->full_epoch <= net->staged))
 		return false;
 	f->other_epoch = net->epoch;
 	f->owed = false;
@@ -349,6 +354,7 @@ static void pvm_tcp(struct net *net, uint32_t frame, uint8_t nic, struct packet 
 	if (!f) {
 		if (net_want(net, CAUSE_FLOWS))
 			net->st.limit_flows++;
+		net->full_epoch = net->epoch;
 		hold_other(net, frame);
 		return;
 	}
@@ -361,6 +367,7 @@ static void pvm_tcp(struct net *net, uint32_t frame, uint8_t nic, struct packet 
 		compare_flow(net, f);
 		return;
 	}
+	f->was_reset = false;
 	if (p->flags & TCP_SYN)
 		open_flow(net, f, p);
 	if (!packet_span(p)) {
@@ -438,7 +445,9 @@ static void svm_tcp(struct net *net, uint32_t frame, uint8_t nic, struct packet 
 	flow_side_update(&f->rem, p, flow_scale(f));
 	flow_list_add(&net->flows, f, LIST_ACTIVE);
 	net_dirty(net, f);
-	if (packet_span(p) && !(p->flags & TCP_RST) && !f->diverged && track_action(net, f) == RULE_COMPARE &&
+	if (p->flags & TCP_RST)
+		f->svm_rst[f->n_svm_rst++ % FLOW_RSTS] = p->seq;
+	if (packet_span(p) && !(p->flags & TCP_RST) && !f->diverged && compare_wanted(net, f) &&
 	    !(f->out_known && seq_leq(p->seq + packet_span(p), f->out_nxt)))
 		hold_segment(net, f, &f->rem, frame, p);
 	else

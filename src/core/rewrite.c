@@ -231,6 +231,8 @@ void rewrite_table(struct net *net, const struct net_msg *m)
 		net->table_lost = true;
 		return;
 	}
+	if (m->has_ts)
+		flow_establish(&net->flows, f);
 	f->has_table = true;
 	f->table_seq_off = m->seq_off;
 	f->table_ts_off = m->ts_off;
@@ -248,7 +250,12 @@ void rewrite_send_table(struct net *net, uint64_t n)
 
 		if (!translated(f))
 			continue;
+		if (flow_ended(f, net->now)) {
+			track_forget(net, f);
+			continue;
+		}
 		a = net_msg_new(net, NM_TABLE);
+		a->msg.has_ts = f->cls == FLOW_OPEN;
 		a->msg.epoch = n;
 		a->msg.key = f->key;
 		a->msg.seq_off = f->seq_off;

@@ -18,7 +18,7 @@
 #define HANDSHAKE_NS	(60 * NS_PER_S)	/* a handshake that takes longer has failed */
 #define MAX_FIRST_ACK	(1u << 20)
 
-static void evict(struct net *net, struct flow *f)
+void track_forget(struct net *net, struct flow *f)
 {
 	hold_clear(net, f, &f->loc);
 	hold_clear(net, f, &f->rem);
@@ -41,7 +41,7 @@ static bool evict_embryo(struct net *net)
 	if (net->role == NET_SECONDARY && (f->seq_off || f->ts_off || f->pending))
 		net->flows_scarce = true;
 	net->st.flows_embryo_evicted++;
-	evict(net, f);
+	track_forget(net, f);
 	return true;
 }
 
@@ -52,7 +52,7 @@ static bool evict_idle(struct net *net, enum flow_class cls)
 	if (!f)
 		return false;
 	net->st.flows_evicted++;
-	evict(net, f);
+	track_forget(net, f);
 	return true;
 }
 
