@@ -133,15 +133,17 @@ static int find_agent(struct node *n, struct err *e)
 		       "; the variable LOCKSTEP_AGENT can name it", self);
 }
 
-/* Frames that one node's TAP takes and the other's does not would stall connections: both MTUs must be equal. */
-static int shape_add_mtu(struct node *n, uint32_t mtu, struct err *e)
+/* Frames that one node's TAP takes and the other's does not would stall connections: the MTUs must be equal. */
+static int shape_add_mtus(struct node *n, const uint32_t *mtu, struct err *e)
 {
-	char *s;
+	for (unsigned int i = 0; i < n->cl.n_nics; i++) {
+		char *s;
 
-	if (asprintf(&s, "%smtu=%u\n", n->shape, mtu) < 0)
-		return err_set(e, -ENOMEM, "no memory for the description of the machine");
-	free(n->shape);
-	n->shape = s;
+		if (asprintf(&s, "%smtu%u=%u\n", n->shape, i, mtu[i]) < 0)
+			return err_set(e, -ENOMEM, "no memory for the description of the machine");
+		free(n->shape);
+		n->shape = s;
+	}
 	return 0;
 }
 
@@ -150,7 +152,7 @@ int node_start_qemu(struct node *n, struct err *e)
 	struct proxy_nic nics[NET_MAX_NICS];
 	int fds[CMDLINE_NICS_MAX], rc;
 	struct proxy_ops ops = node_proxy_ops;
-	uint32_t mtu = 0;
+	uint32_t mtu[NET_MAX_NICS] = { 0 };
 
 	rc = vm_start(n->vm, n->o->role == RUN_PRIMARY, fds, e);
 	if (rc)
@@ -161,14 +163,11 @@ int node_start_qemu(struct node *n, struct err *e)
 		return 0;
 	}
 	for (unsigned int i = 0; i < n->cl.n_nics; i++) {
-		uint32_t m = 0;
-
 		nics[i].qemu_fd = fds[i];
 		nics[i].id = n->cl.nics[i].id;
-		nics[i].tap_fd = tap_open(n->cl.nics[i].ifname, &m, e);
+		nics[i].tap_fd = tap_open(n->cl.nics[i].ifname, &mtu[i], e);
 		if (nics[i].tap_fd < 0)
 			return nics[i].tap_fd;
-		mtu = m > mtu ? m : mtu;
 	}
 	rc = node_net_cfg(n, mtu, e);
 	if (rc)
@@ -180,7 +179,7 @@ int node_start_qemu(struct node *n, struct err *e)
 	/* Nothing of a network reaches a VM that only stands by, also before it has a peer. */
 	if (n->o->role == RUN_SECONDARY)
 		proxy_event(n->px, NEV_ROLE, 1, NET_SECONDARY);
-	return shape_add_mtu(n, mtu, e);
+	return shape_add_mtus(n, mtu, e);
 }
 
 static void *run_loop(void *arg)

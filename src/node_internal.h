@@ -126,7 +126,7 @@ void node_send_ctl(struct node *n, const struct ctl_msg *m);
 /* node_net_read() - understand what the options say of NICs and rules; the QEMU command was read */
 int node_net_read(struct node *n, struct err *e);
 /* node_net_cfg() - fill n->net for proxy_new() */
-int node_net_cfg(struct node *n, uint32_t mtu, struct err *e);
+int node_net_cfg(struct node *n, const uint32_t mtu[NET_MAX_NICS], struct err *e);
 /* node_net_set() - MONITOR_SET; node_net_rules() - MONITOR_RULES. Return: 0, or -errno with a sentence */
 int node_net_set(struct node *n, const struct monitor_cmd *cmd, struct err *e);
 int node_net_rules(struct node *n, const struct monitor_cmd *cmd, struct json_object **result, struct err *e);

@@ -58,11 +58,15 @@ int node_net_read(struct node *n, struct err *e)
 	return rc ? rc : read_rules(n, e);
 }
 
-int node_net_cfg(struct node *n, uint32_t mtu, struct err *e)
+int node_net_cfg(struct node *n, const uint32_t mtu[NET_MAX_NICS], struct err *e)
 {
+	uint32_t most = 0;
 	struct net_cfg *cfg = &n->net, own = n->net;
 
-	net_cfg_default(cfg, n->cl.n_nics, mtu);
+	for (unsigned int i = 0; i < n->cl.n_nics; i++)
+		most = mtu[i] > most ? mtu[i] : most;
+	net_cfg_default(cfg, n->cl.n_nics, most);
+	memcpy(cfg->mtu, mtu, sizeof(cfg->mtu));
 	/* Rules of the peer come as a frame. */
 	if (cfg->frame_size < RULES_BYTES_MAX)
 		cfg->frame_size = RULES_BYTES_MAX;

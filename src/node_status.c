@@ -85,6 +85,8 @@ static struct json_object *fill_status(void *arg)
 	s->warnings[w++] = RUN_WARN_NO_ARBITRATION;
 	if (n->o->insecure)
 		s->warnings[w++] = RUN_WARN_NOT_ENCRYPTED;
+	if (n->px && proxy_taps_gone(n->px))
+		s->warnings[w++] = "a TAP interface of the VM is gone: see the log";
 	if (m.memcheck_differs)
 		s->warnings[w++] = "the memory check has found a difference: see the log";
 	o = status_json(s);

@@ -8,7 +8,8 @@
 int frame_pool_init(struct frame_pool *fp, uint32_t n, uint32_t size)
 {
 	fp->n = n;
-	fp->size = (size + 63) & ~63u;
+	/* A byte more, so that a reader can tell a frame that is too long. */
+	fp->size = (size + 64) & ~63u;
 	fp->reserve = n / 8;
 	fp->bytes = calloc(n, fp->size);
 	fp->meta = calloc(n, sizeof(*fp->meta));

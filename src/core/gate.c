@@ -11,7 +11,7 @@
  */
 #include "core/net_internal.h"
 
-#define FIRST_GATE 100	/* times gate_wait that the first cut may wait; the VM runs meanwhile */
+#define FIRST_GATE 400	/* times gate_wait that the first cut may wait; the VM runs meanwhile */
 
 static void give_input(struct net *net, uint8_t nic, uint32_t frame, uint64_t seq, struct packet *p)
 {
@@ -111,8 +111,8 @@ void gate_close(struct net *net, uint64_t n)
 	net->closing = true;
 	net->close_n = n;
 	net->gate_deadline = net->now + net->cfg.gate_wait;
-	/* What the PVM was given before the secondary listened must be in the first state: nobody has it in a log. */
-	if (net->role == NET_PRIMARY && !net->quiet_seq)
+	/* What the PVM was given until now must be in the first state: the log, which forgets when it is full, may lack it. */
+	if (net->role == NET_PRIMARY && !net->holding)
 		net->gate_deadline = net->now + FIRST_GATE * net->cfg.gate_wait;
 	if (net->quiet_seq == net->given_seq)
 		gate_answer(net);

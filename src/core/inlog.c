@@ -47,7 +47,7 @@ void inlog_reset(struct net *net)
 	log->free_head = log->n ? 0 : FLOW_NONE;
 	log->n_used = log->n_dead = 0;
 	log->head = log->tail = log->next_out = FLOW_NONE;
-	log->last = log->given = 0;
+	log->last = log->given = log->forgot = 0;
 	log->told = 0;
 	log->told_room = 0;
 }
@@ -198,8 +198,10 @@ void inlog_take(struct net *net, uint64_t seq, uint8_t nic, uint32_t frame)
 	}
 	if (log->free_head == FLOW_NONE)
 		sweep(net);
-	if (log->free_head == FLOW_NONE && !keeps(net) && log->head != FLOW_NONE)
+	if (log->free_head == FLOW_NONE && !keeps(net) && log->head != FLOW_NONE) {
+		log->forgot = log->e[log->head].seq;
 		drop(net, log->head, FLOW_NONE);
+	}
 	if (log->free_head == FLOW_NONE) {
 		/* The primary has sent more than it was granted; what is lost here was never confirmed. */
 		net->st.drop_room++;

@@ -41,6 +41,7 @@ struct inlog {
 	uint32_t next_out;		/* first that was not given to the guest */
 	uint64_t last;			/* highest seq taken */
 	uint64_t given;			/* highest seq given to the guest */
+	uint64_t forgot;		/* highest seq that made room for newer ones, before the first state */
 	uint64_t told;			/* last LOGGED sent */
 	uint32_t told_room;
 };

@@ -104,8 +104,11 @@ void peer_message(struct net *net, const struct net_ev *ev)
 		rewrite_table(net, m);
 		break;
 	case NM_BARRIER:
-		if (net->table_lost) {
-			/* P3: without the whole table n cannot be taken over, so it is never said to be STAGED. */
+		if (net->table_lost || (!net->have_state && m->seq < net->log.forgot)) {
+			/*
+			 * P3: without the whole table, or the input after the cut, n cannot be taken over, so it is never said
+			 * to be STAGED.
+			 */
 			net->st.drop_bad++;
 			break;
 		}

@@ -78,9 +78,9 @@ struct json_object *status_net_json(const struct status *s)
 	F(svm_twice), F(acks_made), F(acks_swallowed), F(acks_lowered), F(splits), F(gate_expired);
 	F(replayed), F(resent);
 	F(reassembled), F(reasm_dropped), F(signed_flows), F(icmp_translated);
-	F(drop_pool), F(drop_room), F(drop_held), F(drop_old_epoch), F(drop_bad), F(drop_silent), F(drop_syn), F(drop_qemu);
+	F(drop_pool), F(drop_room), F(drop_held), F(drop_old_epoch), F(drop_bad), F(drop_silent), F(drop_syn), F(drop_qemu), F(drop_tap);
 	F(flows_evicted), F(flows_embryo_evicted), F(flows_full), F(addrs_full);
-	F(limit_flow), F(limit_held), F(limit_bytes), F(limit_flows);
+	F(limit_flow), F(limit_held), F(limit_bytes), F(limit_flows), F(limit_reasm);
 	F(hybrid_entered), F(hybrid_left);
 #undef F
 	put(o, "limits", s->net_cfg ? limits_json(s->net_cfg) : NULL);

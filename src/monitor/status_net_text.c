@@ -106,16 +106,16 @@ static void text_counters(struct json_object *n, FILE *f)
 {
 	static const struct rare drops[] = {
 		{ "drop_pool", "no buffer" }, { "drop_room", "no room at the secondary" },
-		{ "drop_held", "secondary's, too many" },
-		{ "drop_old_epoch", "secondary's, of another epoch" }, { "drop_bad", "malformed or doubled" },
-		{ "drop_silent", "while standing by" }, { "drop_syn", "new connections in a flood" }, { "drop_qemu", "QEMU's socket full" },
-		{ "reasm_dropped", "incomplete fragments" },
+		{ "drop_held", "held, too many" }, { "drop_bad", "malformed or doubled" },
+		{ "drop_syn", "new connections in a flood" }, { "drop_qemu", "QEMU's socket full" },
+		{ "drop_tap", "TAP: too long, or not taken" },
 	};
 	static const struct rare limits[] = {
 		{ "limit_flow", "packets of a flow" }, { "limit_held", "packets held" },
 		{ "limit_bytes", "bytes held" }, { "limit_flows", "flows" }, { "flows_full", "no room for a flow" },
 		{ "flows_evicted", "flows evicted" }, { "flows_embryo_evicted", "unestablished ones evicted" },
-		{ "addrs_full", "addresses not announced" },
+		{ "addrs_full", "addresses not announced" }, { "limit_reasm", "fragmented datagrams" },
+		{ "reasm_dropped", "incomplete ones" },
 	};
 	static const struct rare others[] = {
 		{ "datagrams", "datagrams compared" }, { "reassembled", "reassembled" },

@@ -332,12 +332,14 @@ int capture_start(struct capture *c, const struct capture_cfg *cfg, int fd, stru
 {
 	struct capture_tap *t;
 	socklen_t len = sizeof(int);
-	int type = 0, i = 0;
+	int type = 0, domain = 0, i = 0;
 	uint8_t *buf;
 
-	if (getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &len) < 0 || type != SOCK_STREAM) {
+	/* Of a TCP socket even the close may wait for its other end. */
+	if (getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &len) < 0 || type != SOCK_STREAM ||
+	    getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &len) < 0 || domain != AF_UNIX) {
 		close(fd);
-		return err_set(e, -EINVAL, "the descriptor for a capture must be a stream socket");
+		return err_set(e, -EINVAL, "the descriptor for a capture must be a unix stream socket");
 	}
 	while (i < CAPTURE_MAX && c->p->state[i] != FREE)
 		i++;

@@ -40,6 +40,7 @@
 
 struct proxy_port {
 	struct proxy *px;
+	const char *id;		/* of the netdev */
 	uint8_t nic;
 	struct loop_fd tap, qemu;
 	struct netsock sock;
@@ -62,7 +63,8 @@ struct proxy {
 	unsigned int settling;	/* quiet rounds that are still wanted */
 	_Atomic nstime lease, last_out;
 	_Atomic uint64_t late;
-	uint64_t tap_errors;
+	uint64_t tap_errors, tap_long;
+	_Atomic uint32_t taps_gone;
 	uint8_t *waste;		/* where frames go that cannot be kept */
 	struct capture *capture;
 
@@ -170,6 +172,7 @@ static void publish(struct proxy *px, nstime now)
 	px->published_at = now;
 	pthread_mutex_lock(&px->lock);
 	net_stats_get(px->net, &px->published);
+	px->published.drop_tap = px->tap_errors + px->tap_long;
 	for (unsigned int i = 0; i < px->cfg.n_nics; i++)
 		px->published.drop_qemu += px->ports[i].sock.dropped_in + px->ports[i].sock.dropped_out;
 	pthread_mutex_unlock(&px->lock);
@@ -251,12 +254,20 @@ static void on_deadline(struct loop_timer *t)
 	step(t->arg);
 }
 
+/* Somebody has taken the interface away: the VM runs on, and nobody reaches it there. */
+static void tap_gone(struct proxy_port *p)
+{
+	loop_fd_del(p->px->loop, &p->tap);
+	atomic_fetch_add(&p->px->taps_gone, 1);
+	log_error("%s: its TAP interface is gone; no frame comes in or goes out there any more", p->id);
+}
+
 static void on_tap(struct loop_fd *w, uint32_t events)
 {
+	bool gone = false;
 	struct proxy_port *p = w->arg;
 	struct proxy *px = p->px;
 
-	(void)events;
 	look_quiet(px);
 	for (unsigned int i = 0; i < BATCH; i++) {
 		uint32_t h = net_frame_alloc(px->net, true);
@@ -264,12 +275,21 @@ static void on_tap(struct loop_fd *w, uint32_t events)
 		struct net_ev *ev;
 		ssize_t n;
 
-		/* Read in any case: a full TAP queue would only make the loss invisible. */
-		n = read(w->fd, data, px->cfg.frame_size);
-		if (n <= 0) {
+		/*
+		 * Read in any case: a full TAP queue would only make the loss invisible. One byte more than there can be,
+		 * since whoever raises the MTU under us gets frames that would be cut.
+		 */
+		n = read(w->fd, data, px->cfg.frame_size + 1);
+		if (n <= 0 || n > px->cfg.frame_size) {
+			gone = n < 0 && errno != EAGAIN && errno != EINTR;
 			if (h != NET_NONE)
 				net_frame_drop(px->net, h);
-			break;
+			if (n <= 0)
+				break;
+			if (!px->tap_long++)
+				log_warn("%s: a frame is longer than its MTU was at the start; such frames are dropped (said once)",
+					 p->id);
+			continue;
 		}
 		capture_frame(px->capture, CAPTURE_CLIENT, p->nic, data, (uint32_t)n);
 		if (h == NET_NONE) {
@@ -282,6 +302,8 @@ static void on_tap(struct loop_fd *w, uint32_t events)
 		ev->frame = h;
 	}
 	step(px);
+	if (gone || events & (EPOLLERR | EPOLLHUP))
+		tap_gone(p);
 }
 
 static void take_frames(struct proxy_port *p)
@@ -572,6 +594,11 @@ void proxy_set_nic(struct proxy *px, unsigned int nic, const struct net_nic_cfg 
 	loop_post(px->loop, on_nic_cfg, px, &m, sizeof(m));
 }
 
+uint32_t proxy_taps_gone(struct proxy *px)
+{
+	return atomic_load(&px->taps_gone);
+}
+
 nstime proxy_last_out(struct proxy *px)
 {
 	return atomic_load(&px->last_out);
@@ -603,10 +630,10 @@ struct proxy *proxy_new(struct loop *loop, const struct net_cfg *cfg, const stru
 	px->deadline = (struct loop_timer){ .fn = on_deadline, .arg = px };
 	px->watch = (struct loop_timer){ .fn = on_watch, .arg = px };
 	px->stats = (struct loop_timer){ .fn = on_stats, .arg = px };
-	px->waste = malloc(cfg->frame_size);
+	px->waste = malloc(cfg->frame_size + 1);
 	px->net = net_new(cfg);
 	for (unsigned int i = 0; i < cfg->n_nics; i++)
-		ids[i] = nics[i].id;
+		ids[i] = px->ports[i].id = nics[i].id ? nics[i].id : "";
 	px->capture = capture_new(loop, cfg->n_nics, ids);
 	for (unsigned int i = 0; i < NET_MAX_NICS; i++)
 		px->ports[i].tap.fd = px->ports[i].qemu.fd = -1;

@@ -79,6 +79,9 @@ void proxy_rules(struct proxy *px, struct rules *out);
 /* proxy_set_nic() - new settings of a NIC, 0: unchanged; any thread */
 void proxy_set_nic(struct proxy *px, unsigned int nic, const struct net_nic_cfg *cfg);
 
+/* proxy_taps_gone() - how many TAPs were taken away; any thread */
+uint32_t proxy_taps_gone(struct proxy *px);
+
 /* proxy_last_out() - time of the last frame that was let out; any thread */
 nstime proxy_last_out(struct proxy *px);
 /* proxy_late() - frames withheld because the lease had run out; any thread */

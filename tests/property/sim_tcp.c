@@ -465,7 +465,7 @@ void tcp_timers(struct host *h, struct tcb *t)
 	t->nxt = t->una;
 	if (t->wnd == 0 && SEQ_LT(t->una, t->end))
 		tcp_send(h, t, t->una, 1, TF_ACK);
-	else if (t->wnd == 0 && t->fin_queued)
+	else if (t->wnd == 0 && t->fin_queued && !t->fin_acked)
 		tcp_send(h, t, t->una, 0, TF_ACK | TF_FIN);
 }
 

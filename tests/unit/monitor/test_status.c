@@ -272,12 +272,11 @@ static void network(void **state)
 		"held         3 of 4096 packets, 2.0 KiB of 4.0 MiB\n",
 		"of secondary 4 of 4096 packets, 0 B of 4.0 MiB\n",
 		"flows        12 of 16000, not established 5; logged input 9 of 8192\n",
-		"fragments    1 of 64 datagrams are incomplete\n", "77 by a rule\n", "dropped 56\n",
+		"fragments    1 of 64 datagrams are incomplete\n", "77 by a rule\n", "dropped 31\n",
 		"datagrams compared 21, repeated by the secondary 22, ICMP errors translated 23\n",
-		"secondary's, too many 5, malformed or doubled 2, new connections in a flood 24, "
-		"incomplete fragments 25\n",
+		"held, too many 5, malformed or doubled 2, new connections in a flood 24\n",
 		"limits hit   packets of a flow 26, packets held 27, bytes held 28, "
-		"flows 29, unestablished ones evicted 30\n",
+		"flows 29, unestablished ones evicted 30, incomplete ones 25\n",
 		"signed       2 TCP connections with MD5 or AO signatures: not translated, "
 		"they leave with checkpoints only\n",
 		"nic n0       compare-timeout 3.0 s, expired-scan-cycle 1.0 s, max-queue-size 1024\n",

@@ -391,7 +391,7 @@ static void what_could_block_is_refused(void **state)
 	fds[2] = open("/dev/null", O_WRONLY);
 	for (int i = 0; i < 3; i++) {
 		assert_int_equal(capture_start(cap, &cfg, fds[i], &e), -EINVAL);
-		assert_non_null(strstr(e.msg, "must be a stream socket"));
+		assert_non_null(strstr(e.msg, "must be a unix stream socket"));
 		assert_int_equal(fcntl(fds[i], F_GETFD), -1);
 	}
 	close(p[0]);
