@@ -16,7 +16,7 @@ from bed import GUEST_IP, GUEST_IP6, Machine, Skip, ip
 from capture import Capture
 from clients import Party, Web
 from harness import case, must, note, same, say
-from load import Download, Incr, Mixed, Upload
+from load import Download, Incr, Mixed, Upload, ms
 
 
 def run(bed, seconds, size, name):
@@ -37,6 +37,9 @@ def run(bed, seconds, size, name):
     packets, missed = capture.finish()
     verdict = capture.judge((GUEST_IP, GUEST_IP6))
     say("%s: %d packets, %d missed: %s", name, packets, missed, verdict)
+    slow = max(conns, key=lambda c: c.gap)
+    note("%s: longest gap %s, of %s", name, ms(slow.gap), slow.name)
+    say("gaps %s", ", ".join("%s %s" % (c.name, ms(c.gap)) for c in conns))
     for line in verdict.suspects[:40]:
         say("  %s", line)
     must(packets > 500, "only %d packets", packets)
