@@ -8,9 +8,9 @@
  * before it, for the next checkpoint, and there is one every so often. What does agree still leaves at once, and while
  * nothing waits there is none.
  *
- * The interval, from LOADED to the next close of the gate, is HYBRID_SHARE times the last pause, within hybrid_min and
- * hybrid_max: so the VM stands still for at most about a fourth of the time however much a checkpoint has to carry, and
- * a guest whose checkpoints are cheap answers fast.
+ * The interval, from LOADED to the next close of the gate, is such that the VM has run HYBRID_SHARE times as long as it
+ * stood still in the last pause, within hybrid_min and hybrid_max: so it stands still for at most about a fourth of the
+ * time however much a checkpoint has to carry, and a guest whose checkpoints are cheap answers fast.
  *
  * After try_for comparing is tried again. The first checkpoint after that decides: was it asked for by a difference,
  * and soon, hybrid mode comes back, and the next try takes twice as long (up to TRY_MAX times hybrid_try). Otherwise
@@ -75,11 +75,18 @@ void hybrid_barrier(struct net *net)
 
 void hybrid_opened(struct net *net)
 {
-	nstime pause = net->now - net->hyb.closed_at, want = HYBRID_SHARE * pause;
+	net->hyb.pause = net->now - net->hyb.closed_at;
+	net->hyb.opened_at = net->now;
+}
 
-	if (want < net->cfg.hybrid_min)
-		want = net->cfg.hybrid_min;
-	net->hyb.interval = want > net->cfg.hybrid_max ? net->cfg.hybrid_max : want;
+void hybrid_loaded(struct net *net)
+{
+	struct hybrid *h = &net->hyb;
+	nstime at = h->opened_at + HYBRID_SHARE * h->pause, wait = at > net->now ? at - net->now : 0;
+
+	if (wait < net->cfg.hybrid_min)
+		wait = net->cfg.hybrid_min;
+	h->interval = wait > net->cfg.hybrid_max ? net->cfg.hybrid_max : wait;
 }
 
 void hybrid_timers(struct net *net)

@@ -410,6 +410,7 @@ static void loaded(struct net *net, uint64_t n)
 			return;
 		net->loaded = true;
 		net->loaded_at = net->now;
+		hybrid_loaded(net);
 		return;
 	}
 	if (net->role != NET_SECONDARY)

@@ -63,7 +63,7 @@ struct hybrid {
 	bool on, trial;
 	bool due;			/* something waits for the next periodic checkpoint */
 	uint32_t streak;		/* checkpoints in a row that a difference caused */
-	nstime closed_at, interval, since, try_for;
+	nstime closed_at, opened_at, pause, interval, since, try_for;
 };
 
 struct net {
@@ -292,6 +292,7 @@ bool hybrid_waits(struct net *net);
 void hybrid_closing(struct net *net);
 void hybrid_barrier(struct net *net);
 void hybrid_opened(struct net *net);
+void hybrid_loaded(struct net *net);
 void hybrid_timers(struct net *net);
 nstime hybrid_deadline(const struct net *net);
 
