@@ -26,6 +26,7 @@
 
 #include <string.h>
 
+#define SYN_AGAIN	(1u << 20)	/* bytes that a guest may have sent before it repeats its SYN */
 #define TS_MARGIN 100	/* ticks; RELEASED was some time under way. A step forward costs nobody anything. */
 
 static bool translated(const struct flow *f)
@@ -155,9 +156,13 @@ void rewrite_out(struct net *net, struct flow *f, struct packet *p)
 	if (p->flags & TCP_RST && !p->seq)
 		return;
 	if (p->flags & TCP_SYN && net->role != NET_SECONDARY && !(f->isn_known && p->seq + f->seq_off == f->isn)) {
-		new_incarnation(net, f);
+		/* Of a flow that was forgotten and met again the SYN may come once more behind what follows it. */
+		bool again = !f->isn_known && f->loc.seen && f->loc.nxt - (p->seq + f->seq_off) - 1 < SYN_AGAIN;
+
+		if (!again)
+			new_incarnation(net, f);
 		f->isn_known = true;
-		f->isn = p->seq;
+		f->isn = p->seq + f->seq_off;
 	}
 	if (p->has_signature)
 		return;

@@ -322,7 +322,9 @@ void guest_input(struct sim *s, int node, struct pkt *p)
 	if (s->storm_sent && g->t.state == T_SYN_RCVD) {
 		s->st->storm_untranslated += g->t.ts && seg.has_ts && SEQ_LT(seg.tsecr, g->t.ts_first - 30000);
 	} else if (g->t.ts && seg.has_ts && seg.flags & TF_ACK && seg.tsecr && g->t.state != T_SYN_SENT &&
-	    !stray(s, &seg) && SEQ_GE(seg.seq, g->t.irs)) {
+	    !stray(s, &seg) && SEQ_GE(seg.seq, g->t.irs) &&
+	    /* Not of a connection that this one has replaced, because the client's SYN came once more. */
+	    SEQ_GT(seg.ack, g->t.iss) && SEQ_LE(seg.ack, g->t.max)) {
 		uint32_t own = (uint32_t)(h.now / NS_PER_MS) + g->t.ts_off;
 
 		if (SEQ_LT(seg.tsecr, g->t.ts_first - 30000) || SEQ_GT(seg.tsecr, own + 120000))
