@@ -42,6 +42,7 @@ static void tap_emit(struct sim *s, struct node *nd, const struct net_act *a)
 	uint32_t len = net_frame_len(nd->net, a->frame);
 
 	if (node_now(s, nd->id) > nd->lease) {
+		nd->silent = true;
 		s->st->silent_drops++;
 		TR(s, "%s       (silent: the lease has run out)", who(nd));
 		return;
