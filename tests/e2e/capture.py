@@ -29,7 +29,7 @@ OTHER_FLAGS = ("zero_window", "zero_window_probe", "zero_window_probe_ack", "kee
                "window_full", "window_update", "reused_ports")
 FLAGS = BAD_FLAGS + OTHER_FLAGS
 FIELDS = ("frame.number", "frame.time_relative", "ip.src", "ipv6.src", "tcp.stream", "tcp.seq", "tcp.len",
-          "tcp.options.timestamp.tsval", "tcp.options.sack_le") + tuple("tcp.analysis." + f for f in FLAGS)
+          "tcp.flags.syn", "tcp.options.timestamp.tsval", "tcp.options.sack_le") + tuple("tcp.analysis." + f for f in FLAGS)
 MARK_TYPE = b"\x88\xb5"   # an EtherType for experiments
 LAST_PART = 1 << 20         # bytes at the end of the file, where the mark must be
 LATE_MS = (190, 1900)       # Linux waits for 200 ms at least; what stands still for two seconds is not late but lost
@@ -122,7 +122,7 @@ class Capture:
         """A Verdict. addresses: the guest's."""
         v = Verdict()
         sides = collections.defaultdict(Side)
-        for frame, time, src4, src6, stream, seq, length, tsval, sack, *flags in self.rows():
+        for frame, time, src4, src6, stream, seq, length, syn, tsval, sack, *flags in self.rows():
             who = "guest" if src4 in addresses or src6 in addresses else "client"
             me, other = sides[stream, who], sides[stream, "client" if who == "guest" else "guest"]
             now = (float(time) * 1000, int(tsval or 0))
@@ -146,5 +146,5 @@ class Capture:
                     v.suspects.append(text)
             elif found & set(BAD_FLAGS):
                 v.suspects.append(text)
-            me.sent(seq, seq + length, now)
+            me.sent(seq, seq + length + (syn in ("1", "True")), now)
         return v
