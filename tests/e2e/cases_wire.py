@@ -91,7 +91,7 @@ def no_extra_segments_long(bed):
     extra_segments(bed, 60, 8 << 20, True)
 
 
-@case(bed={})
+@case()
 def a_duplicate_is_noticed(bed):
     """The judge of captures is judged: node b has the guest's address, and one of its frames is sent again."""
     if not shutil.which("tshark"):
