@@ -106,6 +106,8 @@ static void lru_append(struct flow_table *t, struct flow *f)
 
 void flow_touch(struct flow_table *t, struct flow *f, nstime now)
 {
+	if (now - f->last < TOUCH_NS)
+		return;
 	f->last = now;
 	if (t->lru_tail[f->cls] == f->self)
 		return;

@@ -23,12 +23,12 @@ struct flow_side {
 	uint16_t win;		/* window field that came with it, in a segment without SYN */
 	uint32_t tsecr;
 	uint8_t n_sack;
-	struct {
-		uint32_t left, right;
-	} sack[PACKET_MAX_SACK];
 	/* Not yet matched. TCP: segments by sequence number, not overlapping. Datagrams: as they came. */
 	struct frame_list held;
 	uint32_t held_bytes;
+	struct {
+		uint32_t left, right;
+	} sack[PACKET_MAX_SACK];
 };
 
 /* How dear a flow is: under pressure the first ones go first. */
@@ -64,79 +64,69 @@ struct flow_link {
  * and rem the SVM; on the secondary loc is the SVM, and of rem only the acknowledgement (what the client was told).
  */
 struct flow {
+	/* What each frame of an open connection looks at stands first, in as few cache lines as can be. */
 	struct flow_key key;
 	uint32_t hash_next, self;
-	struct flow_link lru, all, link[FLOW_LISTS];
+	nstime last;		/* it was used then, or up to TOUCH_NS later */
 	bool used;
 	uint8_t cls;		/* enum flow_class */
-	nstime last;		/* of the last frame */
-
 	uint8_t action;		/* enum rule_action, as of rules_gen */
-	uint32_t rules_gen;
 	bool is_signed;		/* MD5 or AO: nothing may be changed */
 	bool asked;		/* something came in on it: what the guest says may be an answer */
-	uint64_t twice[FLOW_TWICE];
-	uint8_t twice_at;
-
-	/* Translation (P6): client number = guest number + offset, for the local guest. */
-	uint32_t seq_off, ts_off;
-	bool has_table, has_next;		/* secondary: lines that wait for LOADED */
-	uint32_t table_seq_off, table_ts_off, table_isn;
-	bool pending, pending_ts, next_ts;	/* secondary: the PVM's numbers for a flow the SVM has not yet opened */
 	bool isn_known;
-	uint32_t isn;
-	uint32_t isn_tsval;
-	uint32_t next_isn, next_tsval;
-	struct frame_list stash;		/* secondary: a SYN of the SVM, and what follows it, that wait for FLOW */
-
-	/* Primary: FLOW was sent and confirmed for this isn. */
-	bool flow_sent, flow_ok;
-
 	bool said_ts;		/* the highest timestamp that the local guest has sent, and when */
-	uint32_t said_tsval;
-	nstime said_at;
 	bool ts_on;		/* the guest's segments carry timestamps */
 	bool ws_known;
 	bool no_ws;		/* the client's SYN had no window scale, so none is in force */
 	bool syn_no_ws;		/* the same of a SYN that the guest has not answered yet */
 	uint8_t ws;
-
-	/* What the client has been given. */
-	bool out_known, out_ack_known, out_ts_known;
+	bool out_known, out_ack_known, out_ts_known;	/* what the client has been given */
+	bool owed;		/* the PVM has acknowledged more than could be let out */
+	bool diverged;		/* the copies differ; nothing is compared until the next checkpoint is STAGED */
+	uint8_t streak, guesses; /* answers in a row that differed; checkpoints asked for without waiting for the SVM's */
+	bool was_reset;		/* a reset was let out, and the guest has said nothing else since */
+	bool flow_sent, flow_ok;	/* primary: FLOW was sent and confirmed for this isn */
+	bool bar_set, bar_seen, bar_ack_known, bar_fin;
+	bool rel_known, rel_ts, rel_out;
+	bool shift_due;		/* after promotion: the next timestamp sent decides the shift */
+	bool pending, pending_ts, next_ts;	/* secondary: the PVM's numbers for a flow the SVM has not yet opened */
+	bool has_table, has_next;		/* secondary: lines that wait for LOADED */
+	uint8_t dups;		/* acknowledgements of the SVM in a row that say nothing new */
+	uint8_t head_len;	/* of head; 0: not known */
+	uint8_t n_svm_rst, twice_at;
+	uint32_t rules_gen;
+	/* Translation (P6): client number = guest number + offset, for the local guest. */
+	uint32_t seq_off, ts_off;
+	uint32_t isn;
+	uint32_t said_tsval;
+	nstime said_at;
 	uint32_t out_nxt;	/* after the last byte let out */
 	uint32_t out_ack, out_edge, out_tsval;
 	uint32_t out_told;	/* out_edge as the window field said it: in units of its scale, rounded up */
-	bool owed;		/* the PVM has acknowledged more than could be let out */
-	nstime owed_since;
-
+	uint32_t held_rst;	/* frame of a reset of the PVM that waits, or FRAME_NONE */
+	uint64_t other_epoch;	/* the last in which something of it was not compared: what follows must not overtake it */
+	nstime held_since;	/* last progress of held output */
 	struct flow_side loc, rem;
 
-	/* Primary, between barrier n and STAGED n: where the PVM was at the barrier. */
-	bool bar_set;
-	bool bar_seen, bar_ack_known, bar_fin;
-	uint32_t bar_nxt, bar_ack, bar_edge;
-
-	uint32_t svm_rst[FLOW_RSTS];	/* numbers of the SVM's last resets */
-	uint8_t n_svm_rst;
-	bool was_reset;		/* a reset was let out, and the guest has said nothing else since */
-	uint32_t held_rst;	/* frame of a reset of the PVM that waits, or FRAME_NONE */
-	uint8_t streak, guesses; /* answers in a row that differed; checkpoints asked for without waiting for the SVM's */
-	bool diverged;		/* the copies differ; nothing is compared until the next checkpoint is STAGED */
-	nstime held_since;	/* last progress of held output */
-	nstime rem_since;	/* the SVM's oldest */
-	uint64_t other_epoch;	/* the last in which something of it was not compared: what follows must not overtake it */
-
-	/* Secondary: what RELEASED has told, and the log's entries of this flow. */
-	bool rel_known, rel_ts, rel_out;
-	uint32_t rel_nxt, rel_ack, rel_tsval;
-	nstime rel_at;		/* when rel_tsval was current */
-	bool shift_due;		/* after promotion: the next timestamp sent decides the shift */
+	/* Secondary: the log's entries of this flow, and what RELEASED has told. */
 	uint32_t log_head, log_tail;
 	uint32_t n_log;
-	uint8_t dups;		/* acknowledgements of the SVM in a row that say nothing new */
+	uint32_t rel_nxt, rel_ack, rel_tsval;
+	nstime rel_at;		/* when rel_tsval was current */
 
+	struct flow_link lru, all, link[FLOW_LISTS];
+	nstime owed_since;
+	nstime rem_since;	/* the SVM's oldest */
+	struct frame_list stash;		/* secondary: a SYN of the SVM, and what follows it, that wait for FLOW */
+
+	/* Primary, between barrier n and STAGED n: where the PVM was at the barrier. */
+	uint32_t bar_nxt, bar_ack, bar_edge;
+
+	uint32_t isn_tsval, next_isn, next_tsval;
+	uint32_t table_seq_off, table_ts_off, table_isn;
+	uint32_t svm_rst[FLOW_RSTS];	/* numbers of the SVM's last resets */
+	uint64_t twice[FLOW_TWICE];
 	uint8_t head[PACKET_HEAD_MAX];	/* headers of the guest's last segment, to build acknowledgements */
-	uint8_t head_len;		/* 0: not known */
 };
 
 /* flow_scale() - the window scale in force, for reading the guest's own windows; 0 when none is or it is not known */
@@ -163,7 +153,11 @@ void flow_table_reset(struct flow_table *t);
 /* flow_find() - Return: the flow, or NULL */
 struct flow *flow_find(struct flow_table *t, const struct flow_key *key);
 
-/* flow_touch() - it is the youngest now */
+/*
+ * flow_touch() - it is the youngest now; one that was so less than TOUCH_NS ago keeps its place, since moving it costs
+ * looks at its neighbours, which are as many cache misses
+ */
+#define TOUCH_NS (20 * NS_PER_MS)
 void flow_touch(struct flow_table *t, struct flow *f, nstime now);
 
 /* flow_make() - a new flow of class FLOW_EMBRYO or FLOW_DGRAM, as its key says; NULL when the table is full */
