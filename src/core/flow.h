@@ -26,9 +26,7 @@ struct flow_side {
 	/* Not yet matched. TCP: segments by sequence number, not overlapping. Datagrams: as they came. */
 	struct frame_list held;
 	uint32_t held_bytes;
-	struct {
-		uint32_t left, right;
-	} sack[PACKET_MAX_SACK];
+	struct sack_block sack[PACKET_MAX_SACK];
 };
 
 /* How dear a flow is: under pressure the first ones go first. */
@@ -94,6 +92,7 @@ struct flow {
 	uint8_t dups;		/* acknowledgements of the SVM in a row that say nothing new */
 	uint8_t head_len;	/* of head; 0: not known */
 	uint8_t n_svm_rst, twice_at;
+	uint8_t n_told;		/* of told_sack */
 	uint32_t rules_gen;
 	/* Translation (P6): client number = guest number + offset, for the local guest. */
 	uint32_t seq_off, ts_off;
@@ -126,6 +125,7 @@ struct flow {
 	uint32_t table_seq_off, table_ts_off, table_isn;
 	uint32_t svm_rst[FLOW_RSTS];	/* numbers of the SVM's last resets */
 	uint64_t twice[FLOW_TWICE];
+	struct sack_block told_sack[PACKET_MAX_SACK];	/* what the client was told last, at out_ack */
 	uint8_t head[PACKET_HEAD_MAX];	/* headers of the guest's last segment, to build acknowledgements */
 };
 

@@ -42,6 +42,10 @@ enum packet_kind {
 #define PACKET_MAX_TAGS	2	/* VLAN tags; a frame with more is PK_OTHER */
 #define PACKET_MAX_EXT	8	/* IPv6 extension headers; a frame with more is PK_OTHER */
 
+struct sack_block {
+	uint32_t left, right;
+};
+
 struct packet {
 	uint8_t *data;
 	uint32_t frame_len;
@@ -72,9 +76,7 @@ struct packet {
 	uint32_t tsval, tsecr;
 	uint16_t sack_at;		/* offset of the SACK option's kind byte, 0: none */
 	uint8_t n_sack;
-	struct {
-		uint32_t left, right;
-	} sack[PACKET_MAX_SACK];
+	struct sack_block sack[PACKET_MAX_SACK];
 };
 
 /* Sequence space is circular: compare by distance. */
@@ -152,10 +154,13 @@ void packet_cut_front(struct packet *p, uint32_t drop);
  *
  * Return: length of the frame
  */
-#define PACKET_ACK_MAX	(PACKET_HEAD_MAX + 32)
+#define PACKET_ACK_MAX	(PACKET_HEAD_MAX + 60)
 #define PACKET_HEAD_MAX	(14 + 4 * PACKET_MAX_TAGS + 40)
 uint32_t packet_make_ack(uint8_t *data, const uint8_t *head, uint32_t head_len, uint16_t sport, uint16_t dport,
 			 uint32_t seq, uint32_t ack, uint16_t win, bool has_ts, uint32_t tsval, uint32_t tsecr);
+
+/* packet_add_sack() - add @n blocks to a segment that packet_make_ack() has made; with timestamps at most three fit */
+uint32_t packet_add_sack(uint8_t *data, uint32_t len, const struct sack_block *blocks, unsigned int n);
 
 /* packet_head() - the headers of a PK_TCP up to IP, options and extension headers left out. Return: their length */
 uint32_t packet_head(const struct packet *p, uint8_t out[PACKET_HEAD_MAX]);

@@ -54,6 +54,32 @@ uint32_t packet_make_ack(uint8_t *data, const uint8_t *head, uint32_t head_len, 
 	return p.frame_len;
 }
 
+uint32_t packet_add_sack(uint8_t *data, uint32_t len, const struct sack_block *blocks, unsigned int n)
+{
+	struct packet p;
+	uint8_t *o;
+
+	packet_parse(data, len, &p);
+	if (p.kind != PK_TCP || p.len)
+		return len;
+	if (n > (p.has_ts ? 3 : PACKET_MAX_SACK))
+		n = p.has_ts ? 3 : PACKET_MAX_SACK;
+	if (!n)
+		return len;
+	o = data + p.payload;
+	o[0] = o[1] = 1;
+	o[2] = 5;
+	o[3] = (uint8_t)(2 + 8 * n);
+	for (unsigned int i = 0; i < n; i++) {
+		put32(o + 4 + 8 * i, blocks[i].left);
+		put32(o + 8 + 8 * i, blocks[i].right);
+	}
+	p.payload = (uint16_t)(p.payload + 4 + 8 * n);
+	data[p.l4 + 12] = (uint8_t)((p.payload - p.l4) / 4 << 4);
+	packet_finish_tcp(&p);
+	return p.frame_len;
+}
+
 /* Ethernet header with tags. Return: its length */
 static uint32_t make_eth(uint8_t *data, const uint8_t dst[6], const uint8_t mac[6], const uint16_t tags[2], uint16_t type)
 {

@@ -101,22 +101,89 @@ static void note_out(struct net *net, struct flow *f, const struct packet *p, co
 		flow_list_add(&net->flows, f, LIST_REL);
 }
 
-/* The SVM lacks what it has neither acknowledged nor reported: the client must not hear of it. */
-static void filter_sack(struct net *net, const struct flow *f, struct packet *p)
+/* The part of a block that the SVM has as well. Return: false when there is none */
+static bool common_block(const struct flow *f, struct sack_block in, struct sack_block *out)
 {
-	unsigned int mask = 0;
+	if (f->rem.ack_known && seq_leq(in.right, f->rem.ack)) {
+		*out = in;
+		return true;
+	}
+	for (unsigned int k = 0; k < f->rem.n_sack; k++) {
+		uint32_t l = seq_max(f->rem.sack[k].left, in.left), r = seq_min(f->rem.sack[k].right, in.right);
 
-	if (!p->n_sack || net->role != NET_PRIMARY || !net->holding)
-		return;
-	for (unsigned int i = 0; i < p->n_sack; i++) {
-		uint32_t l = p->sack[i].left, r = p->sack[i].right;
-		bool has = f->rem.ack_known && seq_leq(r, f->rem.ack);
+		if (seq_lt(l, r)) {
+			*out = (struct sack_block){ l, r };
+			return true;
+		}
+	}
+	return false;
+}
 
-		for (unsigned int k = 0; !has && k < f->rem.n_sack; k++)
-			has = seq_leq(f->rem.sack[k].left, l) && seq_leq(r, f->rem.sack[k].right);
-		mask |= (unsigned int)has << i;
+/*
+ * The SVM lacks what it has neither acknowledged nor reported: the client must not hear of it, but of all that both have,
+ * or it could not send again fast what both have lost. Return: true when blocks are gone
+ */
+static bool filter_sack(struct net *net, struct flow *f, struct packet *p)
+{
+	unsigned int mask = 0, had = p->n_sack;
+
+	if (!had || net->role != NET_PRIMARY || !net->holding)
+		return false;
+	for (unsigned int i = 0; i < had; i++) {
+		struct sack_block both;
+
+		if (!common_block(f, p->sack[i], &both))
+			continue;
+		mask |= 1u << i;
+		if (both.left != p->sack[i].left || both.right != p->sack[i].right)
+			packet_set_sack(p, i, both.left, both.right);
 	}
 	packet_keep_sack(p, mask);
+	return p->n_sack < had;
+}
+
+static void note_sack(struct flow *f, const struct sack_block *b, unsigned int n)
+{
+	f->n_told = (uint8_t)n;
+	memcpy(f->told_sack, b, n * sizeof(*b));
+}
+
+/*
+ * The SVM reports what it has behind a hole. If the PVM has told of the same hole before, the client has not heard of
+ * what it reported then; now it hears what both have, in a duplicate acknowledgement of ours, as one that waits for a
+ * retransmission.
+ */
+static void tell_sack(struct net *net, struct flow *f, const struct packet *svm)
+{
+	struct sack_block both[PACKET_MAX_SACK];
+	struct frame_meta *m;
+	unsigned int n = 0;
+	struct packet p;
+	uint32_t h;
+
+	if (!svm->n_sack || !f->loc.n_sack || f->is_signed || !f->head_len || !f->out_known || !f->out_ack_known ||
+	    f->loc.rst || !(f->ws_known || f->no_ws) || f->loc.ack != f->rem.ack || f->loc.ack != f->out_ack ||
+	    (f->ts_on && !f->out_ts_known && !f->said_ts))
+		return;
+	for (unsigned int i = 0; i < f->loc.n_sack; i++)
+		n += seq_lt(f->out_ack, f->loc.sack[i].left) && common_block(f, f->loc.sack[i], &both[n]);
+	if (!n || (n == f->n_told && !memcmp(both, f->told_sack, n * sizeof(*both))))
+		return;
+	h = frame_alloc(&net->fp, false);
+	if (h == FRAME_NONE)
+		return;
+	m = &net->fp.meta[h];
+	m->len = packet_make_ack(net_data(net, h), f->head, f->head_len, f->key.guest_port, f->key.other_port, f->out_nxt,
+				 f->out_ack, window(f, f->out_ack, f->out_edge), f->ts_on,
+				 f->out_ts_known ? f->out_tsval : f->said_tsval, f->loc.tsecr);
+	m->len = packet_add_sack(net_data(net, h), m->len, both, n);
+	m->nic = f->key.nic;
+	m->epoch = net->epoch;
+	packet_parse(net_data(net, h), m->len, &p);
+	note_sack(f, both, n);
+	note_out(net, f, &p, &f->out_edge);
+	net->st.acks_made++;
+	release_emit(net, m->nic, h);
 }
 
 static void set_owed(struct net *net, struct flow *f)
@@ -128,10 +195,17 @@ static void set_owed(struct net *net, struct flow *f)
 	flow_list_add(&net->flows, f, LIST_HELD);
 }
 
+/* Whether the client would see more room than it was told of; what only rounding makes is no news. */
+static bool is_news(const struct flow *f, uint32_t ack, uint32_t edge)
+{
+	return seq_lt(f->out_edge, edge) &&
+	       seq_lt(f->out_told, ack + ((uint32_t)window(f, ack, edge) << flow_scale(f)));
+}
+
 void release_segment(struct net *net, struct flow *f, uint32_t frame, struct packet *p)
 {
 	uint32_t ack, edge;
-	bool bound = false;
+	bool bound = false, lost;
 
 	if ((p->flags & (TCP_ACK | TCP_SYN)) == (TCP_ACK | TCP_SYN) && allowed(net, f, &ack, &edge) && seq_lt(ack, p->ack)) {
 		/* Data that came with the client's SYN (RFC 7413), and that only the PVM has taken. */
@@ -160,7 +234,15 @@ void release_segment(struct net *net, struct flow *f, uint32_t frame, struct pac
 		 */
 		if ((!packet_span(p) || !(f->ws_known || f->no_ws)) && seq_lt(p->ack, ack))
 			ack = p->ack;
-		filter_sack(net, f, p);
+		lost = filter_sack(net, f, p);
+		/* A duplicate that has nothing left to report would look like a plain one, and three of them like a loss. */
+		if (lost && !p->n_sack && !packet_span(p) && f->out_ack_known && seq_leq(ack, f->out_ack) && !is_news(f, ack, edge)) {
+			net->st.acks_swallowed++;
+			frame_free(&net->fp, frame);
+			return;
+		}
+		if (p->n_sack)
+			note_sack(f, p->sack, p->n_sack);
 		packet_set_ack(p, ack);
 		if (f->ws_known || f->no_ws) {
 			packet_set_win(p, window(f, ack, edge));
@@ -243,13 +325,6 @@ void release_alone(struct net *net, uint32_t frame, uint8_t nic, struct packet *
 	} else {
 		release_emit(net, nic, frame);
 	}
-}
-
-/* Whether the client would see more room than it was told of; what only rounding makes is no news. */
-static bool is_news(const struct flow *f, uint32_t ack, uint32_t edge)
-{
-	return seq_lt(f->out_edge, edge) &&
-	       seq_lt(f->out_told, ack + ((uint32_t)window(f, ack, edge) << flow_scale(f)));
 }
 
 /* A segment without data, SYN, FIN or RST. */
@@ -445,6 +520,8 @@ static void svm_tcp(struct net *net, uint32_t frame, uint8_t nic, struct packet 
 	flow_side_update(&f->rem, p, flow_scale(f));
 	flow_list_add(&net->flows, f, LIST_ACTIVE);
 	net_dirty(net, f);
+	if (p->n_sack && compare_wanted(net, f))
+		tell_sack(net, f, p);
 	if (p->flags & TCP_RST)
 		f->svm_rst[f->n_svm_rst++ % FLOW_RSTS] = p->seq;
 	if (packet_span(p) && !(p->flags & TCP_RST) && !f->diverged && compare_wanted(net, f) &&

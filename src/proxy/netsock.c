@@ -14,6 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
 #include <unistd.h>
@@ -25,7 +26,10 @@ int netsock_init(struct netsock *s, int fd)
 	memset(s, 0, sizeof(*s));
 	s->fd = fd;
 	s->in = malloc(NETSOCK_IN);
-	s->out = malloc(NETSOCK_OUT);
+	/* Address space, mostly: pages are there only while a burst is. */
+	s->out = mmap(NULL, NETSOCK_OUT, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (s->out == MAP_FAILED)
+		s->out = NULL;
 	if (!s->in || !s->out) {
 		netsock_free(s);
 		return -ENOMEM;
@@ -36,7 +40,8 @@ int netsock_init(struct netsock *s, int fd)
 void netsock_free(struct netsock *s)
 {
 	free(s->in);
-	free(s->out);
+	if (s->out)
+		munmap(s->out, NETSOCK_OUT);
 	s->in = s->out = NULL;
 }
 
@@ -95,13 +100,18 @@ bool netsock_next(struct netsock *s, uint32_t max, const uint8_t **frame, uint32
 bool netsock_flush(struct netsock *s)
 {
 	while (s->out_len) {
-		ssize_t n = send(s->fd, s->out, s->out_len, MSG_NOSIGNAL | MSG_DONTWAIT);
+		ssize_t n = send(s->fd, s->out + s->out_off, s->out_len, MSG_NOSIGNAL | MSG_DONTWAIT);
 
 		if (n <= 0)
 			return false;
-		memmove(s->out, s->out + n, s->out_len - (size_t)n);
+		s->out_off += (size_t)n;
 		s->out_len -= (size_t)n;
 	}
+	s->out_off = 0;
+	/* After a burst the memory goes back. */
+	if (s->out_most > NETSOCK_HIGH)
+		madvise(s->out, NETSOCK_OUT, MADV_DONTNEED);
+	s->out_most = 0;
 	return true;
 }
 
@@ -126,13 +136,19 @@ int netsock_put(struct netsock *s, const uint8_t *frame, uint32_t len)
 		s->dropped_out++;
 		return -ENOBUFS;
 	}
+	if (s->out_off + s->out_len + 4 + len > NETSOCK_OUT) {
+		memmove(s->out, s->out + s->out_off, s->out_len);
+		s->out_off = 0;
+	}
 	if (done < 4) {
-		memcpy(s->out + s->out_len, head + done, 4 - done);
+		memcpy(s->out + s->out_off + s->out_len, head + done, 4 - done);
 		s->out_len += 4 - done;
 		done = 4;
 	}
-	memcpy(s->out + s->out_len, frame + (done - 4), len - (done - 4));
+	memcpy(s->out + s->out_off + s->out_len, frame + (done - 4), len - (done - 4));
 	s->out_len += len - (done - 4);
+	if (s->out_off + s->out_len > s->out_most)
+		s->out_most = s->out_off + s->out_len;
 	return 0;
 }
 

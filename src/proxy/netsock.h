@@ -14,14 +14,19 @@ struct netsock {
 	uint8_t *in;			/* bytes read and not yet taken */
 	size_t in_len, in_off;
 	size_t skip;			/* bytes of an oversized frame still to be thrown away */
-	uint8_t *out;			/* bytes that QEMU's socket did not take yet */
-	size_t out_len;
+	uint8_t *out;			/* bytes that QEMU's socket did not take yet: out_len from out_off on */
+	size_t out_off, out_len, out_most;
 	uint64_t bytes_in;		/* read so far */
 	uint64_t dropped_in, dropped_out;	/* oversized from QEMU; no room toward QEMU */
 };
 
 #define NETSOCK_IN	(256u << 10)
-#define NETSOCK_OUT	(512u << 10)	/* waiting for QEMU; beyond it frames are dropped, as by a NIC with a full ring */
+/*
+ * Waiting for QEMU: more than what a closed gate holds back, or a log gives once more, in one go. Beyond it frames are
+ * dropped, which one copy alone then lacks. From NETSOCK_HIGH on nothing more should be asked for from outside.
+ */
+#define NETSOCK_OUT	(48u << 20)
+#define NETSOCK_HIGH	(1u << 20)
 
 /* netsock_init() - @fd: our end of the socket pair, nonblocking; stays the caller's */
 int netsock_init(struct netsock *s, int fd);

@@ -45,6 +45,7 @@ struct proxy_port {
 	struct loop_fd tap, qemu;
 	struct netsock sock;
 	bool out_armed;
+	bool tap_off, tap_gone;	/* the TAP is not read for a while; is no more */
 };
 
 struct proxy {
@@ -93,6 +94,20 @@ static void tap_emit(struct proxy *px, uint8_t nic, const uint8_t *data, uint32_
 	atomic_store(&px->last_out, now);
 }
 
+/*
+ * While QEMU does not take what it is given, nothing more is read from outside: what then overflows does so in the TAP,
+ * before either copy has seen it.
+ */
+static void arm_tap(struct proxy_port *p)
+{
+	bool full = p->tap_off ? p->sock.out_len > NETSOCK_HIGH / 2 : p->sock.out_len > NETSOCK_HIGH;
+
+	if (full == p->tap_off || p->tap_gone)
+		return;
+	p->tap_off = full;
+	loop_fd_mod(p->px->loop, &p->tap, full ? 0 : EPOLLIN);
+}
+
 static void arm_out(struct proxy_port *p)
 {
 	bool want = p->sock.out_len > 0;
@@ -130,6 +145,7 @@ static void carry_out(struct proxy *px, const struct net_act *a)
 		if (p->qemu.fd >= 0) {
 			netsock_put(&p->sock, data, len);
 			arm_out(p);
+			arm_tap(p);
 		}
 		px->given = true;
 		break;
@@ -258,6 +274,7 @@ static void on_deadline(struct loop_timer *t)
 static void tap_gone(struct proxy_port *p)
 {
 	loop_fd_del(p->px->loop, &p->tap);
+	p->tap_gone = true;
 	atomic_fetch_add(&p->px->taps_gone, 1);
 	log_error("%s: its TAP interface is gone; no frame comes in or goes out there any more", p->id);
 }
@@ -352,6 +369,7 @@ static void on_qemu(struct loop_fd *w, uint32_t events)
 	if (events & EPOLLOUT) {
 		netsock_flush(&p->sock);
 		arm_out(p);
+		arm_tap(p);
 	}
 	if (events & (EPOLLIN | EPOLLHUP | EPOLLERR)) {
 		int rc = netsock_fill(&p->sock);
@@ -512,6 +530,7 @@ static void on_new_qemu(void *arg, const void *data, size_t len)
 	}
 	netsock_free(&p->sock);
 	p->out_armed = false;
+	arm_tap(p);
 	px->gone = false;
 	p->qemu.fd = m.fd;
 	if (netsock_init(&p->sock, m.fd) < 0 || loop_fd_add(px->loop, &p->qemu, EPOLLIN) < 0)
