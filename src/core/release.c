@@ -23,6 +23,7 @@
 
 #include <string.h>
 
+#define YOUNG		(1u << 30)	/* bytes of a connection, below which its numbers cannot have come around */
 #define SMALL_WINDOW	4096	/* bytes: below it an opening window is told though no acknowledgement goes out */
 
 void release_emit(struct net *net, uint8_t nic, uint32_t frame)
@@ -452,6 +453,12 @@ static void pvm_tcp(struct net *net, uint32_t frame, uint8_t nic, struct packet 
 	if (!f->out_known) {
 		f->out_known = true;
 		f->out_nxt = p->seq;
+	}
+	if (f->isn_known && seq_lt(p->seq, f->isn) && f->out_nxt - f->isn < YOUNG) {
+		/* Before the connection began: no stack says that, and it would pass for something that was let out before. */
+		net->st.drop_bad++;
+		frame_free(&net->fp, frame);
+		return;
 	}
 	if (seq_leq(p->seq + packet_span(p), f->out_nxt)) {
 		net->st.passed++;
