@@ -60,8 +60,13 @@ static int set_fn(int argc, char **argv)
 	if (a.name && rundir_name_check(a.name, &e))
 		return cli_fail(&cmd_set, CLI_USAGE, &e);
 	args = json_object_new_object();
-	for (int i = a.rest; i < argc && !rc; i++)
-		rc = set_word(argv[i], args, &e);
+	for (int i = a.rest; i < argc && !rc; i++) {
+		/* Behind the settings as before them, as with other commands. */
+		if (!strcmp(argv[i], "--json"))
+			a.json = true;
+		else
+			rc = set_word(argv[i], args, &e);
+	}
 	if (rc) {
 		json_object_put(args);
 		return cli_fail(&cmd_set, CLI_USAGE, &e);
