@@ -126,6 +126,8 @@ void epoch_staged(struct net *net, uint64_t n)
 			f->rem.ack = f->bar_ack;
 			f->rem.edge = f->bar_edge;
 			f->rem.fin = f->bar_fin;
+			/* The state that would take over has the connection, with these numbers. */
+			f->flow_ok = f->flow_ok || f->bar_seen;
 		}
 		f->diverged = false;
 		epoch_let_go(net, f, n);

@@ -454,6 +454,11 @@ static void pvm_tcp(struct net *net, uint32_t frame, uint8_t nic, struct packet 
 		f->out_known = true;
 		f->out_nxt = p->seq;
 	}
+	if (p->flags & TCP_SYN && !f->flow_ok && f->isn_known && seq_lt(f->isn, f->out_nxt)) {
+		/* The client says that it has this one, of which the secondary does not know yet: then it needs no other. */
+		frame_free(&net->fp, frame);
+		return;
+	}
 	if (f->isn_known && seq_lt(p->seq, f->isn) && f->out_nxt - f->isn < YOUNG) {
 		/* Before the connection began: no stack says that, and it would pass for something that was let out before. */
 		net->st.drop_bad++;
