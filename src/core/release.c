@@ -452,7 +452,7 @@ static void pvm_tcp(struct net *net, uint32_t frame, uint8_t nic, struct packet 
 	}
 	if (!f->out_known) {
 		f->out_known = true;
-		f->out_nxt = p->seq;
+		f->out_nxt = f->isn_known ? f->isn : p->seq;
 	}
 	if (p->flags & TCP_SYN && !f->flow_ok && f->isn_known && seq_lt(f->isn, f->out_nxt)) {
 		/* The client says that it has this one, of which the secondary does not know yet: then it needs no other. */

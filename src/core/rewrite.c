@@ -155,7 +155,8 @@ void rewrite_out(struct net *net, struct flow *f, struct packet *p)
 	/* A reset that answers a segment without ACK has no number of its own (RFC 9293, 3.10.7.1). */
 	if (p->flags & TCP_RST && !p->seq)
 		return;
-	if (p->flags & TCP_SYN && net->role != NET_SECONDARY && !(f->isn_known && p->seq + f->seq_off == f->isn)) {
+	if ((p->flags & (TCP_SYN | TCP_RST)) == TCP_SYN && net->role != NET_SECONDARY &&
+	    !(f->isn_known && p->seq + f->seq_off == f->isn)) {
 		/* Of a flow that was forgotten and met again the SYN may come once more behind what follows it. */
 		bool again = !f->isn_known && f->loc.seen && f->loc.nxt - (p->seq + f->seq_off) - 1 < SYN_AGAIN;
 

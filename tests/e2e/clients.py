@@ -207,7 +207,7 @@ class Pinger(Datagrams):
 
     def __init__(self, bed, host=bedlib.GUEST_IP, size=56, interval=0.05, **kw):
         self.v6 = bedlib.family(host) == socket.AF_INET6
-        proto = socket.getprotobyname("ipv6-icmp") if self.v6 else socket.IPPROTO_ICMP
+        proto = socket.IPPROTO_ICMPV6 if self.v6 else socket.IPPROTO_ICMP
         sock = bed.socket(kind=socket.SOCK_RAW, fam=bedlib.family(host), proto=proto)
         sock.connect((host, 0))
         super().__init__(bed, "ping-%d %s" % (size, host), sock, tries=1, interval=interval, **kw)
