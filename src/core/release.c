@@ -459,7 +459,7 @@ static void pvm_tcp(struct net *net, uint32_t frame, uint8_t nic, struct packet 
 		frame_free(&net->fp, frame);
 		return;
 	}
-	if (f->isn_known && seq_lt(p->seq, f->isn) && f->out_nxt - f->isn < YOUNG) {
+	if (f->isn_known && seq_lt(p->seq, f->isn + !(p->flags & TCP_SYN)) && f->out_nxt - f->isn < YOUNG) {
 		/* Before the connection began: no stack says that, and it would pass for something that was let out before. */
 		net->st.drop_bad++;
 		frame_free(&net->fp, frame);
