@@ -107,7 +107,7 @@ def crash_case(point, suites):
     return run
 
 
-SAMPLE = ("before_epoch_end", "bulk_half", "staged_received", "released", "applied")
+SAMPLE = ("before_epoch_end", "staged_received", "applied")
 for _point in PRIMARY_POINTS + SECONDARY_POINTS:
     crash_case(_point, ("e2e", "crash") if _point in SAMPLE else ("crash",))
 

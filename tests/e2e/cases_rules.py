@@ -148,7 +148,7 @@ hybrid_case([], "divergence_hybrid")
 hybrid_case(["--no-hybrid"], "divergence_no_hybrid")
 
 
-@case(bed={"nics": 2})
+@case("traffic", bed={"nics": 2})
 def settings_per_nic(bed):
     """What is held because the SVM stands is timed by the setting of the NIC that it is to leave by."""
     bed.start_pair(options=["--nic", "n0,compare_timeout=60000", "--nic", "n1,compare_timeout=300",
