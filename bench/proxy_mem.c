@@ -44,7 +44,8 @@ static struct net_ev *push(struct mem *m, int i, enum net_ev_type type)
 		exit(1);
 	}
 	ev = &d->q[(d->head + d->n++) % QUEUE];
-	memset(ev, 0, sizeof(*ev));
+	/* What the peer has said is in the one type only, and is filled whole there. */
+	memset(ev, 0, offsetof(struct net_ev, msg));
 	ev->type = type;
 	ev->frame = NET_NONE;
 	return ev;

@@ -237,7 +237,8 @@ static struct net_ev *new_event(struct proxy *px, enum net_ev_type type)
 	if (px->n_ev == BATCH)
 		step(px);
 	ev = &px->ev[px->n_ev++];
-	memset(ev, 0, sizeof(*ev));
+	/* What the peer has said is in the one type only, and is filled whole there. */
+	memset(ev, 0, offsetof(struct net_ev, msg));
 	ev->type = type;
 	ev->frame = NET_NONE;
 	return ev;
