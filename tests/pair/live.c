@@ -437,6 +437,37 @@ end:
 	return ok;
 }
 
+static void hosts_end(struct world *w, const pid_t resident[HOSTS])
+{
+	for (int i = 0; i < HOSTS; i++)
+		if (resident[i] > 0) {
+			kill(resident[i], SIGKILL);
+			waitpid(resident[i], NULL, 0);
+		}
+	world_free(w);
+}
+
+/* The hosts, and in each a process that stays: the servers, and one that does nothing. Return: as world_new() */
+static int hosts_begin(struct world *w, pid_t resident[HOSTS])
+{
+	int rc = world_new(w);
+
+	for (int i = 0; i < HOSTS; i++)
+		resident[i] = 0;
+	for (int i = 0; i < HOSTS && !rc; i++) {
+		resident[i] = world_fork(w, (enum host)i);
+		if (!resident[i]) {
+			while (i == HOST_CLIENT)
+				pause();
+			service_run();
+			_exit(1);
+		}
+	}
+	if (rc)
+		hosts_end(w, resident);
+	return rc;
+}
+
 int main(int argc, char **argv)
 {
 	static const struct option options[] = {
@@ -472,36 +503,28 @@ int main(int argc, char **argv)
 		printf("this needs root\n");
 		return 77;
 	}
-	rc = world_new(&w);
+	rc = hosts_begin(&w, resident);
 	if (rc) {
-		world_free(&w);
 		printf("%s\n", rc == -2 ? "no network namespaces or TAP interfaces here" : "the three hosts cannot be set up");
 		return rc == -2 ? 77 : 1;
-	}
-	for (int i = 0; i < HOSTS; i++) {
-		resident[i] = world_fork(&w, (enum host)i);
-		if (!resident[i]) {
-			if (i == HOST_CLIENT)
-				for (;;)
-					pause();
-			service_run();
-			_exit(1);
-		}
 	}
 	printf("seed %llu\n", (unsigned long long)seed);
 	for (unsigned int i = 0; i < SCENARIOS; i++) {
 		if (only && strcmp(only, scenarios[i].name))
 			continue;
-		if (run(&w, resident, &scenarios[i], dir, all, seed + i))
+		if (run(&w, resident, &scenarios[i], dir, all, seed + i)) {
 			passed++;
-		else
-			failed++;
+			continue;
+		}
+		failed++;
+		/* What it has left open would speak into the next one. */
+		hosts_end(&w, resident);
+		if (hosts_begin(&w, resident)) {
+			printf("the three hosts cannot be set up again\n");
+			return 1;
+		}
 	}
-	for (int i = 0; i < HOSTS; i++) {
-		kill(resident[i], SIGKILL);
-		waitpid(resident[i], NULL, 0);
-	}
-	world_free(&w);
+	hosts_end(&w, resident);
 	printf("%d passed, %d failed, 0 skipped\n", passed, failed);
 	return failed || !passed;
 }
