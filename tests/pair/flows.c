@@ -18,6 +18,8 @@ struct stream {
 	uint32_t base;			/* number of the SYN */
 	bool begun, fin, rst;
 	uint32_t fin_at;
+	bool ts_known;
+	uint32_t tsval;			/* the highest */
 };
 
 struct flows_conn {
@@ -106,6 +108,40 @@ static struct flows_conn *conn(struct flows *t, uint8_t family, uint16_t port, b
 	return &t->conn[t->n_conn++];
 }
 
+/* Return: offset of TSval in a TCP header of @n bytes, 0: it has none */
+static uint32_t ts_at(const uint8_t *h, uint32_t n)
+{
+	for (uint32_t i = 20; i + 1 < n && h[i];) {
+		if (h[i] == 1) {
+			i++;
+			continue;
+		}
+		if (h[i] == 8 && h[i + 1] == 10 && i + 10 <= n)
+			return i + 2;
+		i += h[i + 1] > 1 ? h[i + 1] : 2;
+	}
+	return 0;
+}
+
+/* Linux, from 6.15 on, answers a handshake that echoes a timestamp which it has not sent with an ACK and drops it. */
+static void see_svm(struct flows *t, enum flows_side side, const uint8_t *h, uint32_t off, uint8_t family)
+{
+	struct flows_conn *c = conn(t, family, be16(side == FLOWS_SVM ? h + 2 : h), false);
+	uint32_t ts = ts_at(h, off);
+	struct stream *s = c ? &c->s[FLOWS_SVM] : NULL;
+
+	if (!s || !ts || h[13] & RST)
+		return;
+	if (side == FLOWS_SVM) {
+		if (!s->ts_known || (int32_t)(be32(h + ts) - s->tsval) > 0)
+			s->tsval = be32(h + ts);
+		s->ts_known = true;
+	} else if (h[13] & ACK && s->ts_known && (int32_t)(be32(h + ts + 4) - s->tsval) > 0) {
+		wrong(t, "port %u: the SVM is given the echo of timestamp %u, and has sent up to %u", be16(h), be32(h + ts + 4),
+		      s->tsval);
+	}
+}
+
 static void see_segment(struct flows *t, enum flows_side side, const uint8_t *h, uint32_t n, uint8_t family)
 {
 	uint32_t seq = be32(h + 4), off = (h[12] >> 4) * 4u, at;
@@ -117,7 +153,9 @@ static void see_segment(struct flows *t, enum flows_side side, const uint8_t *h,
 		wrong(t, "a TCP header of %u bytes in %u", off, n);
 		return;
 	}
-	if (side == FLOWS_SVM && !(flags & SYN))
+	if (side == FLOWS_SVM || side == FLOWS_TO_SVM)
+		see_svm(t, side, h, off, family);
+	if (side == FLOWS_TO_SVM || (side == FLOWS_SVM && !(flags & SYN)))
 		return;
 	c = conn(t, family, be16(h + 2), false);
 	if (!c)
@@ -209,7 +247,7 @@ void flows_see(struct flows *t, enum flows_side side, const uint8_t *f, uint32_t
 	at = tcp_at(f, len, &family, &end);
 	if (at)
 		see_segment(t, side, f + at, end - at, family);
-	else if (side != FLOWS_SVM)
+	else if (side == FLOWS_PVM || side == FLOWS_OUT)
 		see_gram(t, side, f, len);
 }
 

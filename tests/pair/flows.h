@@ -14,6 +14,7 @@ enum flows_side {
 	FLOWS_PVM,
 	FLOWS_SVM,	/* in its own numbers; only the SYNs are of interest */
 	FLOWS_OUT,	/* let out */
+	FLOWS_TO_SVM,	/* given to the SVM: it must have sent what is acknowledged and echoed */
 	FLOWS_SIDES,
 };
 

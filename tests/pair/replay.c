@@ -39,6 +39,8 @@ static void out(void *arg, enum duo_port to, const uint8_t *f, uint32_t len)
 
 	if (to == DUO_CLIENT)
 		flows_see(&r->flows, FLOWS_OUT, f, len);
+	else if (to == DUO_SVM)
+		flows_see(&r->flows, FLOWS_TO_SVM, f, len);
 	mix(r, &r->now, sizeof(r->now));
 	mix(r, &to, sizeof(to));
 	mix(r, f, len);
