@@ -327,19 +327,14 @@ static const struct {
 };
 #define SCENARIOS (sizeof(scenarios) / sizeof(scenarios[0]))
 
-bool client_knows(const char *what)
-{
-	for (unsigned int i = 0; i < SCENARIOS; i++)
-		if (!strcmp(scenarios[i].name, what))
-			return true;
-	return false;
-}
-
 int client_run(const char *what, bool ip6)
 {
 	six = ip6;
 	for (unsigned int i = 0; i < SCENARIOS; i++)
-		if (!strcmp(scenarios[i].name, what))
+		if (!strcmp(scenarios[i].name, what)) {
 			scenarios[i].fn();
-	return 0;
+			return 0;
+		}
+	bad("there is no scenario %s", what);
+	return 1;
 }

@@ -34,6 +34,5 @@ unsigned long stream_hash(unsigned long h, const unsigned char *p, unsigned long
 
 /* client_run() - one of the client's scenarios. Return: 0, or 1 with a reason on stderr */
 int client_run(const char *what, bool ip6);
-bool client_knows(const char *what);
 
 #endif
