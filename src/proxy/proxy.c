@@ -77,8 +77,6 @@ struct proxy {
 	nstime published_at;
 };
 
-static void drain_all(struct proxy *px);
-
 static void tap_emit(struct proxy *px, uint8_t nic, const uint8_t *data, uint32_t len)
 {
 	nstime now = clock_ns();
@@ -324,6 +322,27 @@ static void on_tap(struct loop_fd *w, uint32_t events)
 		tap_gone(p);
 }
 
+/*
+ * A copy of a frame for core, without an event as yet. Frames of the last batch may come free once it was taken.
+ * Return: its handle, NET_NONE: there is no room, and that is counted
+ */
+static uint32_t keep_frame(struct proxy *px, const uint8_t *data, uint32_t len)
+{
+	uint32_t h = net_frame_alloc(px->net, false);
+
+	if (h == NET_NONE) {
+		step(px);
+		h = net_frame_alloc(px->net, false);
+	}
+	if (h == NET_NONE) {
+		net_frame_missed(px->net);
+		return NET_NONE;
+	}
+	memcpy(net_frame_data(px->net, h), data, len);
+	net_frame_set_len(px->net, h, len);
+	return h;
+}
+
 static void take_frames(struct proxy_port *p)
 {
 	struct proxy *px = p->px;
@@ -332,21 +351,13 @@ static void take_frames(struct proxy_port *p)
 	uint32_t len;
 
 	while (netsock_next(&p->sock, px->cfg.frame_size, &data, &len)) {
-		uint32_t h = net_frame_alloc(px->net, false);
 		struct net_ev *ev;
+		uint32_t h;
 
 		capture_frame(px->capture, point, p->nic, data, len);
-		if (h == NET_NONE) {
-			/* Frames of the last batch may come free once it was taken. */
-			step(px);
-			h = net_frame_alloc(px->net, false);
-		}
-		if (h == NET_NONE) {
-			net_frame_missed(px->net);
+		h = keep_frame(px, data, len);
+		if (h == NET_NONE)
 			continue;
-		}
-		memcpy(net_frame_data(px->net, h), data, len);
-		net_frame_set_len(px->net, h, len);
 		ev = new_event(px, NEV_GUEST);
 		ev->nic = p->nic;
 		ev->frame = h;
@@ -479,17 +490,9 @@ void proxy_peer(struct proxy *px, const struct net_msg *m, const uint8_t *frame,
 			net_frame_missed(px->net);
 			return;
 		}
-		h = net_frame_alloc(px->net, false);
-		if (h == NET_NONE) {
-			step(px);
-			h = net_frame_alloc(px->net, false);
-		}
-		if (h == NET_NONE) {
-			net_frame_missed(px->net);
+		h = keep_frame(px, frame, len);
+		if (h == NET_NONE)
 			return;
-		}
-		memcpy(net_frame_data(px->net, h), frame, len);
-		net_frame_set_len(px->net, h, len);
 	}
 	ev = new_event(px, NEV_MSG);
 	ev->nic = m->nic;
