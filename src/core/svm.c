@@ -18,13 +18,19 @@
 
 #define SVM_DUPS 3	/* duplicate acknowledgements, as in RFC 5681 */
 
-static void send_output(struct net *net, uint32_t frame, uint8_t nic)
+/* The frame stays the caller's; one that is freed now is still there until the step's actions are done. */
+static void tell_output(struct net *net, uint32_t frame, uint8_t nic)
 {
 	struct net_act *a = net_msg_new(net, NM_OUTPUT);
 
 	a->nic = a->msg.nic = nic;
 	a->frame = frame;
 	net->st.peer_out++;
+}
+
+static void send_output(struct net *net, uint32_t frame, uint8_t nic)
+{
+	tell_output(net, frame, nic);
 	frame_free(&net->fp, frame);
 }
 
@@ -80,7 +86,6 @@ static void count_duplicates(struct net *net, struct flow *f, const struct packe
 static void svm_tcp(struct net *net, uint32_t frame, uint8_t nic, struct packet *p)
 {
 	struct flow_key key;
-	struct net_act *a;
 	struct flow *f;
 
 	packet_key(p, nic, true, &key);
@@ -96,11 +101,8 @@ static void svm_tcp(struct net *net, uint32_t frame, uint8_t nic, struct packet 
 	count_duplicates(net, f, p);
 	flow_side_update(&f->loc, p, flow_scale(f));
 	inlog_trim(net, f);
-	/* Sent first: what is kept may be dropped at once, and is still there until the step's actions are done. */
-	a = net_msg_new(net, NM_OUTPUT);
-	a->nic = a->msg.nic = nic;
-	a->frame = frame;
-	net->st.peer_out++;
+	/* Sent first: what is kept may be dropped at once. */
+	tell_output(net, frame, nic);
 	if (!keep_output(net, f, frame, p))
 		frame_free(&net->fp, frame);
 }
