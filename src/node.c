@@ -193,6 +193,7 @@ static int make_machine(struct node *n, struct err *e)
 	struct vm_spec spec = { .cl = &n->cl, .probe = &n->probe, .agent_lib = n->agent_lib,
 				.qemu_timeout = n->o->qemu_timeout };
 	struct memwork_ops mem_ops = node_mem_ops;
+	struct memwork_cfg mem_cfg = { 0 };
 	struct vm_ops vm_ops = node_vm_ops;
 	struct ft_cfg cfg;
 
@@ -203,7 +204,11 @@ static int make_machine(struct node *n, struct err *e)
 	n->ds = devstate_new(VM_FD_SAVE, VM_FD_LOAD, e);
 	if (!n->ds)
 		return e->code;
-	n->mem = memwork_new(n->bulk, n->ram, n->ds, n->o->spill_dir, n->o->role == RUN_SECONDARY, &mem_ops, e);
+	mem_cfg.spill_dir = n->o->spill_dir;
+	mem_cfg.standby = n->o->role == RUN_SECONDARY;
+	mem_cfg.pack = n->o->compress;
+	mem_cfg.workers = n->o->workers;
+	n->mem = memwork_new(n->bulk, n->ram, n->ds, &mem_cfg, &mem_ops, e);
 	if (!n->mem)
 		return e->code;
 	spec.ram = n->ram;
@@ -214,6 +219,7 @@ static int make_machine(struct node *n, struct err *e)
 	ft_cfg_default(&cfg, n->o->role == RUN_PRIMARY ? FT_PRIMARY : FT_SECONDARY);
 	cfg.checkpoint_delay = n->checkpoint_delay = n->o->checkpoint_delay;
 	cfg.lease = n->o->timeout;
+	cfg.precopy.off = n->o->no_precopy;
 	n->ft = calloc(1, ft_size());
 	n->ring = ring_new(RING_STEPS);
 	if (!n->ft || !n->ring)

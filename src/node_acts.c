@@ -146,7 +146,7 @@ const struct vm_ops node_vm_ops = {
 /* The memory worker's callbacks: bulk loop. */
 
 static const enum ft_step mem_step[MEM_JOBS] = {
-	[MEM_ROUND] = STEP_ROUND, [MEM_COPY] = STEP_COPY, [MEM_SEND] = STEP_SEND, [MEM_RESERVE] = STEP_RESERVE,
+	[MEM_ROUND] = STEP_ROUND, [MEM_PRECOPY] = STEP_PRECOPY, [MEM_COPY] = STEP_COPY, [MEM_SEND] = STEP_SEND, [MEM_RESERVE] = STEP_RESERVE,
 	[MEM_APPLY] = STEP_APPLY, [MEM_MEND] = STEP_MEND, [MEM_FORGET] = STEP_FORGET,
 };
 
@@ -154,7 +154,7 @@ static void on_mem_done(void *arg, enum mem_job job, uint64_t num, int rc, uint6
 {
 	struct ft_ev ev = { .type = FE_DONE, .step = mem_step[job], .n = num, .rc = rc, .value = value };
 
-	if (rc && rc != -EPIPE && rc != -ECANCELED)
+	if (rc && rc != -EPIPE && rc != -ECANCELED && rc != -ENOTSUP)
 		log_warn("step failed step=%s epoch=%llu: %s", ft_step_name(ev.step), (unsigned long long)num, why);
 	if (job == MEM_APPLY && !rc)
 		crash_point(CRASH_applied);
@@ -186,13 +186,14 @@ static int bulk_send(struct node *n, struct wire_head *h, const uint8_t *head, i
 	return conn_send(c, h, iov, size ? 2 : 1, false);
 }
 
-static int mem_send_pages(void *arg, uint64_t num, uint64_t first, uint64_t count, const uint8_t *data)
+static int mem_send_pages(void *arg, uint64_t num, uint64_t first, uint64_t count, const uint8_t *data, uint32_t len,
+			  bool packed)
 {
-	struct pages_msg m = { .first = first, .count = (uint32_t)count, .zero = !data, .data = data };
+	struct pages_msg m = { .first = first, .count = (uint32_t)count, .zero = !data, .packed = packed, .data = data };
 	struct wire_head h = { .type = WIRE_PAGES, .epoch = num };
 	uint8_t head[WIRE_PAGES_LEN];
 
-	return bulk_send(arg, &h, head, codec_pages_put(head, sizeof(head), &m), data, data ? count * WIRE_PAGE : 0);
+	return bulk_send(arg, &h, head, codec_pages_put(head, sizeof(head), &m), data, len);
 }
 
 static int mem_send_state(void *arg, uint64_t num, uint64_t offset, const uint8_t *data, uint32_t len)
@@ -320,6 +321,9 @@ static void do_step(struct node *n, enum ft_step step, uint64_t num)
 		break;
 	case STEP_ROUND:
 		memwork_job(n->mem, MEM_ROUND, num);
+		break;
+	case STEP_PRECOPY:
+		memwork_job(n->mem, MEM_PRECOPY, num);
 		break;
 	case STEP_COPY:
 		memwork_job(n->mem, MEM_COPY, num);

@@ -140,7 +140,7 @@ static int on_bulk(void *arg, const struct wire_head *h, const uint8_t *payload,
 	switch (h->type) {
 	case WIRE_PAGES:
 		rc = codec_pages_get(h, payload, h->len, &p, e);
-		return rc ? rc : memwork_take_pages(w, p.first, p.count, p.data, e);
+		return rc ? rc : memwork_take_pages(w, p.first, p.count, p.data, p.len, p.packed, e);
 	case WIRE_DEVSTATE:
 		rc = codec_devstate_get(h, payload, h->len, &d, e);
 		return rc ? rc : memwork_take_state(w, d.offset, d.data, d.len, e);

@@ -49,6 +49,9 @@ struct run_opts {
 	const char *rules[RULES_MAX];	/* --rule, for rule_parse() */
 	unsigned int n_rules;
 	bool no_hybrid;			/* never change to periodic checkpoints */
+	bool compress;			/* guest memory is sent packed */
+	bool no_precopy;		/* guest memory is copied in pauses only */
+	unsigned int workers;		/* threads that copy guest memory; 0: as many as are worth it */
 	nstime qemu_timeout;		/* QEMU's monitor unanswered for so long counts as QEMU's death */
 	char run_dir[PATH_MAX];		/* control socket and the like; not yet made */
 	char spill_dir[PATH_MAX];	/* for what does not fit into memory */

@@ -13,6 +13,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "engine/workers.h"
 #include "monitor/rundir.h"
 #include "monitor/settings.h"
 
@@ -28,7 +29,7 @@
 
 enum {
 	OPT_NAME = 1, OPT_LISTEN, OPT_PEER, OPT_PRIMARY, OPT_INSECURE, OPT_HEARTBEAT, OPT_TIMEOUT, OPT_DELAY,
-	OPT_COMPARE, OPT_SCAN, OPT_QUEUE, OPT_NIC, OPT_RULE, OPT_NO_HYBRID, OPT_QEMU_TIMEOUT,
+	OPT_COMPARE, OPT_SCAN, OPT_QUEUE, OPT_NIC, OPT_RULE, OPT_NO_HYBRID, OPT_COMPRESS, OPT_WORKERS, OPT_NO_PRECOPY, OPT_QEMU_TIMEOUT,
 	OPT_RUN_DIR, OPT_SPILL_DIR, OPT_LOG_LEVEL,
 };
 
@@ -51,6 +52,9 @@ const struct cli_opt run_opts_table[] = {
 	{ "nic", OPT_NIC, "ID,SETTING=VALUE[,...]", "the last three for one NIC; may be given for each" },
 	{ "rule", OPT_RULE, "RULE", "what is compared, let through, or held; may be given often" },
 	{ "no-hybrid", OPT_NO_HYBRID, NULL, "go on comparing, however often the copies differ" },
+	{ "compress", OPT_COMPRESS, NULL, "pack guest memory for the link (LZ4)" },
+	{ "copy-workers", OPT_WORKERS, "N", "threads that copy guest memory (default: one a CPU, at most 4)" },
+	{ "no-precopy", OPT_NO_PRECOPY, NULL, "copy guest memory in the pause of a checkpoint only" },
 	{ "qemu-timeout", OPT_QEMU_TIMEOUT, "MS", "silence of QEMU that counts as its death (default 3000)" },
 	{ "run-dir", OPT_RUN_DIR, "DIR", "directory of the control socket" },
 	{ "spill-dir", OPT_SPILL_DIR, "DIR", "for what does not fit into memory (default " RUN_SPILL_DIR ")" },
@@ -133,6 +137,7 @@ static int run_addr(const char *opt, const char *text, struct run_addr *out, str
 
 static int run_option(int id, const char *arg, struct run_opts *o, struct err *e)
 {
+	uint64_t n = 0;
 	int level, rc;
 
 	switch (id) {
@@ -172,6 +177,16 @@ static int run_option(int id, const char *arg, struct run_opts *o, struct err *e
 		return run_text("--rule", arg, o->rules, &o->n_rules, RULES_MAX, e);
 	case OPT_NO_HYBRID:
 		o->no_hybrid = true;
+		return 0;
+	case OPT_COMPRESS:
+		o->compress = true;
+		return 0;
+	case OPT_WORKERS:
+		rc = cli_number("--copy-workers", arg, "threads", 1, WORKERS_MAX, &n, e);
+		o->workers = (unsigned int)n;
+		return rc;
+	case OPT_NO_PRECOPY:
+		o->no_precopy = true;
 		return 0;
 	case OPT_QEMU_TIMEOUT:
 		return run_ms("--qemu-timeout", arg, 100, &o->qemu_timeout, e);

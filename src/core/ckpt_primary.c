@@ -6,7 +6,7 @@
  * as short as possible. The number n of a checkpoint is that of the epoch that it ends.
  *
  *	ROUND	first synchronisation: dirty pages are sent while the VM runs, until few enough are left
- *	IDLE	a wish (mismatch, delay, ...) begins checkpoint n
+ *	IDLE	rounds of pre-copy for n (precopy.c); a wish (mismatch, delay, ...) begins checkpoint n
  *	GATE	NEV_CLOSE n; NA_CUT n: QEMU has read its input
  *	STOP	stop, and EPOCH_END n to the secondary at the same moment
  *	COLLECT	NEV_STOPPED n; save, copy and NA_DRAINED n side by side, in any order
@@ -19,7 +19,7 @@
  *   kept, but for those that n itself answers: what net wanted before it drained n, what the secondary wanted before
  *   it said STAGED n, and what anybody wanted before the stop was answered. The most urgent is kept, the first of
  *   equal ones. Something that holds output (mismatch, too much held, not comparable, a reset) or an order goes at
- *   once; others wait for min_interval after LOADED.
+ *   once, and cuts a round short; others wait for min_interval after LOADED, and for a last round where it pays.
  * - An epoch number that was given to NEV_CLOSE is never used again: NEV_OPEN n means that epoch n + 1 has begun,
  *   also when checkpoint n was given up.
  * - Who gives up unwinds: what was asked of QEMU is answered first (or overdue), then the VM is continued, then the
@@ -40,7 +40,8 @@
 
 void pri_init(struct ft *ft)
 {
-	ft->p = (struct ckpt_primary){ .deadline = NS_NEVER, .last = ft->p.last };
+	ft->p = (struct ckpt_primary){ .deadline = NS_NEVER, .last = ft->p.last, .no_precopy = ft->p.no_precopy };
+	precopy_init(&ft->p.pre, &ft->cfg.precopy);
 }
 
 void pri_start(struct ft *ft, struct ft_ctx *c)
@@ -93,15 +94,44 @@ nstime pri_next(const struct ft *ft)
 		return NS_NEVER;
 	if (urgent(p->wish))
 		return p->loaded_at;
+	if (p->last_round)
+		return NS_NEVER;
 	if (p->wish != CAUSE_NONE || ft->cfg.checkpoint_delay < ft->cfg.min_interval)
 		return ft_after(p->loaded_at, ft->cfg.min_interval);
 	return ft_after(p->loaded_at, ft->cfg.checkpoint_delay);
+}
+
+nstime pri_next_round(const struct ft *ft)
+{
+	const struct ckpt_primary *p = &ft->p;
+
+	if (p->phase != PRI_IDLE || p->no_precopy || ft->parting || ft->busy[STEP_SEND].on || ft->busy[STEP_PRECOPY].on)
+		return NS_NEVER;
+	return precopy_next(&p->pre, &ft->cfg.precopy);
+}
+
+static void begin_round(struct ft *ft, struct ft_ctx *c)
+{
+	precopy_begun(&ft->p.pre, c->now);
+	ft_do(ft, c, STEP_PRECOPY, ft->epoch, ft->cfg.staged_deadline);
+}
+
+/* May a round be begun that is not due? */
+static bool round_pays(const struct ft *ft, nstime now)
+{
+	return pri_next_round(ft) != NS_NEVER && precopy_worth(&ft->p.pre, &ft->cfg.precopy, now);
 }
 
 static void begin(struct ft *ft, struct ft_ctx *c, enum ckpt_cause cause)
 {
 	struct ckpt_primary *p = &ft->p;
 
+	precopy_close(&p->pre);
+	p->last_round = false;
+	if (ft_waits(ft, STEP_PRECOPY)) {
+		ft_give_up(ft, STEP_PRECOPY);
+		precopy_cut(&p->pre);
+	}
 	p->n = ft->epoch;
 	p->cause = cause;
 	p->wish = CAUSE_NONE;
@@ -115,8 +145,37 @@ static void begin(struct ft *ft, struct ft_ctx *c, enum ckpt_cause cause)
 
 static void begin_if_due(struct ft *ft, struct ft_ctx *c)
 {
-	if (pri_next(ft) <= c->now)
-		begin(ft, c, ft->p.wish != CAUSE_NONE ? ft->p.wish : CAUSE_DELAY);
+	struct ckpt_primary *p = &ft->p;
+
+	if (pri_next(ft) > c->now)
+		return;
+	if (!urgent(p->wish) && (ft_waits(ft, STEP_PRECOPY) || round_pays(ft, c->now))) {
+		p->last_round = true;
+		if (!ft_waits(ft, STEP_PRECOPY))
+			begin_round(ft, c);
+		return;
+	}
+	begin(ft, c, p->wish != CAUSE_NONE ? p->wish : CAUSE_DELAY);
+}
+
+static void precopy_round_done(struct ft *ft, struct ft_ctx *c)
+{
+	struct ckpt_primary *p = &ft->p;
+
+	if (c->ev->rc == -ENOTSUP) {
+		p->no_precopy = true;
+		precopy_cut(&p->pre);
+	} else if (c->ev->rc) {
+		/* What was dirty is not known any more. */
+		ft_part(ft, c, FT_WHY_STEP_FAILED, STEP_PRECOPY);
+		return;
+	} else {
+		precopy_done(&p->pre, &ft->cfg.precopy, c->now, (uint32_t)c->ev->value, c->ev->value >> 32);
+	}
+	if (p->last_round)
+		begin(ft, c, p->wish != CAUSE_NONE ? p->wish : CAUSE_DELAY);
+	else
+		begin_if_due(ft, c);
 }
 
 void pri_want(struct ft *ft, struct ft_ctx *c, enum ckpt_cause cause)
@@ -175,6 +234,7 @@ void pri_unwind(struct ft *ft, struct ft_ctx *c)
 	}
 	/* These are the network's; whoever carries them out ends them when the link goes. */
 	ft_no_limit(ft, STEP_ROUND);
+	ft_no_limit(ft, STEP_PRECOPY);
 	ft_no_limit(ft, STEP_SEND);
 }
 
@@ -192,7 +252,8 @@ void pri_hung(struct ft *ft, struct ft_ctx *c, enum ft_reason why, enum ft_step 
 /* A step has failed: a timeout is a hung QEMU, everything else ends protection. */
 static void failed(struct ft *ft, struct ft_ctx *c)
 {
-	if (c->ev->rc == -ETIMEDOUT && c->ev->step != STEP_ROUND && c->ev->step != STEP_SEND)
+	if (c->ev->rc == -ETIMEDOUT && c->ev->step != STEP_ROUND && c->ev->step != STEP_PRECOPY &&
+	    c->ev->step != STEP_SEND)
 		pri_hung(ft, c, FT_WHY_STEP_FAILED, c->ev->step);
 	else
 		ft_part(ft, c, FT_WHY_STEP_FAILED, c->ev->step);
@@ -312,6 +373,7 @@ void pri_loaded(struct ft *ft, struct ft_ctx *c, uint64_t n)
 	/* The marker has arrived, so that the sending is as good as over; but it must be before the next begins. */
 	if (ft->busy[STEP_SEND].on)
 		ft->busy[STEP_SEND].deadline = ft_after(c->now, ft->cfg.staged_deadline);
+	precopy_open(&p->pre, &ft->cfg.precopy, c->now);
 	ft_net(ft, c, NEV_LOADED, n, 0);
 	ft_act(ft, c, FA_CKPT_DONE)->n = n;
 	if (ft->state == FT_SYNC)
@@ -346,6 +408,10 @@ void pri_net(struct ft *ft, struct ft_ctx *c)
 		/* Its events come in order: what it wanted before it drained n is answered by n. */
 		if (p->phase != PRI_GATE && p->phase != PRI_STOP && !(p->phase == PRI_COLLECT && !p->drained))
 			pri_want(ft, c, c->ev->cause);
+		break;
+	case NA_LIKELY:
+		if (round_pays(ft, c->now))
+			begin_round(ft, c);
 		break;
 	default:
 		break;
@@ -415,7 +481,10 @@ void pri_done(struct ft *ft, struct ft_ctx *c)
 			p->copied = true;
 			p->cur.copy = c->now - p->stop_done;
 			p->cur.pages = ev->value;
+			precopy_paused(&p->pre, &ft->cfg.precopy, p->stop_done, ev->value);
 			collected(ft, c);
+		} else if (p->phase == PRI_IDLE && ev->step == STEP_PRECOPY) {
+			precopy_round_done(ft, c);
 		} else if (p->phase == PRI_IDLE && ev->step == STEP_SEND) {
 			begin_if_due(ft, c);
 		}
@@ -432,6 +501,8 @@ void pri_progress(struct ft *ft, struct ft_ctx *c)
 		return;
 	if (p->phase == PRI_ROUND)
 		ft->busy[STEP_ROUND].deadline = ft_after(c->now, ft->cfg.staged_deadline);
+	else if (p->phase == PRI_IDLE && ft_waits(ft, STEP_PRECOPY))
+		ft->busy[STEP_PRECOPY].deadline = ft_after(c->now, ft->cfg.staged_deadline);
 	else if (p->phase == PRI_STAGE)
 		p->deadline = ft_after(c->now, ft->cfg.staged_deadline);
 	else if (p->phase == PRI_LOAD)
@@ -445,7 +516,7 @@ static void overdue(struct ft *ft, struct ft_ctx *c, enum ft_step step)
 		ft_end(ft, c, FT_WHY_STEP_FAILED, step, FT_EXIT_FAILED, CTL_QUIT);
 	else if (ft->p.phase == PRI_UNWIND)
 		unwind_on(ft, c);	/* a cont that comes to nothing is asked again, see ft.c */
-	else if (step == STEP_ROUND || step == STEP_SEND)
+	else if (step == STEP_ROUND || step == STEP_PRECOPY || step == STEP_SEND)
 		ft_part(ft, c, FT_WHY_STEP_FAILED, step);
 	else
 		pri_hung(ft, c, FT_WHY_STEP_FAILED, step);
@@ -474,4 +545,6 @@ void pri_tick(struct ft *ft, struct ft_ctx *c)
 		return;
 	}
 	begin_if_due(ft, c);
+	if (pri_next_round(ft) <= c->now)
+		begin_round(ft, c);
 }

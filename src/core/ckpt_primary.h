@@ -12,7 +12,7 @@ enum pri_phase {
 	PRI_OFF,	/* no peer: the VM runs, or was never started */
 	PRI_START,	/* the first cont */
 	PRI_ROUND,	/* pre-copy */
-	PRI_IDLE,	/* protected, nothing under way */
+	PRI_IDLE,	/* protected; nothing under way but a round of pre-copy */
 	PRI_GATE,	/* NEV_CLOSE given, NA_CUT awaited */
 	PRI_STOP,	/* stop and EPOCH_END sent */
 	PRI_COLLECT,	/* save, copy, drain side by side */
@@ -37,6 +37,9 @@ struct ckpt_primary {
 	nstime loaded_at;
 	nstime stop_sent, stop_done, cont_sent, cont_done, staged_at;
 	struct ckpt_times cur, last;
+	struct precopy pre;
+	bool no_precopy;	/* the tracker cannot */
+	bool last_round;	/* the checkpoint that is due begins when the round under way has ended */
 };
 
 void pri_init(struct ft *ft);
@@ -57,6 +60,8 @@ void pri_tick(struct ft *ft, struct ft_ctx *c);
 void pri_hung(struct ft *ft, struct ft_ctx *c, enum ft_reason why, enum ft_step step);
 /* pri_next() - when the next checkpoint may begin, NS_NEVER while none may */
 nstime pri_next(const struct ft *ft);
+/* pri_next_round() - when the next round between checkpoints is due, NS_NEVER: none is */
+nstime pri_next_round(const struct ft *ft);
 const char *pri_phase_name(enum pri_phase p);
 
 #endif

@@ -171,9 +171,23 @@ static void compare_rst(struct net *net, struct flow *f)
 	release_segment(net, f, h, &p);
 }
 
+#define LIKELY_FOR	(500 * NS_PER_MS)	/* so long after a difference another one is expected */
+#define LIKELY_GAP	(5 * NS_PER_MS)		/* between two warnings */
+
+void compare_input(struct net *net, const struct packet *p)
+{
+	if (!net->differed_at || net->now - net->differed_at > LIKELY_FOR || net->now - net->likely_at < LIKELY_GAP)
+		return;
+	if (!net->holding || !net->gate_open || (p->kind == PK_TCP && !p->len) || p->kind == PK_LOCAL)
+		return;
+	net->likely_at = net->now;
+	net_act_new(net, NA_LIKELY);
+}
+
 void compare_differs(struct net *net, struct flow *f)
 {
 	f->diverged = true;
+	net->differed_at = net->now;
 	if (!(net->wanted & 1u << CAUSE_MISMATCH))
 		net->st.mismatches++;
 	hold_want(net, f, CAUSE_MISMATCH);
@@ -208,6 +222,7 @@ void compare_guess(struct net *net, struct flow *f)
 		return;
 	net->st.guessed++;
 	f->diverged = true;
+	net->differed_at = net->now;
 	hold_want(net, f, CAUSE_MISMATCH);
 }
 

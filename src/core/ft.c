@@ -226,7 +226,7 @@ nstime ft_deadline(const struct ft *ft)
 	t = ft_min(t, ft->takeover_at);
 	t = ft_min(t, ft->p.deadline);
 	t = ft_min(t, ft->s.deadline);
-	return ft_min(t, pri_next(ft));
+	return ft_min(t, ft_min(pri_next(ft), pri_next_round(ft)));
 }
 
 size_t ft_size(void)
@@ -250,6 +250,7 @@ void ft_cfg_default(struct ft_cfg *cfg, enum ft_role role)
 		.drift = 10 * NS_PER_MS,
 		.max_rounds = 10,
 		.round_goal = 2000,
+		.precopy = { .goal = 512, .min = 10 * NS_PER_MS, .max = 1 * NS_PER_S, .share = 4 },
 	};
 }
 

@@ -8,6 +8,7 @@
 
 #include "base/clock.h"
 #include "core/net.h"
+#include "core/precopy.h"
 
 /*
  * The control machine of one node: roles, promotion, lease, and the steps of a checkpoint (ckpt_primary.c,
@@ -54,6 +55,8 @@ enum ft_step {
 	STEP_CONT,	/* QMP cont */
 	STEP_SAVE,	/* primary: device state into memory */
 	STEP_ROUND,	/* primary: one pre-copy round while the VM runs; value: pages still dirty at its end */
+	STEP_PRECOPY,	/* primary: a round between checkpoints; value: pages found dirty, in the upper 32 bits those of them that
+			 * the round before had found too; -ENOTSUP: there can be none; a STEP_COPY ends it (-ECANCELED) */
 	STEP_COPY,	/* primary, paused: scan, re-arm, copy what is dirty; value: pages */
 	STEP_SEND,	/* primary: send what is left, the device state, and the bulk marker n */
 	STEP_RESERVE,	/* secondary: make sure that applying n cannot fail any more */
@@ -82,6 +85,7 @@ struct ft_cfg {
 	nstime drift;			/* what two clocks may differ over a lease; the secondary waits that much longer */
 	uint32_t max_rounds;		/* pre-copy rounds in the first synchronisation */
 	uint32_t round_goal;		/* dirty pages below which the first checkpoint is made */
+	struct precopy_cfg precopy;	/* rounds between checkpoints */
 	uint32_t faults;		/* planted faults (enum ft_fault), only in a build with LOCKSTEP_FAULTS */
 };
 void ft_cfg_default(struct ft_cfg *cfg, enum ft_role role);
@@ -131,7 +135,7 @@ enum ft_ev_type {
 	FE_QEMU_HUNG,	/* QMP does not answer within its timeout */
 	FE_GUEST_OFF, FE_GUEST_RESET, FE_GUEST_PANIC,
 	FE_CTL,		/* ctl */
-	FE_NET,		/* value: NA_CUT, NA_DRAINED, NA_BARRIER, NA_WANT; n, cause */
+	FE_NET,		/* value: NA_CUT, NA_DRAINED, NA_BARRIER, NA_WANT, NA_LIKELY; n, cause */
 	FE_BULK_BARRIER,	/* secondary: the bulk marker of n has arrived; value: bytes of device state */
 	FE_PROGRESS,	/* something of the checkpoint under way has moved (bytes sent or received) */
 	FE_WANT,	/* cause: a checkpoint is needed (memory, command) */

@@ -59,6 +59,7 @@ void gate_input(struct net *net, uint8_t nic, uint32_t frame)
 	if (net->role == NET_PRIMARY && net->holding) {
 		bool stranger = share && last_quarter(net) && !track_known(net, nic, &p);
 
+		compare_input(net, &p);
 		if (!share || stranger) {
 			if (stranger)
 				net->st.drop_syn++;

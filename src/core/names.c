@@ -36,7 +36,7 @@ const char *ft_step_name(enum ft_step s)
 {
 	static const char *const names[STEP_MAX] = {
 		[STEP_STOP] = "stop", [STEP_CONT] = "cont", [STEP_SAVE] = "save", [STEP_ROUND] = "round",
-		[STEP_COPY] = "copy", [STEP_SEND] = "send", [STEP_RESERVE] = "reserve", [STEP_APPLY] = "apply",
+		[STEP_PRECOPY] = "precopy", [STEP_COPY] = "copy", [STEP_SEND] = "send", [STEP_RESERVE] = "reserve", [STEP_APPLY] = "apply",
 		[STEP_LOAD] = "load", [STEP_MEND] = "mend", [STEP_RESTART] = "restart", [STEP_FORGET] = "forget",
 	};
 

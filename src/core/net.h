@@ -185,6 +185,7 @@ enum net_act_type {
 	NA_BARRIER,	/* n: secondary: the barrier of n has arrived */
 	NA_WANT,	/* arg: enum ckpt_cause: a checkpoint is needed; msg.key, seq32, ack32, room: the flow, where it is one,
 			 * the first position held, the acknowledgement owed, and how many segments are held */
+	NA_LIKELY,	/* a checkpoint may be wanted soon: the copies have differed lately, and a client asks for something */
 };
 
 struct net_act {

@@ -110,6 +110,7 @@ struct net {
 	struct reasm *reasm[SIDES];
 	uint32_t n_reasm[SIDES];
 	uint8_t *scratch;		/* FRAG_MAX bytes */
+	nstime differed_at, likely_at;	/* the copies differed; NA_LIKELY was said */
 	uint32_t backoff;		/* doublings of compare_timeout */
 	bool timeout_last;		/* the last checkpoint was asked for by a timeout */
 
@@ -255,6 +256,8 @@ bool compare_wanted(struct net *net, struct flow *f);
 void compare_answered(struct net *net, struct flow *f);
 /* compare_differs() - the copies differ on this flow: nothing more of it is compared until a checkpoint is STAGED */
 void compare_differs(struct net *net, struct flow *f);
+/* compare_input() - a client's frame comes in: is its answer likely to differ? */
+void compare_input(struct net *net, const struct packet *p);
 
 /* datagram.c: what is not a TCP stream */
 void datagram_pvm(struct net *net, uint32_t frame, uint8_t nic, const struct packet *p);

@@ -135,6 +135,7 @@ static const char *net_answer_name(uint64_t value)
 	case NA_DRAINED: return "drained";
 	case NA_BARRIER: return "barrier";
 	case NA_WANT: return "want";
+	case NA_LIKELY: return "likely";
 	default: return "?";
 	}
 }

@@ -20,7 +20,7 @@
 #include "base/cursor.h"
 #include "base/siphash.h"
 
-enum { RING_VERSION = 3, RING_SUM = 8 };
+enum { RING_VERSION = 4, RING_SUM = 8 };
 
 struct io {
 	struct cursor r;
@@ -107,6 +107,11 @@ static void io_cfg(struct io *io, struct ft_cfg *c)
 	io_u64(io, &c->drift);
 	io_u32(io, &c->max_rounds);
 	io_u32(io, &c->round_goal);
+	io_u32(io, &c->precopy.goal);
+	io_u64(io, &c->precopy.min);
+	io_u64(io, &c->precopy.max);
+	io_u32(io, &c->precopy.share);
+	io_bool(io, &c->precopy.off);
 	io_u32(io, &c->faults);
 }
 
@@ -133,6 +138,16 @@ static void io_primary(struct io *io, struct ckpt_primary *p)
 	io_u64(io, &p->staged_at);
 	io_times(io, &p->cur);
 	io_times(io, &p->last);
+	io_u64(io, &p->pre.interval);
+	io_u64(io, &p->pre.scanned_at);
+	io_u64(io, &p->pre.begun_at);
+	io_u64(io, &p->pre.ended_at);
+	io_u64(io, &p->pre.took);
+	io_u64(io, &p->pre.rate);
+	io_bool(io, &p->pre.on);
+	io_bool(io, &p->pre.under_way);
+	io_bool(io, &p->no_precopy);
+	io_bool(io, &p->last_round);
 }
 
 static void io_secondary(struct io *io, struct ckpt_secondary *s)

@@ -32,12 +32,13 @@ struct dirty {
 	struct mem_map map;
 	int pagemap;
 	int clear_refs;
+	struct workers *workers;
 	struct pageset sink;	/* takes what arming finds and nobody wants */
 };
 
 static int wp_scan(struct dirty *d, bool stopped, struct pageset *set)
 {
-	return memscan_written(d->pagemap, &d->map, true, set);
+	return memscan_written_by(d->workers, d->pagemap, &d->map, true, set);
 }
 
 static int wp_arm(struct dirty *d)
@@ -111,6 +112,11 @@ void dirty_free(struct dirty *d)
 		return;
 	pageset_fini(&d->sink);
 	free(d);
+}
+
+void dirty_workers(struct dirty *d, struct workers *w)
+{
+	d->workers = w;
 }
 
 int dirty_arm(struct dirty *d)

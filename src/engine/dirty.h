@@ -37,6 +37,9 @@ struct dirty *dirty_new(enum dirty_kind kind, const struct mem_map *map, int pag
 /* dirty_free() - forget it; QEMU's pages stay as they are */
 void dirty_free(struct dirty *d);
 
+/* dirty_workers() - who scans from now on, borrowed; NULL: the caller of dirty_scan() alone */
+void dirty_workers(struct dirty *d, struct workers *w);
+
 /*
  * dirty_arm() - start: whatever is written from now on will be reported
  *

@@ -7,6 +7,7 @@
 
 #include "base/err.h"
 #include "engine/pageset.h"
+#include "engine/workers.h"
 
 enum { MEM_MAX_RANGES = 64 };
 
@@ -35,6 +36,11 @@ struct mem_map {
  * the caller takes every page for dirty or gives up (it happens when QEMU dies or the registration is gone)
  */
 int memscan_written(int pagemap, const struct mem_map *map, bool rearm, struct pageset *set);
+
+/*
+ * memscan_written_by() - the same, divided between @w where that is worth it; NULL: the caller alone
+ */
+int memscan_written_by(struct workers *w, int pagemap, const struct mem_map *map, bool rearm, struct pageset *set);
 
 /*
  * memscan_private() - add the pages of a private mapping that are QEMU's own copies, in memory or swapped out

@@ -35,11 +35,12 @@
 #include "base/log.h"
 #include "engine/dirty.h"
 #include "engine/pagebuf.h"
+#include "engine/pagesend.h"
 #include "engine/svmmem.h"
 
 #define BUF_PAGES	16384		/* 64 MB of copied content */
-#define PIECE_PAGES	64		/* pages in one message */
-#define ZERO_PAGES	256		/* pages of zeroes in one message */
+#define BUF_RESERVE	(w->buf_pages / 2)	/* what a round leaves free for the pause */
+#define SLICE_PAGES	256		/* pages that a round copies and sends before it looks at what else there is */
 #define STATE_PIECE	(64u << 10)
 #define DROP_NS		(5 * NS_PER_S)
 #define PROGRESS_NS	(50 * NS_PER_MS)
@@ -55,13 +56,18 @@ struct memwork {
 
 	bool busy;
 	enum mem_job job;
-	uint64_t n;
+	uint64_t n, job_seq;
 
 	/* serving */
-	struct pageset pending;
+	struct workers *workers;
+	struct pageset pending;		/* what the secondary lacks, and is not in todo */
+	struct pageset todo;		/* what the round under way has still to copy */
+	struct pageset found, before;	/* by the last scan between checkpoints, and by the one before it */
+	struct pageset epoch;		/* all that was copied since the last checkpoint was sent */
+	uint64_t hot;			/* pages that were in both */
 	struct pagebuf *buf;
-	struct pagebuf_piece piece;	/* taken from the buffer, not yet sent */
-	bool have_piece;
+	uint64_t buf_pages;
+	struct pagesend *send;
 	bool full_due;			/* the peer has nothing yet */
 	uint64_t copied, hash;
 	const uint8_t *state;
@@ -90,6 +96,8 @@ struct mem_post {
 	uint64_t n;
 };
 
+static void on_slice(void *arg, const void *data, size_t len);
+
 static void done(struct memwork *w, int rc, uint64_t value, const char *why)
 {
 	w->busy = false;
@@ -111,7 +119,7 @@ static void count_sent(struct memwork *w, uint64_t bytes, uint64_t left)
 	w->epoch_bytes += bytes;
 	pthread_mutex_lock(&w->lock);
 	w->st.sent += bytes;
-	w->st.buffered = pagebuf_bytes(w->buf);
+	w->st.buffered = pagesend_waiting(w->send) * RAM_PAGE;
 	if (w->st.syncing) {
 		w->st.sync_done += bytes;
 		w->st.sync_left = left;
@@ -120,50 +128,61 @@ static void count_sent(struct memwork *w, uint64_t bytes, uint64_t left)
 	progress(w);
 }
 
-/* Send what is in the buffer. Return: 0 when it is empty, -EAGAIN to be called again, -EPIPE */
-static int send_buffer(struct memwork *w)
+static int send_message(void *arg, uint64_t first, uint64_t count, const uint8_t *data, uint32_t len, bool packed)
 {
-	for (;;) {
-		uint64_t count;
-		int rc;
+	struct memwork *w = arg;
 
-		if (!w->have_piece)
-			w->have_piece = pagebuf_next(w->buf, PIECE_PAGES, &w->piece);
-		if (!w->have_piece)
-			return 0;
-		count = w->piece.count < ZERO_PAGES ? w->piece.count : ZERO_PAGES;
-		rc = w->ops.send_pages(w->ops.arg, w->n, w->piece.first, count, w->piece.data);
-		if (rc)
-			return rc;
-		/* Only a run of zeroes is longer than a message takes. */
-		w->piece.first += count;
-		w->piece.count -= count;
-		w->have_piece = w->piece.count > 0;
-		w->epoch_pages += count;
-		if (w->job == MEM_SEND && w->epoch_pages * 2 >= w->crash_pages) {
-			/* Once a checkpoint, so that `bulk_half:2` means the second one. */
-			w->crash_pages = UINT64_MAX;
-			crash_point(CRASH_bulk_half);
-		}
-		count_sent(w, w->piece.data ? count * RAM_PAGE : 32, w->pending.count * RAM_PAGE);
-	}
+	return w->ops.send_pages(w->ops.arg, w->n, first, count, data, len, packed);
 }
 
+/* Send @most pages of the buffer (0: all). Return: 0, -EAGAIN to be called again, -EPIPE */
+static int send_buffer(struct memwork *w, uint64_t most)
+{
+	uint64_t bytes = 0;
+	int rc = 0;
+
+	if (w->job == MEM_SEND && w->epoch_pages < w->crash_pages) {
+		/* Once a checkpoint, so that `bulk_half:2` means the second one. */
+		rc = pagesend_some(w->send, w->crash_pages - w->epoch_pages, &w->epoch_pages, &bytes);
+		if (!rc)
+			crash_point(CRASH_bulk_half);
+	}
+	if (!rc)
+		rc = pagesend_some(w->send, most, &w->epoch_pages, &bytes);
+	count_sent(w, bytes, (w->todo.count + w->pending.count) * RAM_PAGE);
+	return rc;
+}
+
+/* Copy what is to be sent in this round, a slice at a time, so that a checkpoint need not wait for the rest. */
 static void on_round(struct memwork *w)
 {
-	int rc;
+	int rc = send_buffer(w, SLICE_PAGES);
 
-	for (;;) {
-		rc = send_buffer(w);
-		if (rc == -EAGAIN)
-			return;
-		if (rc || !w->pending.count)
-			break;
-		pagebuf_take(w->buf, w->ram, &w->pending);
+	if (rc == -EAGAIN)
+		return;
+	if (!rc && (w->todo.count || pagesend_waiting(w->send))) {
+		if (pagesend_waiting(w->send) < SLICE_PAGES && pagebuf_room(w->buf) > BUF_RESERVE)
+			pagebuf_take(w->buf, w->ram, &w->todo, SLICE_PAGES, &w->epoch);
+		loop_post(w->loop, on_slice, w, &w->job_seq, sizeof(w->job_seq));
+		return;
+	}
+	if (w->job == MEM_PRECOPY) {
+		done(w, rc, w->found.count | w->hot << 32, "the connection is gone");
+		return;
 	}
 	if (!rc)
 		rc = dirty_scan(w->dirty, false, &w->pending);
 	done(w, rc, w->pending.count, rc == -EPIPE ? "the connection is gone" : "QEMU's written pages cannot be found out");
+}
+
+static void on_slice(void *arg, const void *data, size_t len)
+{
+	struct memwork *w = arg;
+	uint64_t seq;
+
+	memcpy(&seq, data, len < sizeof(seq) ? len : sizeof(seq));
+	if (w->busy && w->job_seq == seq)
+		on_round(w);
 }
 
 static void begin_round(struct memwork *w)
@@ -175,6 +194,7 @@ static void begin_round(struct memwork *w)
 		rc = ram_extents(w->ram, &w->pending);
 		w->full_due = false;
 		w->epoch_bytes = w->epoch_pages = 0;
+		pageset_clear(&w->epoch);
 		pthread_mutex_lock(&w->lock);
 		w->st.syncing = true;
 		w->st.round = 0;
@@ -186,19 +206,65 @@ static void begin_round(struct memwork *w)
 	w->st.round++;
 	w->st.sync_left = w->pending.count * RAM_PAGE;
 	pthread_mutex_unlock(&w->lock);
-	if (rc)
+	if (rc) {
 		done(w, rc, 0, "QEMU's written pages cannot be found out");
-	else
-		on_round(w);
+		return;
+	}
+	pageset_or(&w->todo, &w->pending);
+	pageset_clear(&w->pending);
+	on_round(w);
+}
+
+/*
+ * A round between checkpoints. What this scan found and the one before found too is written all the time: sending it
+ * now would be for nothing, so it stays pending, until a scan does not find it any more or the pause takes it.
+ */
+static void begin_precopy(struct memwork *w)
+{
+	int rc;
+
+	if (dirty_kind(w->dirty) == DIRTY_SOFT) {
+		/* Nothing is armed again while the VM runs: the pause has to take all of it in any case. */
+		done(w, -ENOTSUP, 0, NULL);
+		return;
+	}
+	pageset_swap(&w->found, &w->before);
+	pageset_clear(&w->found);
+	rc = dirty_scan(w->dirty, false, &w->found);
+	if (rc) {
+		/* What was found before the error is armed again and known nowhere else. */
+		pageset_or(&w->pending, &w->found);
+		done(w, rc, 0, "QEMU's written pages cannot be found out");
+		return;
+	}
+	pageset_or(&w->todo, &w->pending);
+	pageset_or(&w->todo, &w->found);
+	pageset_clear(&w->pending);
+	pageset_or(&w->pending, &w->found);
+	pageset_and(&w->pending, &w->before);
+	pageset_sub(&w->todo, &w->pending);
+	w->hot = w->pending.count;
+	pthread_mutex_lock(&w->lock);
+	w->st.precopy_rounds++;
+	w->st.precopy_pages += w->todo.count;
+	pthread_mutex_unlock(&w->lock);
+	on_round(w);
+}
+
+/* What is left of a round that nobody waits for any more: its copies stay in the buffer, before what comes. */
+static void end_round(struct memwork *w)
+{
+	pageset_or(&w->pending, &w->todo);
+	pageset_clear(&w->todo);
 }
 
 static void on_copy(struct memwork *w)
 {
 	int rc;
 
-	while ((rc = pagebuf_take(w->buf, w->ram, &w->pending)) == -ENOSPC) {
+	while ((rc = pagebuf_take(w->buf, w->ram, &w->pending, 0, &w->epoch)) == -ENOSPC) {
 		/* The VM stays stopped while the network takes what no memory has room for. */
-		rc = send_buffer(w);
+		rc = send_buffer(w, 0);
 		if (rc == -EAGAIN)
 			return;
 		if (rc)
@@ -224,7 +290,7 @@ static void begin_copy(struct memwork *w)
 static void on_send(struct memwork *w)
 {
 	struct err e = { 0 };
-	int rc = send_buffer(w);
+	int rc = send_buffer(w, 0);
 
 	if (rc == -EAGAIN)
 		return;
@@ -260,6 +326,7 @@ static void on_send(struct memwork *w)
 		crash_point(CRASH_bulk_sent);
 	done(w, rc, w->epoch_bytes, "the connection is gone");
 	w->epoch_bytes = w->epoch_pages = 0;
+	pageset_clear(&w->epoch);
 }
 
 /* Give the SVM's private pages back. Return: 0 and how many, or -errno with @e */
@@ -389,7 +456,9 @@ static void on_job(void *arg, const void *data, size_t len)
 	/* The one before was given up by its owner; its answer counts for nobody, but it comes. */
 	if (w->busy)
 		done(w, -ECANCELED, 0, "given up");
+	end_round(w);
 	w->busy = true;
+	w->job_seq++;
 	w->job = m.job;
 	w->n = m.n;
 	if ((m.job <= MEM_SEND && !w->dirty) || (m.job > MEM_SEND && !w->stage)) {
@@ -400,11 +469,14 @@ static void on_job(void *arg, const void *data, size_t len)
 	case MEM_ROUND:
 		begin_round(w);
 		break;
+	case MEM_PRECOPY:
+		begin_precopy(w);
+		break;
 	case MEM_COPY:
 		begin_copy(w);
 		break;
 	case MEM_SEND:
-		w->crash_pages = w->epoch_pages + pagebuf_pages(w->buf);
+		w->crash_pages = w->epoch_pages + (pagesend_waiting(w->send) + 1) / 2;
 		on_send(w);
 		break;
 	case MEM_RESERVE:
@@ -435,7 +507,7 @@ void memwork_writable(struct memwork *w)
 {
 	if (!w->busy)
 		return;
-	if (w->job == MEM_ROUND)
+	if (w->job == MEM_ROUND || w->job == MEM_PRECOPY)
 		on_round(w);
 	else if (w->job == MEM_COPY)
 		on_copy(w);
@@ -449,10 +521,11 @@ static void on_peer_lost(void *arg, const void *data, size_t len)
 
 	(void)data;
 	(void)len;
-	pagebuf_reset(w->buf);
-	w->have_piece = false;
+	pagesend_reset(w->send);
 	w->full_due = true;
 	pageset_clear(&w->pending);
+	pageset_clear(&w->todo);
+	pageset_clear(&w->epoch);
 	pthread_mutex_lock(&w->lock);
 	w->st.syncing = false;
 	pthread_mutex_unlock(&w->lock);
@@ -487,6 +560,8 @@ static void on_qemu_up(void *arg, const void *data, size_t len)
 	}
 	w->dirty = dirty_new(m.soft ? DIRTY_SOFT : DIRTY_WP_ASYNC, &m.agent->map, m.agent->pagemap,
 			     m.soft ? m.agent->clear_refs : -1, &e);
+	if (w->dirty)
+		dirty_workers(w->dirty, w->workers);
 	if (!w->dirty || dirty_arm(w->dirty) < 0)
 		log_error("the VM's writes cannot be followed, so it cannot be protected: %s", e.msg);
 }
@@ -519,15 +594,24 @@ void memwork_agent_free(struct memwork *w, struct agentctl *agent)
 	loop_post(w->loop, on_agent_free, w, &agent, sizeof(agent));
 }
 
-int memwork_take_pages(struct memwork *w, uint64_t first, uint64_t count, const uint8_t *data, struct err *e)
+int memwork_take_pages(struct memwork *w, uint64_t first, uint64_t count, const uint8_t *data, uint32_t len, bool packed,
+		       struct err *e)
 {
+	static uint8_t unpacked[PAGESEND_PIECE * RAM_PAGE];
+	int rc = 0;
+
 	if (!w->stage || first >= w->ram->n_pages || count > w->ram->n_pages - first)
 		return err_set(e, -EPROTO, "the peer sent pages %llu+%llu of a memory of %llu", (unsigned long long)first,
 			       (unsigned long long)count, (unsigned long long)w->ram->n_pages);
+	if (packed && pagesend_unpack(data, len, count, unpacked))
+		return err_set(e, -EPROTO, "the peer sent %llu packed pages from %llu that cannot be unpacked",
+			       (unsigned long long)count, (unsigned long long)first);
+	if (packed)
+		data = unpacked;
 	for (uint64_t i = 0; i < count; i++) {
 		const uint8_t *p = data ? data + i * RAM_PAGE : NULL;
-		int rc = 0;
 
+		rc = 0;
 		if (!w->filling)
 			rc = stage_put(w->stage, first + i, p);
 		else if (p)
@@ -539,7 +623,7 @@ int memwork_take_pages(struct memwork *w, uint64_t first, uint64_t count, const 
 	}
 	w->in_pages += count;
 	pthread_mutex_lock(&w->lock);
-	w->st.received += data ? count * RAM_PAGE : 0;
+	w->st.received += len;
 	pthread_mutex_unlock(&w->lock);
 	progress(w);
 	return 0;
@@ -583,7 +667,17 @@ void memwork_stats(struct memwork *w, struct memwork_stats *out)
 	pthread_mutex_unlock(&w->lock);
 }
 
-struct memwork *memwork_new(struct loop *loop, struct ram *ram, struct devstate *ds, const char *spill_dir, bool standby,
+static int new_sets(struct memwork *w, struct err *e)
+{
+	struct pageset *const sets[] = { &w->pending, &w->todo, &w->found, &w->before, &w->epoch };
+
+	for (size_t i = 0; i < sizeof(sets) / sizeof(*sets); i++)
+		if (pageset_init(sets[i], w->ram->n_pages) < 0)
+			return err_set(e, -ENOMEM, "no memory for the sets of pages");
+	return 0;
+}
+
+struct memwork *memwork_new(struct loop *loop, struct ram *ram, struct devstate *ds, const struct memwork_cfg *cfg,
 			    const struct memwork_ops *ops, struct err *e)
 {
 	struct memwork *w = calloc(1, sizeof(*w));
@@ -602,15 +696,21 @@ struct memwork *memwork_new(struct loop *loop, struct ram *ram, struct devstate 
 	w->full_due = true;
 	w->filling = true;
 	w->memcheck = check && !strcmp(check, "1");
-	if (pageset_init(&w->pending, ram->n_pages) < 0) {
-		err_set(e, -ENOMEM, "no memory for the set of pages");
+	if (new_sets(w, e) < 0)
 		goto fail;
-	}
-	w->buf = pagebuf_new(standby ? 1 : cap, e);
+	w->workers = workers_new(cfg->workers ? cfg->workers : workers_default(), e);
+	if (!w->workers)
+		goto fail;
+	w->buf_pages = cfg->standby ? 1 : cap;
+	w->buf = pagebuf_new(w->buf_pages, e);
 	if (!w->buf)
 		goto fail;
-	if (standby) {
-		w->stage = stage_new(ram->n_pages, 0, spill_dir, e);
+	pagebuf_workers(w->buf, w->workers);
+	w->send = pagesend_new(w->buf, w->workers, cfg->pack, send_message, w, e);
+	if (!w->send)
+		goto fail;
+	if (cfg->standby) {
+		w->stage = stage_new(ram->n_pages, 0, cfg->spill_dir, e);
 		if (!w->stage)
 			goto fail;
 		w->in_state = malloc(DEVSTATE_MAX);
@@ -631,9 +731,15 @@ void memwork_free(struct memwork *w)
 		return;
 	dirty_free(w->dirty);
 	svmmem_free(w->svm);
+	pagesend_free(w->send);
 	pagebuf_free(w->buf);
+	workers_free(w->workers);
 	stage_free(w->stage);
 	pageset_fini(&w->pending);
+	pageset_fini(&w->todo);
+	pageset_fini(&w->found);
+	pageset_fini(&w->before);
+	pageset_fini(&w->epoch);
 	free(w->in_state);
 	pthread_mutex_destroy(&w->lock);
 	free(w);

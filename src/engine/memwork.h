@@ -21,6 +21,8 @@ struct memwork;
 
 enum mem_job {
 	MEM_ROUND,	/* serving, VM runs: send what is dirty; value: pages dirty again at the end */
+	MEM_PRECOPY,	/* serving, VM runs: a round between checkpoints; value: pages found dirty, in the upper 32 bits those of
+			 * them that were dirty in the round before too and were not sent; -ENOTSUP: not with this kernel */
 	MEM_COPY,	/* serving, VM stopped: take what is dirty; value: pages */
 	MEM_SEND,	/* serving: send what was taken, the saved device state, and the marker; value: bytes sent for n */
 	MEM_RESERVE,	/* standby: is everything here and usable; value: bytes of device state */
@@ -33,7 +35,8 @@ enum mem_job {
 /* Bound by node.c; all called in the bulk loop. */
 struct memwork_ops {
 	/* Send on the bulk connection. Return: 0, -EAGAIN (nothing taken; memwork_writable() follows), -EPIPE */
-	int (*send_pages)(void *arg, uint64_t n, uint64_t first, uint64_t count, const uint8_t *data);
+	int (*send_pages)(void *arg, uint64_t n, uint64_t first, uint64_t count, const uint8_t *data, uint32_t len,
+			  bool packed);	/* as pagesend_fn */
 	int (*send_state)(void *arg, uint64_t n, uint64_t offset, const uint8_t *data, uint32_t len);
 	int (*send_marker)(void *arg, uint64_t n, uint64_t pages, uint64_t bytes, uint64_t state_len, uint64_t hash);
 	void (*done)(void *arg, enum mem_job job, uint64_t n, int rc, uint64_t value, const char *why);
@@ -52,17 +55,21 @@ struct memwork_stats {
 	uint64_t staged_bytes;
 	uint64_t private_pages, mended_pages;
 	uint64_t buffered;
+	uint64_t precopy_rounds, precopy_pages;	/* between checkpoints, since the start */
 	uint64_t sent, received;	/* bytes on the bulk connection */
 	uint64_t last_bytes;		/* sent for the last complete checkpoint */
 	uint64_t memcheck_equal, memcheck_differs;
 };
 
-/*
- * memwork_new() - on a loop that does not run yet
- * @spill_dir: for stage_new()
- * @standby:   whether a staging area is needed
- */
-struct memwork *memwork_new(struct loop *loop, struct ram *ram, struct devstate *ds, const char *spill_dir, bool standby,
+struct memwork_cfg {
+	const char *spill_dir;	/* for stage_new() */
+	bool standby;		/* a staging area is needed */
+	bool pack;		/* pages are sent packed where that makes them smaller */
+	unsigned int workers;	/* threads that scan, copy and pack, ours included; 0: workers_default() */
+};
+
+/* memwork_new() - on a loop that does not run yet */
+struct memwork *memwork_new(struct loop *loop, struct ram *ram, struct devstate *ds, const struct memwork_cfg *cfg,
 			    const struct memwork_ops *ops, struct err *e);
 /* memwork_free() - after the loop has ended */
 void memwork_free(struct memwork *w);
@@ -88,7 +95,8 @@ void memwork_peer_lost(struct memwork *w);
 void memwork_writable(struct memwork *w);
 
 /* Messages of the bulk connection, checked for their ranges here. Bulk loop. Return: 0, or -EPROTO with @e filled */
-int memwork_take_pages(struct memwork *w, uint64_t first, uint64_t count, const uint8_t *data, struct err *e);
+int memwork_take_pages(struct memwork *w, uint64_t first, uint64_t count, const uint8_t *data, uint32_t len, bool packed,
+		       struct err *e);
 int memwork_take_state(struct memwork *w, uint64_t offset, const uint8_t *data, uint32_t len, struct err *e);
 int memwork_take_marker(struct memwork *w, uint64_t n, uint64_t pages, uint64_t state_len, uint64_t hash, struct err *e);
 

@@ -4,10 +4,12 @@
  * pages out of the pause (6.8 GB/s measured, against 0.8 GB/s through the process boundary), and lets the network be
  * as slow as it likes. A full buffer is no error: the caller sends and comes back, with the VM still stopped.
  *
- * Content lies one page after the other; beside it a list of pieces, each of neighbouring pages of one kind (content
- * or zeroes). The list is as long as there are pages in the worst case; when pages of zeroes alone fill it, the buffer
- * is as full as any. Which pages an epoch took is not kept here but in the caller's set of
- * the epoch, which an aborted checkpoint adds to the next one.
+ * A slot for each page, in the order of taking, and beside it the page's number. Which pages are zero is not looked at
+ * while they are copied, which may be in a pause, but when they are handed out; so a page of zeroes takes a slot too.
+ * Slots are handed out from the front, and new pages may be taken behind while some wait there: a checkpoint that cuts
+ * a pre-copy round short takes its own pages behind the round's. Slots are free again when whoever has been handed all
+ * of them says so. Which pages an epoch took is not kept here but in the caller's set of the epoch, which an aborted checkpoint
+ * adds to the next one.
  */
 #include "engine/pagebuf.h"
 
@@ -16,22 +18,14 @@
 #include <string.h>
 #include <sys/mman.h>
 
-struct piece {
-	uint64_t first;
-	uint64_t count;
-	uint64_t at;		/* page in the buffer; NO_DATA: zeroes */
-};
-#define NO_DATA UINT64_MAX
+#define CHUNK	128u		/* pages that one worker copies at a time */
 
 struct pagebuf {
 	uint64_t cap;
-	uint64_t used;
+	uint64_t used, next;	/* slots taken; the first that was not handed out */
 	uint8_t *data;
-	struct piece *piece;	/* cap of them */
-	uint64_t n_pieces;
-	uint64_t pages;
-	uint64_t next;		/* piece to hand out, and how many of its pages were */
-	uint64_t next_done;
+	uint64_t *page;		/* cap of them */
+	struct workers *workers;
 };
 
 struct pagebuf *pagebuf_new(uint64_t cap, struct err *e)
@@ -46,8 +40,8 @@ struct pagebuf *pagebuf_new(uint64_t cap, struct err *e)
 		b->data = NULL;
 		goto fail;
 	}
-	b->piece = calloc(cap, sizeof(*b->piece));
-	if (!b->piece)
+	b->page = calloc(cap, sizeof(*b->page));
+	if (!b->page)
 		goto fail;
 	return b;
 fail:
@@ -62,95 +56,87 @@ void pagebuf_free(struct pagebuf *b)
 		return;
 	if (b->data)
 		munmap(b->data, b->cap * RAM_PAGE);
-	free(b->piece);
+	free(b->page);
 	free(b);
+}
+
+void pagebuf_workers(struct pagebuf *b, struct workers *w)
+{
+	b->workers = w;
 }
 
 void pagebuf_reset(struct pagebuf *b)
 {
-	b->used = b->n_pieces = b->pages = b->next = b->next_done = 0;
+	b->used = b->next = 0;
 }
 
-/* take_page() - one page; false: full */
-static bool take_page(struct pagebuf *b, const struct ram *ram, uint64_t page)
-{
-	struct piece *last = b->n_pieces > 0 ? &b->piece[b->n_pieces - 1] : NULL;
-	const uint8_t *from = ram_page(ram, page);
-	uint64_t at = NO_DATA;
+struct copy {
+	const struct pagebuf *b;
+	const struct ram *ram;
+	uint64_t from, to;	/* slots */
+};
 
-	/*
-	 * In pre-copy the guest may write between the test and the end of it; the page is dirty again then and comes
-	 * with the next round, so a stale "zero" is as good as a stale copy.
-	 */
-	if (!ram_page_zero(from)) {
-		if (b->used == b->cap)
-			return false;
-		at = b->used;
-	}
-	if (last && last->first + last->count == page && (last->at == NO_DATA) == (at == NO_DATA)) {
-		last->count++;
-	} else {
-		if (b->n_pieces == b->cap)
-			return false;
-		b->piece[b->n_pieces++] = (struct piece){ .first = page, .count = 1, .at = at };
-	}
-	if (at != NO_DATA) {
-		memcpy(b->data + at * RAM_PAGE, from, RAM_PAGE);
-		b->used++;
-	}
-	b->pages++;
-	return true;
+/*
+ * In pre-copy the guest may write while this copies. The page is dirty again then and comes with the next round, so
+ * a torn copy is as good as an old one.
+ */
+static void copy_chunk(void *arg, unsigned int chunk)
+{
+	const struct copy *c = arg;
+	uint64_t i = c->from + (uint64_t)chunk * CHUNK, end = i + CHUNK < c->to ? i + CHUNK : c->to;
+
+	for (; i < end; i++)
+		memcpy(c->b->data + i * RAM_PAGE, ram_page(c->ram, c->b->page[i]), RAM_PAGE);
 }
 
-int pagebuf_take(struct pagebuf *b, const struct ram *ram, struct pageset *set)
+int pagebuf_take(struct pagebuf *b, const struct ram *ram, struct pageset *set, uint64_t most, struct pageset *taken)
 {
+	struct copy c = { .b = b, .ram = ram, .from = b->used };
+	uint64_t from = 0, room = most && most < b->cap - b->used ? most : b->cap - b->used;
 	struct page_run run;
-	uint64_t from = 0;
 
-	for (; pageset_next(set, from, 0, &run); from = run.first + run.count) {
-		for (uint64_t i = 0; i < run.count; i++) {
-			if (run.first + i < ram->n_pages && !take_page(b, ram, run.first + i)) {
-				pageset_del(set, run.first, i);
-				return -ENOSPC;
-			}
-		}
-		pageset_del(set, run.first, run.count);
+	while (room && pageset_next(set, from, 0, &run)) {
+		uint64_t n = run.count < room ? run.count : room;
+
+		pageset_del(set, run.first, n);
+		from = run.first + n;
+		if (run.first >= ram->n_pages)
+			continue;
+		if (n > ram->n_pages - run.first)
+			n = ram->n_pages - run.first;
+		for (uint64_t i = 0; i < n; i++)
+			b->page[b->used++] = run.first + i;
+		room -= n;
+		if (taken)
+			pageset_add(taken, run.first, n);
 	}
-	return 0;
+	c.to = b->used;
+	workers_run(b->workers, copy_chunk, &c, (unsigned int)((c.to - c.from + CHUNK - 1) / CHUNK));
+	return set->count ? -ENOSPC : 0;
 }
 
 bool pagebuf_next(struct pagebuf *b, uint64_t max, struct pagebuf_piece *out)
 {
-	struct piece *p;
-	uint64_t n;
+	uint64_t i = b->next, n = 1;
+	bool zero;
 
-	if (b->next == b->n_pieces) {
-		pagebuf_reset(b);
+	if (i == b->used)
 		return false;
-	}
-	p = &b->piece[b->next];
-	n = p->count - b->next_done;
-	if (p->at != NO_DATA && max > 0 && n > max)
-		n = max;
-	*out = (struct pagebuf_piece){
-		.first = p->first + b->next_done,
-		.count = n,
-		.data = p->at == NO_DATA ? NULL : b->data + (p->at + b->next_done) * RAM_PAGE,
-	};
-	b->next_done += n;
-	if (b->next_done == p->count) {
-		b->next++;
-		b->next_done = 0;
-	}
+	zero = ram_page_zero(b->data + i * RAM_PAGE);
+	while (i + n < b->used && b->page[i + n] == b->page[i] + n && (zero || !max || n < max) &&
+	       ram_page_zero(b->data + (i + n) * RAM_PAGE) == zero)
+		n++;
+	*out = (struct pagebuf_piece){ .first = b->page[i], .count = n, .data = zero ? NULL : b->data + i * RAM_PAGE };
+	b->next += n;
 	return true;
 }
 
 uint64_t pagebuf_pages(const struct pagebuf *b)
 {
-	return b->pages;
+	return b->used - b->next;
 }
 
-uint64_t pagebuf_bytes(const struct pagebuf *b)
+uint64_t pagebuf_room(const struct pagebuf *b)
 {
-	return b->used * RAM_PAGE;
+	return b->cap - b->used;
 }

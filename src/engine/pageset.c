@@ -60,15 +60,38 @@ void pageset_del(struct pageset *s, uint64_t first, uint64_t count)
 	change(s, first, count, false);
 }
 
+static void recount(struct pageset *s)
+{
+	s->count = 0;
+	for (uint64_t i = 0; i < n_words(s); i++)
+		s->count += (uint64_t)__builtin_popcountll(s->bits[i]);
+}
+
 void pageset_or(struct pageset *s, const struct pageset *from)
 {
-	uint64_t count = 0, n = n_words(s) < n_words(from) ? n_words(s) : n_words(from);
+	uint64_t n = n_words(s) < n_words(from) ? n_words(s) : n_words(from);
 
 	for (uint64_t i = 0; i < n; i++)
 		s->bits[i] |= from->bits[i];
+	recount(s);
+}
+
+void pageset_and(struct pageset *s, const struct pageset *by)
+{
+	if (!s->count)
+		return;
 	for (uint64_t i = 0; i < n_words(s); i++)
-		count += (uint64_t)__builtin_popcountll(s->bits[i]);
-	s->count = count;
+		s->bits[i] &= i < n_words(by) ? by->bits[i] : 0;
+	recount(s);
+}
+
+void pageset_sub(struct pageset *s, const struct pageset *by)
+{
+	if (!s->count || !by->count)
+		return;
+	for (uint64_t i = 0; i < n_words(s) && i < n_words(by); i++)
+		s->bits[i] &= ~by->bits[i];
+	recount(s);
 }
 
 void pageset_clear(struct pageset *s)

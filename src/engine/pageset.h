@@ -28,6 +28,19 @@ void pageset_del(struct pageset *s, uint64_t first, uint64_t count);
 /* pageset_or() - add all of @from, a set of the same size */
 void pageset_or(struct pageset *s, const struct pageset *from);
 
+/* pageset_and() / pageset_sub() - keep only what is in @by too; take out what is in @by; sets of the same size */
+void pageset_and(struct pageset *s, const struct pageset *by);
+void pageset_sub(struct pageset *s, const struct pageset *by);
+
+/* pageset_swap() - exchange two */
+static inline void pageset_swap(struct pageset *a, struct pageset *b)
+{
+	struct pageset t = *a;
+
+	*a = *b;
+	*b = t;
+}
+
 void pageset_clear(struct pageset *s);
 
 static inline bool pageset_has(const struct pageset *s, uint64_t page)

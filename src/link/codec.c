@@ -390,15 +390,20 @@ int codec_net_get(const struct wire_head *h, const uint8_t *p, size_t len, struc
 	return codec_end(&c, "frames", e);
 }
 
+static uint32_t pages_limit(const struct pages_msg *m)
+{
+	return m->zero ? WIRE_MAX_ZERO_PAGES : m->packed ? WIRE_MAX_PACKED_PAGES : WIRE_MAX_PAGES;
+}
+
 int codec_pages_put(uint8_t *out, size_t cap, const struct pages_msg *m)
 {
 	struct wcursor w = wcursor_of(out, cap);
 
-	if (!m->count || m->count > (m->zero ? WIRE_MAX_ZERO_PAGES : WIRE_MAX_PAGES))
+	if (!m->count || m->count > pages_limit(m))
 		return -EINVAL;
 	wcursor_u64(&w, m->first);
 	wcursor_u32(&w, m->count);
-	wcursor_u32(&w, m->zero ? WIRE_PAGES_ZERO : 0);
+	wcursor_u32(&w, m->zero ? WIRE_PAGES_ZERO : m->packed ? WIRE_PAGES_LZ4 : 0);
 	return codec_done(&w);
 }
 
@@ -411,13 +416,21 @@ int codec_pages_get(const struct wire_head *h, const uint8_t *p, size_t len, str
 	m->first = cursor_u64(&c);
 	m->count = cursor_u32(&c);
 	flags = cursor_u32(&c);
-	m->zero = flags & WIRE_PAGES_ZERO;
-	if (!c.bad && (!m->count || m->count > (m->zero ? WIRE_MAX_ZERO_PAGES : WIRE_MAX_PAGES) ||
-		       (flags & ~WIRE_PAGES_ZERO) || m->first > UINT64_MAX / WIRE_PAGE - m->count))
+	m->zero = flags == WIRE_PAGES_ZERO;
+	m->packed = flags == WIRE_PAGES_LZ4;
+	if (!c.bad && (!m->count || m->count > pages_limit(m) || (flags && !m->zero && !m->packed) ||
+		       m->first > UINT64_MAX / WIRE_PAGE - m->count))
 		return err_set(e, -EPROTO, "a pages message has %u pages from %llu with flags 0x%x", m->count,
 			       (unsigned long long)m->first, flags);
+	m->len = m->zero ? 0 : m->count * WIRE_PAGE;
+	/* An LZ4 block is the rest of the message; one no smaller than what it holds would not have been packed. */
+	if (m->packed && !c.bad && (len == WIRE_PAGES_LEN || len - WIRE_PAGES_LEN >= m->len))
+		return err_set(e, -EPROTO, "a pages message has %u pages packed into %zu bytes", m->count,
+			       len - WIRE_PAGES_LEN);
+	if (m->packed && !c.bad)
+		m->len = (uint32_t)(len - WIRE_PAGES_LEN);
 	if (!m->zero)
-		m->data = cursor_get(&c, (size_t)m->count * WIRE_PAGE);
+		m->data = cursor_get(&c, m->len);
 	return codec_end(&c, "pages", e);
 }
 

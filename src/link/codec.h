@@ -46,7 +46,9 @@ struct pages_msg {
 	uint64_t first;			/* page number in the region (the header's unit) */
 	uint32_t count;			/* pages of WIRE_PAGE bytes */
 	bool zero;			/* data is NULL: all of it is zero */
-	const uint8_t *data;		/* count * WIRE_PAGE bytes, inside the payload */
+	bool packed;			/* data is one LZ4 block that holds them */
+	const uint8_t *data;		/* @len bytes, inside the payload */
+	uint32_t len;			/* count * WIRE_PAGE unless packed or zero; set by get */
 };
 
 /* A piece of the device state. */

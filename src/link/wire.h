@@ -11,7 +11,7 @@
  * Integers are big-endian. The structs only fix sizes and offsets, codec.c reads and writes through cursors.
  */
 
-#define WIRE_VERSION	2
+#define WIRE_VERSION	3
 #define WIRE_MAGIC	0x4c4b5331u	/* "LKS1", also in every later version, so that a difference can be named */
 
 enum wire_channel { WIRE_CONTROL, WIRE_FRAMES, WIRE_BULK, WIRE_CHANNELS };
@@ -31,6 +31,7 @@ enum wire_type {
 
 #define WIRE_PAGE		4096u
 #define WIRE_PAGES_ZERO		1u	/* no data follows, the pages are zero */
+#define WIRE_PAGES_LZ4		2u	/* one LZ4 block follows, which holds the pages */
 
 enum wire_limit {
 	WIRE_MAX_NAME = 63,			/* bytes of a VM's name */
@@ -38,6 +39,7 @@ enum wire_limit {
 	WIRE_MAX_SENTENCE = 480,		/* bytes of a refusal */
 	WIRE_MAX_FRAME = 65535,			/* bytes of an Ethernet frame */
 	WIRE_MAX_PAGES = 256,			/* pages in one PAGES message with data (1 MiB) */
+	WIRE_MAX_PACKED_PAGES = 64,		/* pages in one PAGES message that is packed */
 	WIRE_MAX_ZERO_PAGES = 1 << 20,		/* pages in one PAGES message without (4 GiB) */
 	WIRE_MAX_DEVPIECE = 1 << 20,		/* bytes of device state in one message */
 	WIRE_MAX_DEVSTATE = 256 << 20,		/* bytes of one device state in all */
@@ -123,7 +125,7 @@ struct wire_flow {
 #define WIRE_FLOW_LEN	76
 static_assert(sizeof(struct wire_flow) == WIRE_FLOW_LEN, "flow");
 
-/* PAGES: the region is the header's unit; count * WIRE_PAGE bytes follow unless ZERO. */
+/* PAGES: the region is the header's unit; count * WIRE_PAGE bytes follow, or none, or an LZ4 block, by the flags. */
 struct wire_pages {
 	uint8_t first[8];	/* number of the first page in its region */
 	uint8_t count[4];

@@ -161,6 +161,7 @@ static void carry_out(struct proxy *px, const struct net_act *a)
 	case NA_WANT:
 		tell_why(a);
 		/* fall through */
+	case NA_LIKELY:
 	case NA_CUT:
 	case NA_DRAINED:
 	case NA_BARRIER:

@@ -82,6 +82,7 @@ static void drain(void)
 	while (pagebuf_next(buf, 64, &piece))
 		for (uint64_t i = 0; i < piece.count && rc == 0; i++)
 			rc = stage_put(stage, piece.first + i, piece.data ? piece.data + i * RAM_PAGE : NULL);
+	pagebuf_reset(buf);
 	if (rc < 0)
 		die("stage_put: %s", strerror(-rc));
 }
@@ -155,7 +156,7 @@ static void checkpoint(bool first, bool quick)
 		die("ram_extents");
 	count_of[0][n_rounds] = (double)set.count;
 	count_of[3][n_rounds] = (double)len;
-	while (pagebuf_take(buf, p->ram, &set) == -ENOSPC)
+	while (pagebuf_take(buf, p->ram, &set, 0, NULL) == -ENOSPC)
 		drain();
 	t = mark(STEP_COPY, t);
 	if (!quick)

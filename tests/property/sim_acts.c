@@ -136,8 +136,9 @@ static void net_act(struct sim *s, struct node *nd, const struct net_act *a)
 	case NA_DRAINED:
 	case NA_BARRIER:
 	case NA_WANT:
+	case NA_LIKELY:
 		TR(s, "%s  net: %s n %lu arg %u", who(nd), a->type == NA_CUT ? "CUT" : a->type == NA_DRAINED ? "DRAINED" :
-		   a->type == NA_BARRIER ? "BARRIER" : "WANT", (unsigned long)a->n, a->arg);
+		   a->type == NA_BARRIER ? "BARRIER" : a->type == NA_LIKELY ? "LIKELY" : "WANT", (unsigned long)a->n, a->arg);
 		to_ft(s, nd, a);
 		break;
 	}

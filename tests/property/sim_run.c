@@ -186,7 +186,7 @@ static void draw_failure(struct sim *s)
 	if (f->kind == FAIL_NONE)
 		return;
 	if (f->kind == FAIL_STEP) {
-		static const uint8_t p[] = { STEP_STOP, STEP_CONT, STEP_SAVE, STEP_ROUND, STEP_COPY, STEP_SEND };
+		static const uint8_t p[] = { STEP_STOP, STEP_CONT, STEP_SAVE, STEP_ROUND, STEP_PRECOPY, STEP_COPY, STEP_SEND };
 		static const uint8_t q[] = { STEP_STOP, STEP_CONT, STEP_RESERVE, STEP_APPLY, STEP_LOAD, STEP_LOAD, STEP_MEND };
 
 		f->when = WHEN_STEP;
@@ -261,6 +261,8 @@ static void draw_nodes(struct sim *s)
 		fc.min_interval = interval;
 		fc.max_rounds = 1 + rnd(s, 3);
 		fc.round_goal = 4;
+		fc.precopy = (struct precopy_cfg){ .goal = 1 + rnd(s, 3), .min = us(s, 500, 3000), .max = us(s, 5000, 100000),
+						   .share = 2 + rnd(s, 3), .off = chance(s, 1500) };
 		fc.faults = s->ft_faults;
 		nd->fcfg = fc;
 		ft_init(nd->ft, &fc, 1);

@@ -14,7 +14,7 @@
 static nstime step_time(struct sim *s, enum ft_step step)
 {
 	static const uint32_t most[STEP_MAX] = {
-		[STEP_STOP] = 20, [STEP_CONT] = 20, [STEP_SAVE] = 40, [STEP_ROUND] = 60, [STEP_COPY] = 40, [STEP_SEND] = 10,
+		[STEP_STOP] = 20, [STEP_CONT] = 20, [STEP_SAVE] = 40, [STEP_ROUND] = 60, [STEP_PRECOPY] = 60, [STEP_COPY] = 40, [STEP_SEND] = 10,
 		[STEP_RESERVE] = 5, [STEP_APPLY] = 40, [STEP_LOAD] = 200, [STEP_MEND] = 10, [STEP_RESTART] = 1500,
 		[STEP_FORGET] = 5 };
 
@@ -52,6 +52,13 @@ void step_begin(struct sim *s, struct node *nd, enum ft_step step, uint64_t n)
 		}
 	if (!r)
 		sim_fail(s, "liveness", "node %s: nine steps at once", who(nd));
+	/* The memory worker does one thing at a time: the pause ends a round. */
+	for (i = 0; i < 8 && step == STEP_COPY; i++)
+		if (nd->run[i].active && nd->run[i].step == STEP_PRECOPY && nd->run[i].phase < 100) {
+			nd->run[i].rc = -ECANCELED;
+			nd->run[i].phase = 100;
+		}
+	i = (int)(r - nd->run);
 	r->active = true;
 	r->phase = 0;
 	r->step = step;
@@ -100,7 +107,7 @@ static bool step_effect(struct sim *s, struct node *nd, struct step_run *r)
 {
 	struct guest *g = &nd->g;
 	struct cmsg *m;
-	uint32_t half;
+	uint32_t half, left = 0;
 	int i;
 
 	switch (r->step) {
@@ -138,6 +145,7 @@ static bool step_effect(struct sim *s, struct node *nd, struct step_run *r)
 		nd->saved_n = r->n;
 		break;
 	case STEP_ROUND:
+	case STEP_PRECOPY:
 	case STEP_COPY:
 		if (r->step == STEP_COPY && nd->q_running)
 			sim_fail(s, "P3", "node %s: the last pages are copied while the VM runs", who(nd));
@@ -146,7 +154,8 @@ static bool step_effect(struct sim *s, struct node *nd, struct step_run *r)
 			r->value = (uint32_t)__builtin_popcount(g->dirty);
 		}
 		for (i = 0; i < SIM_PAGES; i++) {
-			if (!(g->dirty & 1u << i))
+			/* A round between checkpoints leaves some: hot ones, or its time was over. */
+			if (!(g->dirty & 1u << i) || (r->step == STEP_PRECOPY && (left |= chance(s, 2000) ? 1u << i : 0) & 1u << i))
 				continue;
 			nd->buf[i] = guest_page(g, (unsigned int)i);
 			if (r->step == STEP_COPY) {
@@ -158,7 +167,9 @@ static bool step_effect(struct sim *s, struct node *nd, struct step_run *r)
 				m->val = nd->buf[i];
 			}
 		}
-		g->dirty = 0;
+		if (r->step == STEP_PRECOPY)
+			r->value = (uint32_t)__builtin_popcount(g->dirty) | (uint64_t)__builtin_popcount(left) << 32;
+		g->dirty = left;
 		break;
 	case STEP_SEND:
 		for (i = 0, half = 0; i < SIM_PAGES && half < 6; i++) {

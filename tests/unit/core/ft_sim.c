@@ -219,6 +219,10 @@ static void do_act(struct sim *s, int i, const struct ft_act *a)
 		if (n->staged_n == a->n && n->mended_n != a->n && a->n)
 			bad(s, "P3: node %d continues the old SVM after STAGED %lu", i, (unsigned long)a->n);
 		break;
+	case STEP_PRECOPY:
+		ev.value = sim_rand(s, 5000) | (uint64_t)sim_rand(s, 5000) << 32;
+		most = 40 * MS;
+		break;
 	case STEP_ROUND:
 		ev.value = sim_rand(s, 5000);
 		most = 40 * MS;
@@ -320,10 +324,10 @@ static void act_all(struct sim *s, int i, const struct ft_acts *acts)
 static bool step_effect(struct sim *s, struct sim_node *n, const struct sim_event *e)
 {
 	const struct ft_ev *ev = &e->ev;
-	bool of_qemu = ev->step != STEP_ROUND && ev->step != STEP_SEND && ev->step != STEP_RESERVE &&
+	bool of_qemu = ev->step != STEP_ROUND && ev->step != STEP_PRECOPY && ev->step != STEP_SEND && ev->step != STEP_RESERVE &&
 		       ev->step != STEP_FORGET && ev->step != STEP_COPY;
 
-	if (e->life != n->qemu_life && ev->step != STEP_ROUND && ev->step != STEP_SEND && ev->step != STEP_RESERVE)
+	if (e->life != n->qemu_life && ev->step != STEP_ROUND && ev->step != STEP_PRECOPY && ev->step != STEP_SEND && ev->step != STEP_RESERVE)
 		return false;
 	if (of_qemu && (!n->qemu || n->hung))
 		return false;

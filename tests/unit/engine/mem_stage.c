@@ -174,10 +174,10 @@ static void pagebuf_random(void **state)
 		do {
 			uint64_t taken = set.count;
 
-			rc = pagebuf_take(b, ram, &set);
+			rc = pagebuf_take(b, ram, &set, 0, NULL);
 			assert_true(rc == 0 ? set.count == 0 : rc == -ENOSPC && set.count > 0);
 			assert_int_equal(pagebuf_pages(b), taken - set.count);
-			assert_true(pagebuf_bytes(b) <= 11 * RAM_PAGE);
+			assert_int_equal(pagebuf_room(b), 11 - pagebuf_pages(b));
 			while (pagebuf_next(b, max, &piece)) {
 				assert_true(piece.count > 0 && piece.first >= last);
 				assert_true(!piece.data || piece.count <= max);
@@ -191,6 +191,7 @@ static void pagebuf_random(void **state)
 						memset(got[piece.first + i], 0, RAM_PAGE);
 				}
 			}
+			pagebuf_reset(b);
 		} while (rc == -ENOSPC);
 		assert_int_equal(seen.count, want.count);
 		for (unsigned int i = 0; i < PAGES; i++)
@@ -199,13 +200,54 @@ static void pagebuf_random(void **state)
 	}
 	/* Thrown away is gone. */
 	pageset_add(&set, 3, 4);
-	assert_int_equal(pagebuf_take(b, ram, &set), 0);
+	assert_int_equal(pagebuf_take(b, ram, &set, 0, NULL), 0);
 	pagebuf_reset(b);
 	assert_int_equal(pagebuf_pages(b), 0);
 	assert_false(pagebuf_next(b, 1, &(struct pagebuf_piece){ 0 }));
 	pageset_fini(&set);
 	pageset_fini(&want);
 	pageset_fini(&seen);
+	pagebuf_free(b);
+	ram_free(ram);
+}
+
+/* A pause takes its pages behind those of a round that was cut short. */
+static void pagebuf_behind(void **state)
+{
+	struct ram *ram = ram_new(PAGES * RAM_PAGE, NULL);
+	struct pagebuf *b = pagebuf_new(8, NULL);
+	struct pageset set, taken;
+	struct pagebuf_piece p;
+
+	pageset_init(&set, PAGES);
+	pageset_init(&taken, PAGES);
+	for (unsigned int i = 0; i < PAGES; i++)
+		memset(ram_page(ram, i), (int)i + 1, RAM_PAGE);
+	pageset_add(&set, 10, 5);
+	assert_int_equal(pagebuf_take(b, ram, &set, 3, &taken), -ENOSPC);
+	assert_int_equal(taken.count, 3);
+	assert_int_equal(set.count, 2);
+	assert_true(pagebuf_next(b, 2, &p));
+	assert_true(p.first == 10 && p.count == 2);
+	/* Page 10 is written again and taken a second time: it comes after the first, with the new content. */
+	memset(ram_page(ram, 10), 99, RAM_PAGE);
+	pageset_add(&set, 10, 1);
+	assert_int_equal(pagebuf_take(b, ram, &set, 0, &taken), 0);
+	assert_int_equal(pagebuf_pages(b), 4);
+	assert_int_equal(pagebuf_room(b), 2);
+	assert_int_equal(p.data[0], 11);
+	assert_true(pagebuf_next(b, 0, &p));
+	assert_true(p.first == 12 && p.count == 1 && p.data[0] == 13);
+	assert_true(pagebuf_next(b, 0, &p));
+	assert_true(p.first == 10 && p.count == 1 && p.data[0] == 99);
+	assert_true(pagebuf_next(b, 0, &p));
+	assert_true(p.first == 13 && p.count == 2 && p.data[RAM_PAGE] == 15);
+	assert_false(pagebuf_next(b, 0, &p));
+	assert_int_equal(pagebuf_room(b), 2);
+	pagebuf_reset(b);
+	assert_int_equal(pagebuf_room(b), 8);
+	pageset_fini(&set);
+	pageset_fini(&taken);
 	pagebuf_free(b);
 	ram_free(ram);
 }
@@ -256,7 +298,7 @@ int main(void)
 		cmocka_unit_test(stage_random),
 		cmocka_unit_test(stage_borders),
 		cmocka_unit_test(stage_no_room),
-		cmocka_unit_test(pagebuf_random),
+		cmocka_unit_test(pagebuf_random), cmocka_unit_test(pagebuf_behind),
 	};
 	int fd;
 

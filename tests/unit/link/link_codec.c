@@ -98,7 +98,7 @@ static void hello(void **state)
 	/* Another version says so, whatever follows. */
 	p[3] = WIRE_VERSION + 1;
 	assert_true(codec_hello_get(&h, p, 4, &b, &e) < 0);
-	assert_non_null(strstr(e.msg, "protocol 3"));
+	assert_non_null(strstr(e.msg, "protocol 4"));
 	p[3] = WIRE_VERSION;
 	p[WIRE_HELLO_LEN] = '/';
 	assert_true(codec_hello_get(&h, p, (size_t)n, &b, &e) < 0);
@@ -312,6 +312,20 @@ static void bulk(void **state)
 	assert_true(codec_pages_put(p, sizeof(p), &m) < 0);
 	m.count = 0;
 	assert_true(codec_pages_put(p, sizeof(p), &m) < 0);
+	/* Packed: the block is the rest, and smaller than what it holds. */
+	m = (struct pages_msg){ .first = 7, .count = WIRE_MAX_PACKED_PAGES, .packed = true };
+	assert_int_equal(codec_pages_put(p, sizeof(p), &m), WIRE_PAGES_LEN);
+	assert_int_equal(codec_pages_get(&h, p, WIRE_PAGES_LEN + 99, &b, &e), 0);
+	assert_true(b.packed && !b.zero && b.len == 99 && b.data == p + WIRE_PAGES_LEN);
+	assert_int_equal(codec_pages_get(&h, p, WIRE_PAGES_LEN + WIRE_MAX_PACKED_PAGES * WIRE_PAGE - 1, &b, &e), 0);
+	assert_true(codec_pages_get(&h, p, WIRE_PAGES_LEN + WIRE_MAX_PACKED_PAGES * WIRE_PAGE, &b, &e) < 0);
+	assert_true(codec_pages_get(&h, p, WIRE_PAGES_LEN, &b, &e) < 0);
+	assert_true(codec_pages_get(&h, p, WIRE_PAGES_LEN - 1, &b, &e) < 0);
+	p[WIRE_PAGES_LEN - 1] = WIRE_PAGES_LZ4 | WIRE_PAGES_ZERO;
+	assert_true(codec_pages_get(&h, p, WIRE_PAGES_LEN + 99, &b, &e) < 0);
+	m.count++;
+	assert_true(codec_pages_put(p, sizeof(p), &m) < 0);
+	m = (struct pages_msg){ .count = 1 };
 	/* A first page so far out that its byte offset would wrap. */
 	m.count = 1;
 	m.first = UINT64_MAX / WIRE_PAGE;
@@ -344,7 +358,7 @@ static void bulk(void **state)
 /* The order of these lists is part of the protocol: who changes it raises WIRE_VERSION and docs/protocol.md. */
 static void numbers(void **state)
 {
-	assert_int_equal(WIRE_VERSION, 2);
+	assert_int_equal(WIRE_VERSION, 3);
 	assert_int_equal(CTL_EPOCH_END, 0);
 	assert_int_equal(CTL_PROMOTE, 5);
 	assert_int_equal(CTL_CLAIM, 9);
