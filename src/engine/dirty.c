@@ -38,7 +38,7 @@ struct dirty {
 
 static int wp_scan(struct dirty *d, bool stopped, struct pageset *set)
 {
-	return memscan_written_by(d->workers, d->pagemap, &d->map, true, set);
+	return memscan_rearm_by(d->workers, d->pagemap, &d->map, set);
 }
 
 static int wp_arm(struct dirty *d)

@@ -115,60 +115,6 @@ int memscan_written(int pagemap, const struct mem_map *map, bool rearm, struct p
 	return scan_all(pagemap, map, &arg, set);
 }
 
-/*
- * A walk costs by the size of the page tables, 0.7 ms for each GiB, whatever it finds. Chunks are words of the set, so
- * that workers need no lock for it.
- */
-enum { CHUNK_PAGES = 32768, MAX_CHUNKS = 4096 };
-
-struct parallel {
-	int pagemap, rc;
-	bool rearm;
-	const struct mem_map *map;
-	struct pageset *set;
-	uint64_t chunk;			/* pages in one */
-	pthread_mutex_t lock;		/* guards rc and the set's count */
-};
-
-static void scan_chunk(void *arg, unsigned int i)
-{
-	struct parallel *p = arg;
-	struct pageset part = { .bits = p->set->bits, .n_pages = p->set->n_pages };
-	uint64_t from = i * p->chunk, to = from + p->chunk;
-	struct mem_map map = { 0 };
-	int rc;
-
-	for (uint32_t k = 0; k < p->map->n; k++) {
-		struct mem_range r = p->map->r[k];
-		uint64_t first = r.first > from ? r.first : from, end = r.first + r.count < to ? r.first + r.count : to;
-
-		if (first < end)
-			map.r[map.n++] = (struct mem_range){ .addr = r.addr + (first - r.first) * RAM_PAGE,
-							     .first = first, .count = end - first };
-	}
-	rc = memscan_written(p->pagemap, &map, p->rearm, &part);
-	pthread_mutex_lock(&p->lock);
-	/* The part counted only what it has changed. */
-	p->set->count += part.count;
-	if (rc && !p->rc)
-		p->rc = rc;
-	pthread_mutex_unlock(&p->lock);
-}
-
-int memscan_written_by(struct workers *w, int pagemap, const struct mem_map *map, bool rearm, struct pageset *set)
-{
-	struct parallel p = { .pagemap = pagemap, .rearm = rearm, .map = map, .set = set, .chunk = CHUNK_PAGES };
-
-	if (workers_count(w) < 2 || set->n_pages < 2 * p.chunk)
-		return memscan_written(pagemap, map, rearm, set);
-	while (set->n_pages / p.chunk >= MAX_CHUNKS)
-		p.chunk *= 2;
-	pthread_mutex_init(&p.lock, NULL);
-	workers_run(w, scan_chunk, &p, (unsigned int)((set->n_pages + p.chunk - 1) / p.chunk));
-	pthread_mutex_destroy(&p.lock);
-	return p.rc;
-}
-
 int memscan_private(int pagemap, const struct mem_map *map, struct pageset *set)
 {
 	struct pm_scan_arg arg = {
@@ -231,6 +177,78 @@ int memscan_soft_dirty(int pagemap, const struct mem_map *map, struct pageset *s
 int memscan_private_old(int pagemap, const struct mem_map *map, struct pageset *set)
 {
 	return read_entries(pagemap, map, is_private, set);
+}
+
+/*
+ * A walk costs by the size of the page tables, 0.7 ms for each GiB where only written pages are asked for, whatever it
+ * finds. Chunks are whole words of the set, so that workers need no lock for it.
+ */
+enum { CHUNK_PAGES = 32768, MAX_CHUNKS = 4096 };
+
+struct parallel {
+	int pagemap, rc;
+	int (*scan)(int pagemap, const struct mem_map *map, struct pageset *set);
+	const struct mem_map *map;
+	struct pageset *set;
+	uint64_t chunk;			/* pages in one */
+	pthread_mutex_t lock;		/* guards rc and the set's count */
+};
+
+static void scan_chunk(void *arg, unsigned int i)
+{
+	struct parallel *p = arg;
+	struct pageset part = { .bits = p->set->bits, .n_pages = p->set->n_pages };
+	uint64_t from = i * p->chunk, to = from + p->chunk;
+	struct mem_map map = { 0 };
+	int rc;
+
+	for (uint32_t k = 0; k < p->map->n; k++) {
+		struct mem_range r = p->map->r[k];
+		uint64_t first = r.first > from ? r.first : from, end = r.first + r.count < to ? r.first + r.count : to;
+
+		if (first < end)
+			map.r[map.n++] = (struct mem_range){ .addr = r.addr + (first - r.first) * RAM_PAGE,
+							     .first = first, .count = end - first };
+	}
+	rc = p->scan(p->pagemap, &map, &part);
+	pthread_mutex_lock(&p->lock);
+	/* The part counted only what it has changed. */
+	p->set->count += part.count;
+	if (rc && !p->rc)
+		p->rc = rc;
+	pthread_mutex_unlock(&p->lock);
+}
+
+static int rearm_written(int pagemap, const struct mem_map *map, struct pageset *set)
+{
+	return memscan_written(pagemap, map, true, set);
+}
+
+static int scan_by(struct workers *w, struct parallel *p)
+{
+	p->chunk = CHUNK_PAGES;
+	if (workers_count(w) < 2 || p->set->n_pages < 2 * p->chunk)
+		return p->scan(p->pagemap, p->map, p->set);
+	while (p->set->n_pages / p->chunk >= MAX_CHUNKS)
+		p->chunk *= 2;
+	pthread_mutex_init(&p->lock, NULL);
+	workers_run(w, scan_chunk, p, (unsigned int)((p->set->n_pages + p->chunk - 1) / p->chunk));
+	pthread_mutex_destroy(&p->lock);
+	return p->rc;
+}
+
+int memscan_rearm_by(struct workers *w, int pagemap, const struct mem_map *map, struct pageset *set)
+{
+	struct parallel p = { .scan = rearm_written, .pagemap = pagemap, .map = map, .set = set };
+
+	return scan_by(w, &p);
+}
+
+int memscan_private_by(struct workers *w, int pagemap, const struct mem_map *map, struct pageset *set)
+{
+	struct parallel p = { .scan = memscan_private, .pagemap = pagemap, .map = map, .set = set };
+
+	return scan_by(w, &p);
 }
 
 /* What the probes try things on: a few pages of a memfd. */

@@ -38,11 +38,6 @@ struct mem_map {
 int memscan_written(int pagemap, const struct mem_map *map, bool rearm, struct pageset *set);
 
 /*
- * memscan_written_by() - the same, divided between @w where that is worth it; NULL: the caller alone
- */
-int memscan_written_by(struct workers *w, int pagemap, const struct mem_map *map, bool rearm, struct pageset *set);
-
-/*
  * memscan_private() - add the pages of a private mapping that are QEMU's own copies, in memory or swapped out
  * memscan_private_old() - the same in the way of kernels before 6.7, which the first takes by itself
  *
@@ -52,6 +47,13 @@ int memscan_written_by(struct workers *w, int pagemap, const struct mem_map *map
  */
 int memscan_private(int pagemap, const struct mem_map *map, struct pageset *set);
 int memscan_private_old(int pagemap, const struct mem_map *map, struct pageset *set);
+
+/*
+ * memscan_rearm_by() / memscan_private_by() - memscan_written() with @rearm, and memscan_private(), divided between @w
+ * where the memory is large enough for that; NULL: the caller alone
+ */
+int memscan_rearm_by(struct workers *w, int pagemap, const struct mem_map *map, struct pageset *set);
+int memscan_private_by(struct workers *w, int pagemap, const struct mem_map *map, struct pageset *set);
 
 /*
  * memscan_soft_dirty() - add the pages whose soft-dirty bit is set (kernels without PAGEMAP_SCAN); clears nothing

@@ -554,7 +554,9 @@ static void on_qemu_up(void *arg, const void *data, size_t len)
 		return;
 	if (!m.share) {
 		w->svm = svmmem_new(m.agent, w->ram, &e);
-		if (!w->svm)
+		if (w->svm)
+			svmmem_workers(w->svm, w->workers);
+		else
 			log_error("the SVM's own pages cannot be followed: %s", e.msg);
 		return;
 	}

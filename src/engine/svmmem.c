@@ -21,6 +21,7 @@
 
 struct svmmem {
 	struct agentctl *a;
+	struct workers *workers;
 	struct pageset set;
 	struct svmmem_stats st;
 };
@@ -51,6 +52,11 @@ struct svmmem *svmmem_new(struct agentctl *a, const struct ram *ram, struct err 
 	return m;
 }
 
+void svmmem_workers(struct svmmem *m, struct workers *w)
+{
+	m->workers = w;
+}
+
 void svmmem_free(struct svmmem *m)
 {
 	if (!m)
@@ -64,7 +70,7 @@ int svmmem_revert(struct svmmem *m, nstime deadline, struct err *e)
 	int rc;
 
 	pageset_clear(&m->set);
-	rc = memscan_private(m->a->pagemap, &m->a->map, &m->set);
+	rc = memscan_private_by(m->workers, m->a->pagemap, &m->a->map, &m->set);
 	if (rc < 0)
 		return err_set(e, rc, "the SVM's pages cannot be scanned: %s", strerror(-rc));
 	m->st.reverts++;

@@ -30,6 +30,9 @@ struct svmmem_stats {
  */
 struct svmmem *svmmem_new(struct agentctl *a, const struct ram *ram, struct err *e);
 
+/* svmmem_workers() - who looks for private pages from now on, borrowed; NULL: the caller alone */
+void svmmem_workers(struct svmmem *m, struct workers *w);
+
 void svmmem_free(struct svmmem *m);
 
 /*

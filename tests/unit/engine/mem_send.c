@@ -266,7 +266,7 @@ static void scan(void **state)
 				       .count = TOTAL - SECOND };
 	pageset_init(&got, TOTAL);
 	pageset_init(&want, TOTAL);
-	assert_int_equal(memscan_written_by(w, pm, &map, true, &got), 0);
+	assert_int_equal(memscan_rearm_by(w, pm, &map, &got), 0);
 	for (unsigned int round = 0; round < 30; round++) {
 		pageset_clear(&got);
 		pageset_clear(&want);
@@ -276,7 +276,7 @@ static void scan(void **state)
 			base[page * RAM_PAGE + rnd() % RAM_PAGE]++;
 			pageset_add(&want, page, 1);
 		}
-		assert_int_equal(memscan_written_by(w, pm, &map, true, &got), 0);
+		assert_int_equal(memscan_rearm_by(w, pm, &map, &got), 0);
 		assert_int_equal(got.count, want.count);
 		for (uint64_t i = 0; i < TOTAL; i++)
 			assert_int_equal(pageset_has(&got, i), pageset_has(&want, i));
