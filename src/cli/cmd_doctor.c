@@ -14,16 +14,16 @@
 enum { OPT_JSON = 1, OPT_CRASH_POINTS };
 static const struct cli_opt opts[] = {
 	{ "json", OPT_JSON, NULL, "print one JSON object" },
-	{ "crash-points", OPT_CRASH_POINTS, NULL, "list the values of LOCKSTEP_CRASH_AT instead" },
+	{ "crash-points", OPT_CRASH_POINTS, NULL, "list the values of LOCKSTEP_CRASH_AT and LOCKSTEP_FAIL_AT instead" },
 	{ NULL },
 };
 
-static int doctor_crash_points(bool json)
+static struct json_object *points(const char *(*text_of)(unsigned int i, const char **meaning), bool json)
 {
-	struct json_object *list = json_object_new_array(), *o = json_object_new_object();
+	struct json_object *list = json_object_new_array();
 	const char *name, *text;
 
-	for (unsigned int i = 0; (name = crash_point_text(i, &text)); i++) {
+	for (unsigned int i = 0; (name = text_of(i, &text)); i++) {
 		struct json_object *one = json_object_new_object();
 
 		json_object_object_add(one, "name", json_object_new_string(name));
@@ -32,9 +32,19 @@ static int doctor_crash_points(bool json)
 		if (!json)
 			printf("%-18s %s\n", name, text);
 	}
+	return list;
+}
+
+static int doctor_crash_points(bool json)
+{
+	struct json_object *o = json_object_new_object(), *list = points(crash_point_text, json);
+
 	if (!json && !json_object_array_length(list))
 		printf("this lockstep was built without crash points (meson option crash_points)\n");
+	else if (!json)
+		printf("\nLOCKSTEP_FAIL_AT:\n");
 	json_object_object_add(o, "crash_points", list);
+	json_object_object_add(o, "fail_points", points(fail_point_text, json));
 	if (json)
 		vm_print_json(o);
 	json_object_put(o);
@@ -63,7 +73,7 @@ static int doctor_probe(const char *binary, bool json)
 static int doctor_fn(int argc, char **argv)
 {
 	struct cli_args a = { .cmd = &cmd_doctor, .argc = argc, .argv = argv };
-	bool json = false, points = false;
+	bool json = false, crash = false;
 	struct err e;
 	int id;
 
@@ -73,16 +83,16 @@ static int doctor_fn(int argc, char **argv)
 			return CLI_OK;
 		}
 		json |= id == OPT_JSON;
-		points |= id == OPT_CRASH_POINTS;
+		crash |= id == OPT_CRASH_POINTS;
 	}
-	if (!id && points && a.rest < argc)
+	if (!id && crash && a.rest < argc)
 		id = err_set(&e, -EINVAL, "--crash-points asks no QEMU: '%.60s' is too much", argv[a.rest]);
 	if (!id && a.rest + 1 < argc)
 		id = err_set(&e, -EINVAL, "unexpected argument '%.60s': one QEMU at a time, options before it",
 			     argv[a.rest + 1]);
 	if (id)
 		return cli_fail(&cmd_doctor, CLI_USAGE, &e);
-	if (points)
+	if (crash)
 		return doctor_crash_points(json);
 	return doctor_probe(a.rest < argc ? argv[a.rest] : DOCTOR_QEMU, json);
 }

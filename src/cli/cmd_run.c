@@ -27,12 +27,14 @@ static int run_fn(int argc, char **argv)
 		return CLI_OK;
 	}
 	if (!rc) {
-		rc = crash_points_init();
+		const char *var;
+
+		rc = crash_points_init(&var);
 		if (rc == -EINVAL)
-			err_set(&e, rc, "LOCKSTEP_CRASH_AT=%.60s: there is no such crash point; 'lockstep doctor "
-				"--crash-points' lists them", getenv("LOCKSTEP_CRASH_AT"));
+			err_set(&e, rc, "%s=%.60s: there is no such crash point; 'lockstep doctor --crash-points' lists them",
+				var, getenv(var));
 		else if (rc)
-			err_set(&e, rc, "LOCKSTEP_CRASH_AT is set, and this lockstep was built without crash points");
+			err_set(&e, rc, "%s is set, and this lockstep was built without crash points", var);
 	}
 	if (rc) {
 		free(o);

@@ -81,21 +81,49 @@ static void siphash_of_the_paper(void **state)
 
 static void crash_points_have_names(void **state)
 {
-	const char *meaning;
+	const char *meaning, *which;
 
 	(void)state;
 	setenv("LOCKSTEP_CRASH_AT", "no_such_point", 1);
 #ifdef LOCKSTEP_CRASH_POINTS
-	assert_int_equal(crash_points_init(), -EINVAL);
+	assert_int_equal(crash_points_init(&which), -EINVAL);
+	assert_string_equal(which, "LOCKSTEP_CRASH_AT");
 	assert_string_equal(crash_point_text(0, &meaning), "before_epoch_end");
 	assert_non_null(meaning);
 	assert_null(crash_point_text(CRASH_MAX, &meaning));
 #else
-	assert_int_equal(crash_points_init(), -ENOTSUP);
+	assert_int_equal(crash_points_init(&which), -ENOTSUP);
 	assert_null(crash_point_text(0, &meaning));
 #endif
 	unsetenv("LOCKSTEP_CRASH_AT");
-	assert_int_equal(crash_points_init(), 0);
+	assert_int_equal(crash_points_init(&which), 0);
+}
+
+static void steps_fail_when_named(void **state)
+{
+#ifdef LOCKSTEP_CRASH_POINTS
+	static const char *const bad[] = { "nothing", "save:", "save:0", "save:64", "save:2;copy", "save,", "save:2x", ",", "loaded" };
+	const char *which, *meaning;
+
+	for (size_t i = 0; i < sizeof(bad) / sizeof(*bad); i++) {
+		setenv("LOCKSTEP_FAIL_AT", bad[i], 1);
+		assert_int_equal(crash_points_init(&which), -EINVAL);
+		assert_string_equal(which, "LOCKSTEP_FAIL_AT");
+	}
+	setenv("LOCKSTEP_FAIL_AT", "save:2,copy,save:4", 1);
+	assert_int_equal(crash_points_init(&which), 0);
+	for (int k = 1; k <= 100; k++) {
+		assert_int_equal(fail_point(FAIL_save), k == 2 || k == 4);
+		assert_int_equal(fail_point(FAIL_copy), k == 1);
+		assert_false(fail_point(FAIL_send));
+	}
+	assert_string_equal(fail_point_text(FAIL_send, &meaning), "send");
+	assert_null(fail_point_text(FAIL_MAX, &meaning));
+	unsetenv("LOCKSTEP_FAIL_AT");
+	assert_int_equal(crash_points_init(&which), 0);
+	assert_false(fail_point(FAIL_save));
+#endif
+	(void)state;
 }
 
 struct seen {
@@ -245,7 +273,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(cursor_never_reads_beyond), cmocka_unit_test(wcursor_never_writes_beyond),
 		cmocka_unit_test(errors_are_cut_not_overrun), cmocka_unit_test(siphash_of_the_paper),
-		cmocka_unit_test(crash_points_have_names), cmocka_unit_test(timers_after_descriptors_and_in_order),
+		cmocka_unit_test(crash_points_have_names), cmocka_unit_test(steps_fail_when_named), cmocka_unit_test(timers_after_descriptors_and_in_order),
 		cmocka_unit_test(many_timers), cmocka_unit_test(posts_arrive_in_order_and_none_is_lost),
 	};
 
