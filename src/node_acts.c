@@ -71,6 +71,10 @@ static void on_vm_done(void *arg, enum vm_job job, uint64_t num, int rc, const c
 	/* What was under way in a QEMU that is being replaced has no answer any more. */
 	if (n->restarting)
 		return;
+	if (job == VM_SAVE && !rc && fail_point(FAIL_save)) {
+		rc = -EIO;
+		why = "LOCKSTEP_FAIL_AT has it fail";
+	}
 	if (rc && rc != -ECONNRESET && rc != -ECANCELED)
 		log_warn("step failed step=%s epoch=%llu: %s", ft_step_name(vm_step[job]), (unsigned long long)num, why);
 	if (job == VM_LOAD && !rc)
@@ -146,8 +150,9 @@ const struct vm_ops node_vm_ops = {
 /* The memory worker's callbacks: bulk loop. */
 
 static const enum ft_step mem_step[MEM_JOBS] = {
-	[MEM_ROUND] = STEP_ROUND, [MEM_PRECOPY] = STEP_PRECOPY, [MEM_COPY] = STEP_COPY, [MEM_SEND] = STEP_SEND, [MEM_RESERVE] = STEP_RESERVE,
-	[MEM_APPLY] = STEP_APPLY, [MEM_MEND] = STEP_MEND, [MEM_FORGET] = STEP_FORGET,
+	[MEM_ROUND] = STEP_ROUND, [MEM_PRECOPY] = STEP_PRECOPY, [MEM_COPY] = STEP_COPY, [MEM_SEND] = STEP_SEND,
+	[MEM_AGAIN] = STEP_AGAIN, [MEM_RESERVE] = STEP_RESERVE, [MEM_APPLY] = STEP_APPLY,
+	[MEM_MEND] = STEP_MEND, [MEM_FORGET] = STEP_FORGET,
 };
 
 static void on_mem_done(void *arg, enum mem_job job, uint64_t num, int rc, uint64_t value, const char *why)
@@ -331,6 +336,9 @@ static void do_step(struct node *n, enum ft_step step, uint64_t num)
 	case STEP_SEND:
 		memwork_job(n->mem, MEM_SEND, num);
 		break;
+	case STEP_AGAIN:
+		memwork_job(n->mem, MEM_AGAIN, num);
+		break;
 	case STEP_RESERVE:
 		memwork_job(n->mem, MEM_RESERVE, num);
 		break;
@@ -358,6 +366,7 @@ static const struct {
 	{ CTL_EPOCH_END, CRASH_before_epoch_end, CRASH_epoch_end },
 	{ CTL_STAGED, CRASH_s_before_staged, CRASH_staged },
 	{ CTL_LOADED, CRASH_MAX, CRASH_loaded },
+	{ CTL_ABORT, CRASH_before_abort, CRASH_abort },
 };
 
 static void send_ctl(struct node *n, const struct ctl_msg *m)
@@ -402,6 +411,9 @@ void node_carry_out(struct node *n, const struct ft_act *a)
 		break;
 	case FA_CKPT_DONE:
 		node_tell_checkpoint(n);
+		break;
+	case FA_CKPT_ABORT:
+		node_tell_abort(n, a);
 		break;
 	case FA_END:
 		node_tell_state(n, a);

@@ -137,6 +137,7 @@ void node_net_watch(struct node *n);
 int node_monitor_start(struct node *n, struct err *e);
 void node_tell_state(struct node *n, const struct ft_act *a);
 void node_tell_checkpoint(struct node *n);
+void node_tell_abort(struct node *n, const struct ft_act *a);
 void node_tell_end(struct node *n);
 /* node_tell_step() - a step of a failover goes to the log */
 void node_tell_step(struct node *n, const struct ft_act *a);

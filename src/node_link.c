@@ -100,6 +100,8 @@ static int on_control(void *arg, const struct wire_head *h, const uint8_t *paylo
 		crash_point(CRASH_staged_received);
 	else if (ev.ctl.type == CTL_LOADED)
 		crash_point(CRASH_loaded_received);
+	else if (ev.ctl.type == CTL_ABORT)
+		crash_point(CRASH_s_abort);
 	if (ev.ctl.type == CTL_PROMOTE || ev.ctl.type == CTL_GONE || ev.ctl.type == CTL_CLAIM)
 		node_noticed(nc->node, clock_ns());
 	ev.n = ev.ctl.n;

@@ -57,6 +57,7 @@ static struct json_object *fill_status(void *arg)
 	s->sync.rate = spent ? (uint64_t)((double)m.sync_done * 1e9 / (double)spent) : 0;
 	for (int c = 0; c < CAUSE_MAX; c++)
 		s->checkpoints[c] = ft_checkpoints(n->ft, (enum ckpt_cause)c);
+	s->aborted = ft_aborted(n->ft);
 	s->ckpts = &n->ckpts;
 	proxy_stats(n->px, &s->net);
 	proxy_rules(n->px, &s->rules);
@@ -176,6 +177,20 @@ void node_tell_checkpoint(struct node *n)
 			answer(n, i, status_ckpt_json(t, m.last_bytes), NULL);
 }
 
+void node_tell_abort(struct node *n, const struct ft_act *a)
+{
+	struct json_object *o = json_object_new_object();
+
+	/* Why the step has failed stands in the line before. */
+	log_warn("checkpoint given up epoch=%llu step=%s: the next one begins at once and carries what belongs to it",
+		 (unsigned long long)a->n, ft_step_name(a->step));
+	if (o) {
+		json_object_object_add(o, "epoch", json_object_new_uint64(a->n));
+		json_object_object_add(o, "step", json_object_new_string(ft_step_name(a->step)));
+	}
+	monitor_event(n->monitor, "CHECKPOINT_ABORTED", o);
+}
+
 void node_blackbox(struct node *n)
 {
 	size_t cap = ring_dump_size(n->ring);
@@ -256,7 +271,9 @@ void node_tell_state(struct node *n, const struct ft_act *a)
 	if (s == FT_ENDED && was == FT_JOINING)
 		log_error("this node was not yet synchronised, so it cannot take over; start it again to protect the VM");
 	if (s == FT_ALONE && (was == FT_PROTECTED || was == FT_SYNC) && a->reason != FT_WHY_GUEST_OFF)
-		log_warn("the VM goes on alone, without protection reason=%s", ft_reason_name(a->reason));
+		log_warn("the VM goes on alone, without protection reason=%s%s%s", ft_reason_name(a->reason),
+			 a->reason == FT_WHY_STEP_FAILED ? " step=" : "",
+			 a->reason == FT_WHY_STEP_FAILED ? ft_step_name(ft_failed_step(n->ft)) : "");
 	o = json_object_new_object();
 	if (o) {
 		json_object_object_add(o, "was", json_object_new_string(ft_state_name(was)));

@@ -13,6 +13,7 @@
  *	CONT	cont; then NEV_OPEN n: epoch n + 1
  *	STAGE	the rest is sent; STAGED n: NEV_STAGED n, the output of epoch n leaves
  *	LOAD	LOADED n: NEV_LOADED n; protected
+ *	ABORT	save, copy or sending has failed: n is given up, n + 1 begins at once (ckpt_abort.c)
  *
  * Promises:
  * - The next checkpoint begins only after LOADED n and after everything of n was sent. Wishes that come meanwhile are
@@ -27,16 +28,14 @@
  * - Every wait has a deadline and an exit. Cut, stop, save, copy, drain, cont overdue: the own QEMU hangs; it is killed
  *   and the secondary told to take over, if it has a complete checkpoint; if it has none the VM goes on alone.
  *   A round, STAGED or LOADED overdue: the secondary hangs; protection ends. Bytes that move put these off.
- * - Another error in stop, save, copy or sending ends protection cleanly (ft_part()). Going on with n's pages added to
- *   n + 1, as the design's ABORT n has it, is not done: it is rare, and a new first synchronisation is always right.
+ * - Another error in save, copy or sending is tried again, once (ckpt_abort.c); a second one in a row, or one in stop,
+ *   ends protection cleanly (ft_part()).
  * - A refused cont is asked again, for as long as its deadline allows. (Where the guest itself has ended its run the
  *   shell says that it went well, and reports the event.)
  */
 #include "core/ft_util.h"
 
 #include <errno.h>
-
-#define CONT_AGAIN (50 * NS_PER_MS)	/* between two attempts to have the VM run again */
 
 void pri_init(struct ft *ft)
 {
@@ -122,7 +121,7 @@ static bool round_pays(const struct ft *ft, nstime now)
 	return pri_next_round(ft) != NS_NEVER && precopy_worth(&ft->p.pre, &ft->cfg.precopy, now);
 }
 
-static void begin(struct ft *ft, struct ft_ctx *c, enum ckpt_cause cause)
+void pri_begin(struct ft *ft, struct ft_ctx *c, enum ckpt_cause cause)
 {
 	struct ckpt_primary *p = &ft->p;
 
@@ -135,7 +134,7 @@ static void begin(struct ft *ft, struct ft_ctx *c, enum ckpt_cause cause)
 	p->n = ft->epoch;
 	p->cause = cause;
 	p->wish = CAUSE_NONE;
-	p->drained = p->saved = p->copied = p->staged = false;
+	p->drained = p->saved = p->copied = p->staged = p->undoing = false;
 	p->cur = (struct ckpt_times){ .n = p->n, .cause = cause, .begun = c->now };
 	p->phase = PRI_GATE;
 	p->deadline = ft_after(c->now, ft->cfg.gate_deadline);
@@ -155,7 +154,7 @@ static void begin_if_due(struct ft *ft, struct ft_ctx *c)
 			begin_round(ft, c);
 		return;
 	}
-	begin(ft, c, p->wish != CAUSE_NONE ? p->wish : CAUSE_DELAY);
+	pri_begin(ft, c, p->wish != CAUSE_NONE ? p->wish : CAUSE_DELAY);
 }
 
 static void precopy_round_done(struct ft *ft, struct ft_ctx *c)
@@ -173,7 +172,7 @@ static void precopy_round_done(struct ft *ft, struct ft_ctx *c)
 		precopy_done(&p->pre, &ft->cfg.precopy, c->now, (uint32_t)c->ev->value, c->ev->value >> 32);
 	}
 	if (p->last_round)
-		begin(ft, c, p->wish != CAUSE_NONE ? p->wish : CAUSE_DELAY);
+		pri_begin(ft, c, p->wish != CAUSE_NONE ? p->wish : CAUSE_DELAY);
 	else
 		begin_if_due(ft, c);
 }
@@ -192,7 +191,7 @@ void pri_want(struct ft *ft, struct ft_ctx *c, enum ckpt_cause cause)
 	begin_if_due(ft, c);
 }
 
-static void open_gate(struct ft *ft, struct ft_ctx *c)
+void pri_open_gate(struct ft *ft, struct ft_ctx *c)
 {
 	ft->p.closed = false;
 	ft_net(ft, c, NEV_OPEN, ft->p.n, 0);
@@ -221,13 +220,18 @@ void pri_unwind(struct ft *ft, struct ft_ctx *c)
 	case PRI_STOP:
 	case PRI_COLLECT:
 	case PRI_CONT:
+	case PRI_ABORT:
+		if (p->phase == PRI_ABORT && !p->closed) {
+			p->phase = PRI_OFF;
+			break;
+		}
 		p->phase = PRI_UNWIND;
 		p->deadline = NS_NEVER;
 		unwind_on(ft, c);
 		break;
 	default:
 		if (p->closed)
-			open_gate(ft, c);
+			pri_open_gate(ft, c);
 		p->phase = PRI_OFF;
 		p->deadline = NS_NEVER;
 		break;
@@ -236,6 +240,7 @@ void pri_unwind(struct ft *ft, struct ft_ctx *c)
 	ft_no_limit(ft, STEP_ROUND);
 	ft_no_limit(ft, STEP_PRECOPY);
 	ft_no_limit(ft, STEP_SEND);
+	ft_no_limit(ft, STEP_AGAIN);
 }
 
 void pri_hung(struct ft *ft, struct ft_ctx *c, enum ft_reason why, enum ft_step step)
@@ -249,9 +254,11 @@ void pri_hung(struct ft *ft, struct ft_ctx *c, enum ft_reason why, enum ft_step 
 	/* While it is only being read, a monitor that does not answer for a while does no harm. */
 }
 
-/* A step has failed: a timeout is a hung QEMU, everything else ends protection. */
+/* A step has failed: it is tried again, or a timeout is a hung QEMU, or protection ends. */
 static void failed(struct ft *ft, struct ft_ctx *c)
 {
+	if (pri_abort(ft, c))
+		return;
 	if (c->ev->rc == -ETIMEDOUT && c->ev->step != STEP_ROUND && c->ev->step != STEP_PRECOPY &&
 	    c->ev->step != STEP_SEND)
 		pri_hung(ft, c, FT_WHY_STEP_FAILED, c->ev->step);
@@ -272,7 +279,7 @@ static void round_done(struct ft *ft, struct ft_ctx *c)
 	p->dirty = c->ev->value;
 	/* A guest that dirties pages as fast as they are sent will not get better by waiting. */
 	if (p->dirty <= ft->cfg.round_goal || p->rounds >= ft->cfg.max_rounds || p->dirty >= before - before / 8)
-		begin(ft, c, CAUSE_FIRST);
+		pri_begin(ft, c, CAUSE_FIRST);
 	else
 		ft_do(ft, c, STEP_ROUND, ft->epoch, ft->cfg.staged_deadline);
 }
@@ -332,7 +339,7 @@ static void send_rest(struct ft *ft, struct ft_ctx *c)
 	p->cont_done = c->now;
 	p->cur.cont = c->now - p->cont_sent;
 	p->cur.pause = c->now - p->stop_sent;
-	open_gate(ft, c);
+	pri_open_gate(ft, c);
 	if (!ft->rival) {
 		/* From here on the peer can get all that it needs to take over. */
 		ft->rival = true;
@@ -363,7 +370,7 @@ void pri_loaded(struct ft *ft, struct ft_ctx *c, uint64_t n)
 	if (p->phase != PRI_LOAD || n != p->n)
 		return;
 	p->phase = PRI_IDLE;
-	p->first = false;
+	p->first = p->again = false;
 	p->deadline = NS_NEVER;
 	p->loaded_at = c->now;
 	p->cur.loaded = c->now - p->staged_at;
@@ -437,7 +444,7 @@ static void unwind_done(struct ft *ft, struct ft_ctx *c)
 		p->deadline = ft_after(c->now, c->ev->rc == -ETIMEDOUT ? ft->cfg.stop_deadline : CONT_AGAIN);
 	} else {
 		p->phase = PRI_OFF;
-		open_gate(ft, c);
+		pri_open_gate(ft, c);
 	}
 }
 
@@ -469,6 +476,8 @@ void pri_done(struct ft *ft, struct ft_ctx *c)
 			round_done(ft, c);
 		} else if (p->phase == PRI_CONT && ev->step == STEP_CONT) {
 			cont_done(ft, c);
+		} else if (p->phase == PRI_ABORT) {
+			pri_abort_done(ft, c);
 		} else if (p->phase >= PRI_STOP && p->phase <= PRI_STAGE && ev->rc) {
 			failed(ft, c);
 		} else if (p->phase == PRI_STOP && ev->step == STEP_STOP) {
@@ -516,7 +525,8 @@ static void overdue(struct ft *ft, struct ft_ctx *c, enum ft_step step)
 		ft_end(ft, c, FT_WHY_STEP_FAILED, step, FT_EXIT_FAILED, CTL_QUIT);
 	else if (ft->p.phase == PRI_UNWIND)
 		unwind_on(ft, c);	/* a cont that comes to nothing is asked again, see ft.c */
-	else if (step == STEP_ROUND || step == STEP_PRECOPY || step == STEP_SEND)
+	else if (step == STEP_ROUND || step == STEP_PRECOPY || step == STEP_SEND ||
+		 step == STEP_AGAIN)
 		ft_part(ft, c, FT_WHY_STEP_FAILED, step);
 	else
 		pri_hung(ft, c, FT_WHY_STEP_FAILED, step);
@@ -536,7 +546,7 @@ void pri_tick(struct ft *ft, struct ft_ctx *c)
 		p->deadline = NS_NEVER;
 		if (p->phase == PRI_UNWIND)
 			unwind_on(ft, c);
-		else if (p->phase == PRI_CONT)
+		else if (p->phase == PRI_CONT || p->phase == PRI_ABORT)
 			ft_do(ft, c, STEP_CONT, p->n, ft->cfg.stop_deadline);
 		else if (p->phase == PRI_STAGE || p->phase == PRI_LOAD)
 			ft_part(ft, c, FT_WHY_STEP_FAILED, p->phase == PRI_STAGE ? STEP_SEND : STEP_LOAD);

@@ -8,6 +8,8 @@
 
 struct ft_ctx;
 
+#define CONT_AGAIN (50 * NS_PER_MS)	/* between two attempts to have the VM run again */
+
 enum pri_phase {
 	PRI_OFF,	/* no peer: the VM runs, or was never started */
 	PRI_START,	/* the first cont */
@@ -19,6 +21,8 @@ enum pri_phase {
 	PRI_CONT,	/* cont sent */
 	PRI_STAGE,	/* the VM runs, the rest is sent, STAGED awaited */
 	PRI_LOAD,	/* STAGED is there, LOADED awaited */
+	PRI_ABORT,	/* the checkpoint has failed and will be tried again: the VM is being brought to run, its pages are taken
+			 * back (ckpt_abort.c) */
 	PRI_UNWIND,	/* the checkpoint is given up, the VM is being brought to run again */
 	PRI_PHASE_MAX
 };
@@ -31,6 +35,8 @@ struct ckpt_primary {
 	bool first;		/* this peer has completed none yet */
 	bool closed;		/* NEV_CLOSE was given, NEV_OPEN not */
 	bool drained, saved, copied, staged;
+	bool again;		/* the one before was given up: this one must not be */
+	bool undoing;		/* ABORT: the pages are being taken back, or have been */
 	uint32_t rounds;
 	uint64_t dirty;		/* left by the last round */
 	nstime deadline;	/* of what the phase awaits besides steps */
@@ -58,6 +64,17 @@ void pri_unwind(struct ft *ft, struct ft_ctx *c);
 void pri_tick(struct ft *ft, struct ft_ctx *c);
 /* pri_hung() - the own QEMU does not do what it should */
 void pri_hung(struct ft *ft, struct ft_ctx *c, enum ft_reason why, enum ft_step step);
+/* pri_begin() - checkpoint ft->epoch begins */
+void pri_begin(struct ft *ft, struct ft_ctx *c, enum ckpt_cause cause);
+/* pri_open_gate() - the VM runs, in epoch p->n + 1 */
+void pri_open_gate(struct ft *ft, struct ft_ctx *c);
+
+/* ckpt_abort.c */
+/* pri_abort() - a step has failed. Return: true when the checkpoint is given up and will be tried again */
+bool pri_abort(struct ft *ft, struct ft_ctx *c);
+/* pri_abort_done() - in phase ABORT: a step was answered */
+void pri_abort_done(struct ft *ft, struct ft_ctx *c);
+
 /* pri_next() - when the next checkpoint may begin, NS_NEVER while none may */
 nstime pri_next(const struct ft *ft);
 /* pri_next_round() - when the next round between checkpoints is due, NS_NEVER: none is */

@@ -18,6 +18,12 @@
  *	RESTART	apply, load or mend has failed, or QEMU died in them: QEMU is started anew, and they are done again, once
  *	UNWIND	promoted before STAGED n: the SVM, stopped for EPOCH_END n, is continued as it stands
  *
+ * ABORT n: the primary has given n up and tries again (ckpt_abort.c). It may find GATE, STOP or COLLECT. The SVM is
+ * stopped for n as ever, and stays so; EPOCH_END n + 1 then finds that done, and what is left of COLLECT is the
+ * barriers of n + 1. Those of n count nothing, since barriers are told by their number, and its marker never comes.
+ * Between the two a promotion goes on from the SVM as it stands, as before STAGED of any n: nothing that the PVM said
+ * after barrier n has left, and the log has the input. What is staged stays: n + 1 overwrites it.
+ *
  * Promotion (sec_promote()) before STAGED n: the staging area is forgotten (STEP_FORGET, when nobody works on it), the
  * SVM goes on. From STAGED n on: what is left of n is done first. net hears, in this order, as far as it applies:
  * NEV_LOADED n, NEV_PROMOTE, NEV_OPEN n. The epoch that follows is n + 1 in both cases.
@@ -103,7 +109,7 @@ static void stage(struct ft *ft, struct ft_ctx *c)
 	struct ckpt_secondary *s = &ft->s;
 	bool all = s->drained && s->frames_n == s->n && s->bulk_n == s->n && s->reserved_n == s->n;
 
-	if (s->phase != SEC_COLLECT)
+	if (s->phase != SEC_COLLECT || s->aborted)
 		return;
 	if (!s->said && (all || (s->drained && ft_fault(ft, FT_FAULT_STAGED_EARLY)))) {
 		s->said = true;
@@ -132,10 +138,43 @@ static void collect(struct ft *ft, struct ft_ctx *c)
 	stage(ft, c);
 }
 
+void sec_abort(struct ft *ft, struct ft_ctx *c, uint64_t n)
+{
+	struct ckpt_secondary *s = &ft->s;
+
+	/* One that was STAGED cannot be given up any more: there is no such order of things, and n is what counts. */
+	if ((s->phase != SEC_GATE && s->phase != SEC_STOP && s->phase != SEC_COLLECT) || n != s->n || s->said)
+		return;
+	s->aborted = true;
+	if (s->phase == SEC_COLLECT && s->drained)
+		s->deadline = barriers_by(ft, c->now);
+	if (ft_fault(ft, FT_FAULT_ABORT_RUN) && s->phase == SEC_COLLECT && ft->state == FT_STANDBY)
+		ft_do(ft, c, STEP_CONT, ft->epoch, ft->cfg.stop_deadline);
+}
+
+/* The checkpoint that was given up comes again as @n. */
+static void try_again(struct ft *ft, struct ft_ctx *c, uint64_t n)
+{
+	struct ckpt_secondary *s = &ft->s;
+
+	s->aborted = false;
+	s->n = n;
+	/* An SVM that has never run is in no epoch of its own. */
+	if (ft->state == FT_JOINING)
+		ft->epoch = n;
+	if (s->phase == SEC_COLLECT && s->drained)
+		s->deadline = barriers_by(ft, c->now);
+	stage(ft, c);
+}
+
 void sec_epoch_end(struct ft *ft, struct ft_ctx *c, uint64_t n)
 {
 	struct ckpt_secondary *s = &ft->s;
 
+	if (s->aborted && n == s->n + 1 && n <= FT_EPOCH_MAX) {
+		try_again(ft, c, n);
+		return;
+	}
 	/* Anything else is out of order; the primary gives up when STAGED n does not come. */
 	if (s->phase != SEC_FILL && (s->phase != SEC_IDLE || n != ft->epoch))
 		return;
@@ -163,14 +202,14 @@ void sec_net(struct ft *ft, struct ft_ctx *c)
 
 	switch (c->ev->value) {
 	case NA_CUT:
-		if (s->phase != SEC_GATE || n != s->n)
+		if (s->phase != SEC_GATE || n != ft->epoch)
 			break;
 		s->phase = SEC_STOP;
 		s->deadline = NS_NEVER;
 		ft_do(ft, c, STEP_STOP, n, ft->cfg.stop_deadline);
 		break;
 	case NA_DRAINED:
-		if (s->phase != SEC_COLLECT || n != s->n || s->drained)
+		if (s->phase != SEC_COLLECT || n != ft->epoch || s->drained)
 			break;
 		s->drained = true;
 		collect(ft, c);
@@ -231,7 +270,7 @@ static void running(struct ft *ft, struct ft_ctx *c)
 {
 	struct ckpt_secondary *s = &ft->s;
 
-	s->first = false;
+	s->first = s->aborted = false;
 	s->deadline = NS_NEVER;
 	ft_net(ft, c, NEV_OPEN, s->n, 0);
 	ft->epoch = s->n + 1;
@@ -262,7 +301,7 @@ static void stop_done(struct ft *ft, struct ft_ctx *c)
 	} else if (s->phase == SEC_STOP && c->ev->rc) {
 		fail(ft, c, FT_WHY_STEP_FAILED, STEP_STOP);
 	} else if (s->phase == SEC_STOP) {
-		ft_net(ft, c, NEV_STOPPED, s->n, 0);
+		ft_net(ft, c, NEV_STOPPED, ft->epoch, 0);
 		collect(ft, c);
 	}
 }

@@ -26,7 +26,8 @@ enum sec_phase {
 
 struct ckpt_secondary {
 	enum sec_phase phase;
-	uint64_t n;		/* of the EPOCH_END under way */
+	uint64_t n;		/* of the EPOCH_END under way; the SVM is stopped at the end of ft->epoch, which is less when n is
+				 * another try */
 	uint64_t frames_n;	/* last barrier of the frame connection */
 	uint64_t bulk_n;	/* last marker of the bulk connection */
 	uint64_t reserved_n;	/* last one that was reserved */
@@ -36,6 +37,7 @@ struct ckpt_secondary {
 	bool early;		/* planted fault: n was applied before STAGED */
 	bool restarted;		/* for this n */
 	bool svm_off;		/* the SVM alone has powered off */
+	bool aborted;		/* n was given up, EPOCH_END n + 1 is awaited; the SVM is stopped or about to be */
 	uint64_t forget;	/* the staging area of this n is to be dropped when nobody works on it; 0: no */
 	nstime deadline;	/* of what the phase awaits besides steps */
 };
@@ -43,6 +45,8 @@ struct ckpt_secondary {
 void sec_init(struct ft *ft);
 void sec_start(struct ft *ft, struct ft_ctx *c);
 void sec_epoch_end(struct ft *ft, struct ft_ctx *c, uint64_t n);
+/* sec_abort() - n is given up, n + 1 follows */
+void sec_abort(struct ft *ft, struct ft_ctx *c, uint64_t n);
 void sec_net(struct ft *ft, struct ft_ctx *c);
 void sec_bulk(struct ft *ft, struct ft_ctx *c);
 void sec_done(struct ft *ft, struct ft_ctx *c);

@@ -122,6 +122,7 @@ struct flow {
 	uint32_t bar_nxt, bar_ack, bar_edge;
 
 	uint32_t isn_tsval, next_isn, next_tsval;
+	uint64_t next_epoch;	/* the PVM's when it opened what next_isn numbers */
 	uint32_t table_seq_off, table_ts_off, table_isn;
 	uint32_t svm_rst[FLOW_RSTS];	/* numbers of the SVM's last resets */
 	uint64_t twice[FLOW_TWICE];

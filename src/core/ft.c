@@ -305,6 +305,11 @@ uint64_t ft_checkpoints(const struct ft *ft, enum ckpt_cause cause)
 	return (unsigned int)cause < CAUSE_MAX ? ft->done[cause] : ft->done_all;
 }
 
+uint64_t ft_aborted(const struct ft *ft)
+{
+	return ft->aborted;
+}
+
 const struct ckpt_times *ft_last(const struct ft *ft)
 {
 	return &ft->p.last;

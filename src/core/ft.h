@@ -58,7 +58,9 @@ enum ft_step {
 	STEP_PRECOPY,	/* primary: a round between checkpoints; value: pages found dirty, in the upper 32 bits those of them that
 			 * the round before had found too; -ENOTSUP: there can be none; a STEP_COPY ends it (-ECANCELED) */
 	STEP_COPY,	/* primary, paused: scan, re-arm, copy what is dirty; value: pages */
-	STEP_SEND,	/* primary: send what is left, the device state, and the bulk marker n */
+	STEP_SEND,	/* primary: send what is left, the device state, and the bulk marker n; when it fails the marker was
+			 * not sent and never will be */
+	STEP_AGAIN,	/* primary: n is given up: all pages that were taken for it, sent or not, are to be sent again */
 	STEP_RESERVE,	/* secondary: make sure that applying n cannot fail any more */
 	STEP_APPLY,	/* secondary: drop the SVM's private pages, write n's pages to the image; may come twice for one n,
 			 * with a STEP_RESTART between */
@@ -94,6 +96,9 @@ enum ft_fault {
 	FT_FAULT_APPLY_EARLY = 1 << 0,	/* pages are put into the image before STAGED */
 	FT_FAULT_STAGED_EARLY = 1 << 1,	/* STAGED is said before every barrier has arrived */
 	FT_FAULT_PROMOTE_STAGED = 1 << 2, /* after STAGED the old SVM is promoted instead of n */
+	FT_FAULT_ABORT_DROP_PAGES = 1 << 3, /* the pages of a checkpoint that was given up are not sent with the next one */
+	FT_FAULT_ABORT_RELEASE = 1 << 4, /* what a checkpoint that was given up holds leaves at once */
+	FT_FAULT_ABORT_RUN = 1 << 5,	/* the SVM runs on when a checkpoint is given up */
 };
 
 /* Messages of the control connection. */
@@ -110,6 +115,8 @@ enum ctl_type {
 	CTL_CLAIM,	/* S->P: stop at once, I promote as soon as you have; value: enum ft_reason */
 	CTL_GUEST_OFF,	/* P->S: the guest has powered off: end */
 	CTL_QUIT,	/* P->S: somebody ended the pair: end */
+	CTL_ABORT,	/* P->S n: given up, n + 1 follows at once and brings its pages; the SVM stays stopped; value: enum
+			 * ft_step */
 	CTL_TYPE_MAX
 };
 const char *ctl_type_name(enum ctl_type t);
@@ -169,6 +176,7 @@ enum ft_act_type {
 	FA_KILL_QEMU,
 	FA_ANNOUNCE,	/* state has changed: log it, tell watchers; reason */
 	FA_CKPT_DONE,	/* n: stats of this checkpoint are complete, see ft_last() */
+	FA_CKPT_ABORT,	/* n: this checkpoint is given up because of step, and tried again as n + 1 */
 	FA_END,		/* lockstep ends; value: enum ft_exit; reason, step where it is FT_WHY_STEP_FAILED */
 	FA_TYPE_MAX
 };
@@ -231,6 +239,7 @@ const char *ft_phase(const struct ft *ft);		/* "idle", "gate", "stop", "collect"
 uint64_t ft_epoch(const struct ft *ft);			/* the epoch that the local VM is in */
 uint32_t ft_generation(const struct ft *ft);
 uint64_t ft_checkpoints(const struct ft *ft, enum ckpt_cause cause);	/* completed, by cause; CAUSE_MAX: all */
+uint64_t ft_aborted(const struct ft *ft);		/* checkpoints that were given up and tried again (primary) */
 const struct ckpt_times *ft_last(const struct ft *ft);	/* the last complete checkpoint (primary) */
 enum ft_step ft_failed_step(const struct ft *ft);	/* of FT_WHY_STEP_FAILED; STEP_MAX: none */
 uint64_t ft_refused(const struct ft *ft);		/* actions that found no room in struct ft_acts: always 0 */

@@ -41,6 +41,9 @@ static void sec_ctl(struct ft *ft, struct ft_ctx *c)
 	case CTL_EPOCH_END:
 		sec_epoch_end(ft, c, m->n);
 		break;
+	case CTL_ABORT:
+		sec_abort(ft, c, m->n);
+		break;
 	case CTL_ALONE:
 		ft_end(ft, c, FT_WHY_PEER_ALONE, STEP_MAX, FT_EXIT_PEER, CTL_TYPE_MAX);
 		break;

@@ -45,6 +45,7 @@ struct ft {
 	struct ckpt_secondary s;
 	uint64_t done[CAUSE_MAX];	/* completed checkpoints */
 	uint64_t done_all;
+	uint64_t aborted;		/* checkpoints given up and tried again */
 	uint64_t refused;
 };
 

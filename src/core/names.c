@@ -38,6 +38,7 @@ const char *ft_step_name(enum ft_step s)
 		[STEP_STOP] = "stop", [STEP_CONT] = "cont", [STEP_SAVE] = "save", [STEP_ROUND] = "round",
 		[STEP_PRECOPY] = "precopy", [STEP_COPY] = "copy", [STEP_SEND] = "send", [STEP_RESERVE] = "reserve", [STEP_APPLY] = "apply",
 		[STEP_LOAD] = "load", [STEP_MEND] = "mend", [STEP_RESTART] = "restart", [STEP_FORGET] = "forget",
+		[STEP_AGAIN] = "again",
 	};
 
 	return NAME(names, s);
@@ -49,6 +50,7 @@ const char *ctl_type_name(enum ctl_type t)
 		[CTL_EPOCH_END] = "EPOCH_END", [CTL_STAGED] = "STAGED", [CTL_LOADED] = "LOADED", [CTL_WANT] = "WANT",
 		[CTL_FAILED] = "FAILED", [CTL_PROMOTE] = "PROMOTE", [CTL_GONE] = "GONE", [CTL_ALONE] = "ALONE",
 		[CTL_TOOK_OVER] = "TOOK_OVER", [CTL_CLAIM] = "CLAIM", [CTL_GUEST_OFF] = "GUEST_OFF", [CTL_QUIT] = "QUIT",
+		[CTL_ABORT] = "ABORT",
 	};
 
 	return NAME(names, t);
@@ -74,7 +76,7 @@ const char *ft_act_name(enum ft_act_type t)
 	static const char *const names[FA_TYPE_MAX] = {
 		[FA_CTL] = "ctl", [FA_NET] = "net", [FA_DO] = "do", [FA_DROP_LINK] = "drop-link", [FA_MUTE] = "mute",
 		[FA_LEASE] = "lease", [FA_KILL_QEMU] = "kill-qemu", [FA_ANNOUNCE] = "announce",
-		[FA_CKPT_DONE] = "checkpoint-done", [FA_END] = "end",
+		[FA_CKPT_DONE] = "checkpoint-done", [FA_CKPT_ABORT] = "checkpoint-abort", [FA_END] = "end",
 	};
 
 	return NAME(names, t);
@@ -97,7 +99,7 @@ const char *pri_phase_name(enum pri_phase p)
 	static const char *const names[PRI_PHASE_MAX] = {
 		[PRI_OFF] = "idle", [PRI_START] = "start", [PRI_ROUND] = "precopy", [PRI_IDLE] = "idle",
 		[PRI_GATE] = "gate", [PRI_STOP] = "stop", [PRI_COLLECT] = "collect", [PRI_CONT] = "cont",
-		[PRI_STAGE] = "staged", [PRI_LOAD] = "loaded", [PRI_UNWIND] = "unwind",
+		[PRI_STAGE] = "staged", [PRI_LOAD] = "loaded", [PRI_ABORT] = "abort", [PRI_UNWIND] = "unwind",
 	};
 
 	return NAME(names, p);

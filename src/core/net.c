@@ -31,6 +31,12 @@
  * secondary learns the cut with the barrier, goes to n + 1 with LOADED n, and is given the input after the cut once
  * the gate opens. What the SVM says is tagged with its epoch; what was said in another one is dropped.
  *
+ * A checkpoint n that was given up (ABORT) is nothing that net is told of. The primary has placed barrier n and goes on
+ * in n + 1; barrier n + 1 then freezes the PVM's positions anew, of what was said since barrier n - 1, and STAGED n + 1
+ * lets out what both epochs have held. The SVM is stopped at its end of n: no output of it counts after barrier n, and
+ * the acknowledgements of then bound what is let out until STAGED n + 1. The secondary takes the cut of n + 1 for that
+ * of n, and goes from epoch n to n + 2 with LOADED n + 1.
+ *
  * SVM output of n + 1 proves that n was LOADED, hence STAGED; it may overtake the message that says so, since that
  * one comes on another connection. So it counts as STAGED n.
  *
@@ -118,6 +124,7 @@ static void net_clear(struct net *net)
 	net->timeout_last = false;
 	net->have_state = net->barrier_seen = net->replay_due = net->table_lost = net->was_promoted = false;
 	net->n_addr = net->announce_left = 0;
+	net->table_n = 0;
 	net->now = 0;
 }
 
@@ -343,6 +350,7 @@ static void set_role(struct net *net, enum net_role role, uint64_t epoch)
 	net->room = true;
 	net->gate_open = role != NET_SECONDARY;
 	net->have_state = net->barrier_seen = net->table_lost = false;
+	net->table_n = 0;
 	net->rules_due = role == NET_PRIMARY;
 	hybrid_reset(net);
 	frag_clear(net, SIDE_REM);
@@ -417,7 +425,7 @@ static void loaded(struct net *net, uint64_t n)
 		return;
 	net->have_state = true;
 	net->barrier_seen = false;
-	rewrite_commit(net);
+	rewrite_commit(net, n);
 	inlog_commit(net, net->barrier_cut);
 	net->given_seq = net->quiet_seq = net->barrier_cut;
 	net->epoch = n + 1;

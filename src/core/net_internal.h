@@ -119,6 +119,7 @@ struct net {
 	bool have_state;		/* a checkpoint was loaded: nothing may be lost from the log */
 	bool barrier_seen;
 	bool table_lost;		/* a line of the PVM's table found no room */
+	uint64_t table_n;		/* the checkpoint whose lines wait for LOADED; 0: none */
 	bool flows_scarce;		/* a flow found no room: the primary is to make a checkpoint */
 	uint64_t barrier_n, barrier_cut;
 	bool replay_due;
@@ -222,7 +223,10 @@ bool rewrite_svm_syn(struct net *net, struct flow *f, struct packet *p);
 void rewrite_flow(struct net *net, const struct net_msg *m);
 void rewrite_table(struct net *net, const struct net_msg *m);
 void rewrite_send_table(struct net *net, uint64_t n);
-void rewrite_commit(struct net *net);
+/* rewrite_table_of() - the lines of the table that come are those of checkpoint @n; others, which were given up, go */
+void rewrite_table_of(struct net *net, uint64_t n);
+/* rewrite_commit() - the SVM runs from state @n: it numbers as the PVM does */
+void rewrite_commit(struct net *net, uint64_t n);
 void rewrite_forget(struct net *net);
 
 /* hold.c: held output, its limits */

@@ -104,6 +104,7 @@ void peer_message(struct net *net, const struct net_ev *ev)
 		rewrite_table(net, m);
 		break;
 	case NM_BARRIER:
+		rewrite_table_of(net, m->epoch);
 		if (net->table_lost || (!net->have_state && m->seq < net->log.forgot)) {
 			/*
 			 * P3: without the whole table, or the input after the cut, n cannot be taken over, so it is never said

@@ -11,10 +11,11 @@
  *
  * A new flow: the PVM's SYN or SYN-ACK makes the primary send FLOW (numbers of the PVM), and is not let out until
  * FLOW_OK. The SVM's own SYN waits until FLOW is there (svm.c); from the two the offsets follow. FLOW of an epoch
- * that the SVM is not yet in waits (next_*) for LOADED.
+ * that the SVM is not yet in waits (next_*) for LOADED. When that epoch's beginning was given up (ABORT), it is the
+ * SVM's when its end is LOADED, in whose state the connection is open already.
  *
  * A checkpoint: the primary sends its own nonzero offsets before the barrier (TABLE); with LOADED they become the
- * secondary's, for the new SVM numbers as the PVM does. Promotion changes nothing here but the timestamps: the
+ * secondary's, for the new SVM numbers as the PVM does; lines of one that was given up are void. Promotion changes nothing here but the timestamps: the
  * first one that the promoted VM sends on a flow decides, once, by how much the flow is shifted so that it is not
  * behind what the client may have seen (RELEASED plus the time since, one tick a millisecond as Linux counts).
  *
@@ -222,6 +223,7 @@ void rewrite_flow(struct net *net, const struct net_msg *m)
 		f->next_isn = m->isn;
 		f->next_tsval = m->tsval;
 		f->next_ts = m->has_ts;
+		f->next_epoch = m->epoch;
 	}
 	a = net_msg_new(net, NM_FLOW_OK);
 	a->msg.epoch = m->epoch;
@@ -229,10 +231,24 @@ void rewrite_flow(struct net *net, const struct net_msg *m)
 	a->msg.isn = m->isn;
 }
 
+void rewrite_table_of(struct net *net, uint64_t n)
+{
+	struct flow *f;
+
+	if (net->table_n && net->table_n != n) {
+		net->table_lost = false;
+		flow_for_each(&net->flows, f)
+			f->has_table = false;
+	}
+	net->table_n = n;
+}
+
 void rewrite_table(struct net *net, const struct net_msg *m)
 {
-	struct flow *f = track_flow(net, &m->key);
+	struct flow *f;
 
+	rewrite_table_of(net, m->epoch);
+	f = track_flow(net, &m->key);
 	if (!f) {
 		net->table_lost = true;
 		return;
@@ -270,10 +286,11 @@ void rewrite_send_table(struct net *net, uint64_t n)
 	}
 }
 
-void rewrite_commit(struct net *net)
+void rewrite_commit(struct net *net, uint64_t n)
 {
 	struct flow *f;
 
+	net->table_n = 0;
 	flow_for_each(&net->flows, f) {
 		f->seq_off = f->has_table ? f->table_seq_off : 0;
 		f->ts_off = f->has_table ? f->table_ts_off : 0;
@@ -289,6 +306,8 @@ void rewrite_commit(struct net *net)
 		if (f->has_next) {
 			f->has_next = false;
 			flow_now(net, f, f->next_isn, f->next_ts, f->next_tsval);
+			/* Opened in an epoch that this state has the end of. */
+			f->pending = f->next_epoch > n;
 		}
 	}
 }

@@ -214,6 +214,9 @@ static void add_action(struct line *l, const struct ft_act *a)
 	case FA_CKPT_DONE:
 		add(l, " n=%" PRIu64, a->n);
 		break;
+	case FA_CKPT_ABORT:
+		add(l, " n=%" PRIu64 " step=%s", a->n, ft_step_name(a->step));
+		break;
 	case FA_END:
 		add(l, " status=%" PRIu64 " (%s)", a->value, ft_reason_name(a->reason));
 		if (a->step != STEP_MAX)

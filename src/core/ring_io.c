@@ -127,6 +127,8 @@ static void io_primary(struct io *io, struct ckpt_primary *p)
 	io_bool(io, &p->saved);
 	io_bool(io, &p->copied);
 	io_bool(io, &p->staged);
+	io_bool(io, &p->again);
+	io_bool(io, &p->undoing);
 	io_u32(io, &p->rounds);
 	io_u64(io, &p->dirty);
 	io_u64(io, &p->deadline);
@@ -163,6 +165,7 @@ static void io_secondary(struct io *io, struct ckpt_secondary *s)
 	io_bool(io, &s->early);
 	io_bool(io, &s->restarted);
 	io_bool(io, &s->svm_off);
+	io_bool(io, &s->aborted);
 	io_u64(io, &s->forget);
 	io_u64(io, &s->deadline);
 }
@@ -198,6 +201,7 @@ static void io_ft(struct io *io, struct ft *ft)
 	for (int i = 0; i < CAUSE_MAX; i++)
 		io_u64(io, &ft->done[i]);
 	io_u64(io, &ft->done_all);
+	io_u64(io, &ft->aborted);
 	io_u64(io, &ft->refused);
 }
 

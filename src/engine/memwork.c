@@ -6,7 +6,9 @@
  * remembered here alone) and was not yet copied. A ROUND adds what is dirty, copies and sends it in portions while
  * the VM runs; a page that changes under the copy is reported again, because it was re-armed before it was copied.
  * COPY does the same with the VM stopped, into the copy buffer; only if that is full does it wait for the network.
- * SEND sends the buffer, the device state, and the marker that ends the epoch on this connection.
+ * SEND sends the buffer, the device state, and the marker that ends the epoch on this connection. `epoch` remembers
+ * what was copied since the last marker: when the checkpoint under way is given up, AGAIN puts all of it back into
+ * `pending`. What of it was sent is staged on the other side, and is overwritten there by what comes again.
  *
  * Sending stops when the connection has no credit and goes on with memwork_writable(); there is one job at a time,
  * and the loop stays free in between.
@@ -75,6 +77,7 @@ struct memwork {
 	bool state_ready;
 	uint64_t epoch_bytes, epoch_pages;
 	uint64_t crash_pages;
+	bool fail_send;
 
 	/* standing by */
 	struct stage *stage;
@@ -258,6 +261,14 @@ static void end_round(struct memwork *w)
 	pageset_clear(&w->todo);
 }
 
+static void do_again(struct memwork *w)
+{
+	pagesend_reset(w->send);
+	pageset_or(&w->pending, &w->epoch);
+	pageset_clear(&w->epoch);
+	done(w, 0, w->pending.count, NULL);
+}
+
 static void on_copy(struct memwork *w)
 {
 	int rc;
@@ -272,7 +283,10 @@ static void on_copy(struct memwork *w)
 	}
 	if (!rc && w->memcheck)
 		w->hash = ram_hash(w->ram);
-	done(w, rc, w->copied, "the connection is gone");
+	if (!rc && fail_point(FAIL_copy))
+		done(w, -EIO, 0, "LOCKSTEP_FAIL_AT has it fail");
+	else
+		done(w, rc, w->copied, "the connection is gone");
 }
 
 static void begin_copy(struct memwork *w)
@@ -313,6 +327,10 @@ static void on_send(struct memwork *w)
 			count_sent(w, len, 0);
 		}
 	}
+	if (!rc && w->fail_send) {
+		done(w, -EIO, 0, "LOCKSTEP_FAIL_AT has it fail");
+		return;
+	}
 	if (!rc)
 		rc = w->ops.send_marker(w->ops.arg, w->n, w->epoch_pages, w->epoch_bytes, w->state_len,
 					w->memcheck ? w->hash : 0);
@@ -326,7 +344,8 @@ static void on_send(struct memwork *w)
 		crash_point(CRASH_bulk_sent);
 	done(w, rc, w->epoch_bytes, "the connection is gone");
 	w->epoch_bytes = w->epoch_pages = 0;
-	pageset_clear(&w->epoch);
+	if (!rc)
+		pageset_clear(&w->epoch);
 }
 
 /* Give the SVM's private pages back. Return: 0 and how many, or -errno with @e */
@@ -461,7 +480,7 @@ static void on_job(void *arg, const void *data, size_t len)
 	w->job_seq++;
 	w->job = m.job;
 	w->n = m.n;
-	if ((m.job <= MEM_SEND && !w->dirty) || (m.job > MEM_SEND && !w->stage)) {
+	if ((m.job <= MEM_AGAIN && !w->dirty) || (m.job > MEM_AGAIN && !w->stage)) {
 		done(w, -ENOTSUP, 0, "this node is not in the role for it");
 		return;
 	}
@@ -477,7 +496,11 @@ static void on_job(void *arg, const void *data, size_t len)
 		break;
 	case MEM_SEND:
 		w->crash_pages = w->epoch_pages + (pagesend_waiting(w->send) + 1) / 2;
+		w->fail_send = fail_point(FAIL_send);
 		on_send(w);
+		break;
+	case MEM_AGAIN:
+		do_again(w);
 		break;
 	case MEM_RESERVE:
 		do_reserve(w);
@@ -529,7 +552,7 @@ static void on_peer_lost(void *arg, const void *data, size_t len)
 	pthread_mutex_lock(&w->lock);
 	w->st.syncing = false;
 	pthread_mutex_unlock(&w->lock);
-	if (w->busy && w->job <= MEM_SEND)
+	if (w->busy && w->job <= MEM_AGAIN)
 		done(w, -EPIPE, 0, "the peer is gone");
 }
 
@@ -633,6 +656,9 @@ int memwork_take_pages(struct memwork *w, uint64_t first, uint64_t count, const 
 
 int memwork_take_state(struct memwork *w, uint64_t offset, const uint8_t *data, uint32_t len, struct err *e)
 {
+	/* That of a checkpoint that was given up is void when another one comes. */
+	if (!offset)
+		w->in_state_len = 0;
 	if (!w->in_state || offset != w->in_state_len || len > DEVSTATE_MAX - offset)
 		return err_set(e, -EPROTO, "the peer sent a piece of device state at %llu that does not fit",
 			       (unsigned long long)offset);

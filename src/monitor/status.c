@@ -95,6 +95,7 @@ static struct json_object *checkpoints_json(const struct status *s)
 	}
 	put_u64(o, "total", total);
 	put(o, "by_cause", by);
+	put_u64(o, "aborted", s->aborted);
 	if (s->ckpts) {
 		put(o, "pause_ms", dist_json(&s->ckpts->pause, put_ms));
 		put(o, "pages", dist_json(&s->ckpts->pages, put_u64));

@@ -55,6 +55,7 @@ struct status {
 	} sync;
 
 	uint64_t checkpoints[CAUSE_MAX];	/* ft_checkpoints() of each cause; the total is summed up */
+	uint64_t aborted;			/* ft_aborted() */
 	const struct status_ckpts *ckpts;	/* borrowed during the call; NULL: nothing is shown */
 
 	struct net_stats net;

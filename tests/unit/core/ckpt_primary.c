@@ -245,20 +245,209 @@ static void own_qemu_hangs(void **state)
 	}
 }
 
-/* A step that says ETIMEDOUT is as good as one that is overdue; any other error ends protection, the VM goes on. */
+/* Save or copy has failed: the other is waited for, the VM runs, the pages are taken back, and n + 1 begins. */
+static void tried_again(void **state)
+{
+	static const int first[] = { COLLECT, COLLECT2 };
+	static const char *const words[2][7] = {
+		{ "checkpoint-abort ABORT:1", "again:1 cont:1", "net-open:1", "net-close:2", "stop:2 EPOCH_END:2",
+		  "net-open:2 lease-until send:2", "net-loaded:2 checkpoint-done" },
+		{ "checkpoint-abort ABORT:2", "again:2 cont:2", "net-open:2", "net-close:3", "stop:3 EPOCH_END:3",
+		  "net-open:3 send:3", "net-loaded:3 checkpoint-done" },
+	};
+
+	for (int i = 0; i < 8; i++) {
+		enum ft_step step = i & 1 ? STEP_COPY : STEP_SAVE, other = i & 1 ? STEP_SAVE : STEP_COPY;
+		const char *const *w = words[i >> 1 & 1];
+		uint64_t n = 1 + (i >> 1 & 1);
+		struct drive d;
+
+		to(&d, first[n - 1]);
+		/* Wishes that come meanwhile are answered by the next one. */
+		SAYS(done_rc(&d, step, n, -EIO, 0), w[0]);
+		assert_int_equal(d.acts.a[0].step, step);
+		assert_int_equal(d.acts.a[1].ctl.value, step);
+		STATE(&d, n == 1 ? FT_SYNC : FT_PROTECTED, "abort");
+		SAYS(net_want(&d, CAUSE_MISMATCH), "");
+		/* Both may fail: it is one checkpoint. */
+		SAYS(done_rc(&d, other, n, i & 4 ? -EIO : 0, 0), w[1]);
+		SAYS(ctl(&d, CTL_STAGED, n), "");
+		if (i & 4) {
+			SAYS(done(&d, STEP_CONT, n), w[2]);
+			SAYS(done(&d, STEP_AGAIN, n), w[3]);
+		} else {
+			char both[64];
+
+			snprintf(both, sizeof(both), "%s %s", w[2], w[3]);
+			SAYS(done(&d, STEP_AGAIN, n), "");
+			SAYS(done(&d, STEP_CONT, n), both);
+		}
+		assert_int_equal(ft_epoch(&d.ft), n + 1);
+		assert_int_equal(d.ft.p.cause, n == 1 ? CAUSE_FIRST : CAUSE_COMMAND);
+		assert_int_equal(d.ft.p.wish, CAUSE_NONE);
+		SAYS(net(&d, NA_CUT, n), "");
+		SAYS(net(&d, NA_CUT, n + 1), w[4]);
+		done(&d, STEP_STOP, n + 1);
+		net(&d, NA_DRAINED, n + 1);
+		done(&d, STEP_SAVE, n + 1);
+		done_rc(&d, STEP_COPY, n + 1, 0, 7);
+		SAYS(done(&d, STEP_CONT, n + 1), w[5]);
+		done(&d, STEP_SEND, n + 1);
+		SAYS(ctl(&d, CTL_STAGED, n), "");
+		assert_non_null(strstr(ctl(&d, CTL_STAGED, n + 1), "net-staged:"));
+		SAYS(ctl(&d, CTL_LOADED, n + 1), w[6]);
+		STATE(&d, FT_PROTECTED, "idle");
+		assert_int_equal(ft_aborted(&d.ft), 1);
+		assert_int_equal(ft_checkpoints(&d.ft, CAUSE_MAX), n);
+		/* It was one in a row: the next one may fail again. */
+		want(&d, CAUSE_COMMAND);
+		net(&d, NA_CUT, n + 2);
+		done(&d, STEP_STOP, n + 2);
+		net(&d, NA_DRAINED, n + 2);
+		done(&d, STEP_COPY, n + 2);
+		assert_non_null(strstr(done_rc(&d, STEP_SAVE, n + 2, -EIO, 0), "ABORT:"));
+		assert_int_equal(ft_aborted(&d.ft), 2);
+	}
+}
+
+/* Sending has failed: the VM runs already. */
+static void sending_is_tried_again(void **state)
+{
+	struct drive d;
+
+	to(&d, STAGE2);
+	SAYS(done_rc(&d, STEP_SEND, 2, -EIO, 0), "checkpoint-abort ABORT:2 again:2");
+	STATE(&d, FT_PROTECTED, "abort");
+	SAYS(done(&d, STEP_AGAIN, 2), "net-close:3");
+	/* A failover that was asked for is n + 1's. */
+	to(&d, IDLE);
+	ev0(&d, FE_FAILOVER, 0);
+	net(&d, NA_CUT, 2);
+	done(&d, STEP_STOP, 2);
+	net(&d, NA_DRAINED, 2);
+	done(&d, STEP_SAVE, 2);
+	done(&d, STEP_COPY, 2);
+	done(&d, STEP_CONT, 2);
+	done_rc(&d, STEP_SEND, 2, -EIO, 0);
+	done(&d, STEP_AGAIN, 2);
+	net(&d, NA_CUT, 3);
+	done(&d, STEP_STOP, 3);
+	net(&d, NA_DRAINED, 3);
+	done(&d, STEP_SAVE, 3);
+	done(&d, STEP_COPY, 3);
+	done(&d, STEP_CONT, 3);
+	ctl(&d, CTL_STAGED, 3);
+	SAYS(ctl(&d, CTL_LOADED, 3), "net-loaded:3 checkpoint-done lease-none kill-qemu PROMOTE:4 drop-link end:0");
+}
+
+/* Checkpoint 2 was given up, 3 is under way up to @place, which is COLLECT2 or STAGE2. */
+static void second_try(struct drive *d, int place)
+{
+	to(d, COLLECT2);
+	done_rc(d, STEP_SAVE, 2, -EIO, 0);
+	done(d, STEP_COPY, 2);
+	done(d, STEP_AGAIN, 2);
+	done(d, STEP_CONT, 2);
+	net(d, NA_CUT, 3);
+	done(d, STEP_STOP, 3);
+	net(d, NA_DRAINED, 3);
+	if (place == COLLECT2)
+		return;
+	done(d, STEP_SAVE, 3);
+	done(d, STEP_COPY, 3);
+	done(d, STEP_CONT, 3);
+}
+
+/* What ends protection all the same, and how. */
+static void no_third_try(void **state)
+{
+	struct drive d;
+
+	second_try(&d, COLLECT2);
+	SAYS(done_rc(&d, STEP_COPY, 3, -EIO, 0), "ALONE:3");
+	SAYS(done(&d, STEP_SAVE, 3), "cont:3");
+	SAYS(done(&d, STEP_CONT, 3), "net-open:3");
+	assert_int_equal(ft_failed_step(&d.ft), STEP_COPY);
+	assert_int_equal(ft_aborted(&d.ft), 1);
+	second_try(&d, STAGE2);
+	SAYS(done_rc(&d, STEP_SEND, 3, -EIO, 0), "ALONE:4");
+	/* The pages cannot be had back. */
+	to(&d, STAGE2);
+	done_rc(&d, STEP_SEND, 2, -EIO, 0);
+	SAYS(done_rc(&d, STEP_AGAIN, 2, -ENOMEM, 0), "ALONE:3");
+	STATE(&d, FT_PROTECTED, "parting");
+	to(&d, STAGE2);
+	done_rc(&d, STEP_SEND, 2, -EIO, 0);
+	assert_int_equal(ft_deadline(&d.ft), d.now + d.ft.cfg.copy_deadline);
+	SAYS(tick(&d), "ALONE:3");
+	to(&d, COLLECT2);
+	done_rc(&d, STEP_SAVE, 2, -EIO, 0);
+	done(&d, STEP_COPY, 2);
+	SAYS(done_rc(&d, STEP_AGAIN, 2, -ENOMEM, 0), "ALONE:2");
+	SAYS(done(&d, STEP_CONT, 2), "net-open:2");
+	/* QEMU hangs, or is gone. */
+	to(&d, COLLECT2);
+	done_rc(&d, STEP_SAVE, 2, -EIO, 0);
+	SAYS(done_rc(&d, STEP_COPY, 2, -ETIMEDOUT, 0), "lease-none kill-qemu PROMOTE:2 drop-link end:3");
+	to(&d, COLLECT2);
+	done_rc(&d, STEP_SAVE, 2, -EIO, 0);
+	SAYS(tick(&d), "lease-none kill-qemu PROMOTE:2 drop-link end:3");
+	to(&d, COLLECT2);
+	done_rc(&d, STEP_SAVE, 2, -EIO, 0);
+	done(&d, STEP_COPY, 2);
+	SAYS(tick(&d), "lease-none kill-qemu PROMOTE:2 drop-link end:3");
+	to(&d, COLLECT2);
+	done_rc(&d, STEP_SAVE, 2, -EIO, 0);
+	done(&d, STEP_COPY, 2);
+	done_rc(&d, STEP_CONT, 2, -ECONNRESET, 0);
+	STATE(&d, FT_ENDED, "idle");
+	/* A refused cont is asked again. */
+	to(&d, COLLECT2);
+	done_rc(&d, STEP_SAVE, 2, -EIO, 0);
+	done(&d, STEP_COPY, 2);
+	SAYS(done_rc(&d, STEP_CONT, 2, -EIO, 0), "");
+	SAYS(tick(&d), "cont:2");
+	SAYS(done(&d, STEP_CONT, 2), "net-open:2");
+	SAYS(done(&d, STEP_AGAIN, 2), "net-close:3");
+	/* The peer goes while the VM is stopped for it, and while it runs. */
+	to(&d, COLLECT2);
+	done_rc(&d, STEP_SAVE, 2, -EIO, 0);
+	SAYS(ev0(&d, FE_LINK_DOWN, 1), "drop-link lease-never net-alone:0");
+	SAYS(done_rc(&d, STEP_COPY, 2, -EPIPE, 0), "cont:2");
+	SAYS(done(&d, STEP_CONT, 2), "net-open:2");
+	STATE(&d, FT_ALONE, "idle");
+	to(&d, COLLECT2);
+	done_rc(&d, STEP_SAVE, 2, -EIO, 0);
+	done(&d, STEP_COPY, 2);
+	SAYS(ev0(&d, FE_LINK_DOWN, 1), "drop-link lease-never net-alone:0");
+	SAYS(done(&d, STEP_CONT, 2), "net-open:2");
+	/* A new peer waits until the old one's pages are nobody's. */
+	SAYS(ev0(&d, FE_LINK_UP, 7), "");
+	SAYS(done(&d, STEP_AGAIN, 2), "net-role:3 round:3");
+	to(&d, STAGE2);
+	done_rc(&d, STEP_SEND, 2, -EIO, 0);
+	SAYS(ev0(&d, FE_LINK_DOWN, 1), "drop-link lease-never net-alone:0");
+	STATE(&d, FT_ALONE, "idle");
+	assert_int_equal(ft_epoch(&d.ft), 3);
+}
+
+/*
+ * A step that says ETIMEDOUT is as good as one that is overdue; any other error that is not tried again ends
+ * protection, the VM goes on.
+ */
 static void steps_fail(void **state)
 {
 	struct drive d;
 
 	to(&d, COLLECT2);
 	SAYS(done_rc(&d, STEP_SAVE, 2, -ETIMEDOUT, 0), "lease-none kill-qemu PROMOTE:2 drop-link end:3");
-	to(&d, COLLECT2);
-	SAYS(done_rc(&d, STEP_SAVE, 2, -EIO, 0), "ALONE:2");
-	SAYS(net(&d, NA_DRAINED, 2), "");
-	SAYS(done(&d, STEP_COPY, 2), "cont:2");
+	second_try(&d, COLLECT2);
+	SAYS(done_rc(&d, STEP_SAVE, 3, -EIO, 0), "ALONE:3");
+	SAYS(net(&d, NA_DRAINED, 3), "");
+	SAYS(done(&d, STEP_COPY, 3), "cont:3");
 	STATE(&d, FT_PROTECTED, "parting");
-	SAYS(done(&d, STEP_CONT, 2), "net-open:2");
-	assert_int_equal(ft_epoch(&d.ft), 3);
+	SAYS(done(&d, STEP_CONT, 3), "net-open:3");
+	assert_int_equal(ft_epoch(&d.ft), 4);
 	/* What is held stays held until the peer has answered, or the lease has passed. */
 	assert_int_equal(ft_deadline(&d.ft), d.now + d.ft.cfg.lease);
 	SAYS(tick(&d), "drop-link lease-never net-alone:0");
@@ -268,7 +457,7 @@ static void steps_fail(void **state)
 	assert_true(ft_deadline(&d.ft) == NS_NEVER);
 	/* Both that are out are waited for. */
 	to(&d, COLLECT2);
-	SAYS(done_rc(&d, STEP_COPY, 2, -EIO, 0), "ALONE:2");
+	SAYS(done_rc(&d, STEP_COPY, 2, -EPIPE, 0), "ALONE:2");
 	SAYS(done(&d, STEP_SAVE, 2), "cont:2");
 	/* A VM that does not run must not look as if it did: cont is asked again. */
 	to(&d, CONT2);
@@ -447,6 +636,7 @@ int main(void)
 		cmocka_unit_test(life), cmocka_unit_test(times), cmocka_unit_test(rounds),
 		cmocka_unit_test(collect_orders), cmocka_unit_test(staged_before_sent), cmocka_unit_test(wishes),
 		cmocka_unit_test(delay), cmocka_unit_test(own_qemu_hangs), cmocka_unit_test(steps_fail),
+		cmocka_unit_test(tried_again), cmocka_unit_test(sending_is_tried_again), cmocka_unit_test(no_third_try),
 		cmocka_unit_test(secondary_hangs), cmocka_unit_test(peer_lost), cmocka_unit_test(new_peer),
 		cmocka_unit_test(peer_stuck), cmocka_unit_test(endings),
 	};

@@ -197,6 +197,143 @@ static void promotion(void **state)
 		}
 }
 
+/* The primary gives 2 up and tries again as 3, wherever it finds this node: the SVM is stopped once, and 3 is taken. */
+static void abort_everywhere(void **state)
+{
+	for (int p = GATE; p <= BARRIERS; p++)
+		for (int k = 0; k < 16; k++) {
+			/* How much of the own half is done before the second EPOCH_END, and what of n + 1 has come before it. */
+			int before = k & 3;
+			bool early = k & 4, old = k & 8;
+			char all[1024] = "";
+			struct drive d;
+			int at = p;
+
+			to(&d, p);
+			if (old)
+				SAYS(net(&d, NA_BARRIER, 2), "");
+			SAYS(ctl(&d, CTL_ABORT, 2), "");
+			if (!old)
+				SAYS(net(&d, NA_BARRIER, 2), "");
+			for (int i = 0; i < 8; i++) {
+				if (i == before) {
+					if (early) {
+						SAYS(net(&d, NA_BARRIER, 3), "");
+						SAYS(bulk(&d, 3), "reserve:3");
+						SAYS(done(&d, STEP_RESERVE, 3), "");
+					}
+					ctl(&d, CTL_EPOCH_END, 3);
+					strcat(all, d.said);
+				}
+				if (at == GATE)
+					net(&d, NA_CUT, 2);
+				else if (at == STOP)
+					done(&d, STEP_STOP, 2);
+				else if (at == DRAIN)
+					net(&d, NA_DRAINED, 2);
+				else if (at == BARRIERS && i > before && !early)
+					bulk(&d, 3);
+				else
+					continue;
+				at++;
+				strcat(all, d.said);
+				if (strstr(d.said, "reserve:3")) {
+					net(&d, NA_BARRIER, 3);
+					strcat(all, d.said);
+					done(&d, STEP_RESERVE, 3);
+					strcat(all, d.said);
+				}
+			}
+			assert_null(strstr(all, "STAGED:2"));
+			assert_null(strstr(all, "cont:"));
+			assert_null(strstr(all, "net-close"));
+			assert_non_null(strstr(all, "STAGED:3 apply:3"));
+			done(&d, STEP_APPLY, 3);
+			done(&d, STEP_LOAD, 3);
+			SAYS(done(&d, STEP_MEND, 3), "net-loaded:3 cont:3");
+			SAYS(done(&d, STEP_CONT, 3), "net-open:3 LOADED:3");
+			assert_int_equal(ft_epoch(&d.ft), 4);
+			SAYS(ctl(&d, CTL_EPOCH_END, 4), "net-close:4");
+		}
+}
+
+/* The primary dies after ABORT 2: the SVM goes on as it stands. */
+static void abort_promotion(void **state)
+{
+	static const char *const now[2][4] = {
+		{ "net-promote:2 net-open:2 forget:2", "net-promote:2 forget:2", "net-promote:2 cont:2 forget:2",
+		  "net-promote:2 cont:2 forget:2" },
+		{ "net-promote:2 net-open:3 forget:2", "net-promote:2 forget:2", "net-promote:2 cont:3 forget:2",
+		  "net-promote:2 cont:3 forget:2" },
+	};
+
+	for (int again = 0; again < 2; again++)
+		for (int p = GATE; p <= BARRIERS; p++) {
+			char want[128];
+			struct drive d;
+
+			to(&d, p);
+			ctl(&d, CTL_ABORT, 2);
+			if (again)
+				SAYS(ctl(&d, CTL_EPOCH_END, 3), "");
+			snprintf(want, sizeof(want), "drop-link lease-never %s", now[again][p - GATE]);
+			SAYS(ev0(&d, FE_LINK_DOWN, 1), want);
+			if (p == STOP)
+				SAYS(done(&d, STEP_STOP, 2), again ? "cont:3" : "cont:2");
+			if (p != GATE)
+				SAYS(done(&d, STEP_CONT, again ? 3 : 2), again ? "net-open:3" : "net-open:2");
+			STATE(&d, FT_ALONE, "idle");
+			assert_true(ft_epoch(&d.ft) > 2);
+		}
+}
+
+/* The first checkpoint of all; one that comes at the wrong time; one that is not followed by anything. */
+static void abort_odd(void **state)
+{
+	struct drive d;
+
+	to(&d, FILL);
+	ctl(&d, CTL_EPOCH_END, 1);
+	net(&d, NA_BARRIER, 1);
+	SAYS(ctl(&d, CTL_ABORT, 1), "");
+	SAYS(ctl(&d, CTL_EPOCH_END, 3), "");
+	SAYS(ctl(&d, CTL_EPOCH_END, 2), "");
+	SAYS(bulk(&d, 2), "reserve:2");
+	SAYS(done(&d, STEP_RESERVE, 2), "");
+	SAYS(net(&d, NA_BARRIER, 2), "STAGED:2 apply:2");
+	STATE(&d, FT_STANDBY, "apply");
+	done(&d, STEP_APPLY, 2);
+	done(&d, STEP_LOAD, 2);
+	done(&d, STEP_MEND, 2);
+	SAYS(done(&d, STEP_CONT, 2), "net-open:2 LOADED:2");
+	assert_int_equal(ft_epoch(&d.ft), 3);
+	/* The same with the primary's death: there is nothing to go on from. */
+	to(&d, FILL);
+	ctl(&d, CTL_EPOCH_END, 1);
+	ctl(&d, CTL_ABORT, 1);
+	ev0(&d, FE_LINK_DOWN, 1);
+	STATE(&d, FT_ENDED, "idle");
+	/* Nothing is under way, it is another one, it was STAGED. */
+	to(&d, IDLE);
+	SAYS(ctl(&d, CTL_ABORT, 2), "");
+	SAYS(ctl(&d, CTL_EPOCH_END, 2), "net-close:2");
+	SAYS(ctl(&d, CTL_ABORT, 1), "");
+	SAYS(ctl(&d, CTL_ABORT, 3), "");
+	SAYS(ctl(&d, CTL_EPOCH_END, 3), "");
+	for (int p = APPLY; p <= CONT; p++) {
+		to(&d, p);
+		SAYS(ctl(&d, CTL_ABORT, 2), "");
+		SAYS(ctl(&d, CTL_EPOCH_END, 3), "");
+		assert_int_equal(d.ft.s.n, 2);
+	}
+	/* It waits as long as for barriers, and bytes put it off. */
+	to(&d, BARRIERS);
+	d.now += NS_PER_S;
+	ctl(&d, CTL_ABORT, 2);
+	assert_true(ft_deadline(&d.ft) > d.now + d.ft.cfg.staged_deadline);
+	SAYS(tick(&d), "mute CLAIM:2");
+}
+
 /* The staging area is not forgotten while it is being reserved. */
 static void forget_waits(void **state)
 {
@@ -417,7 +554,8 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(every_order), cmocka_unit_test(drain_last), cmocka_unit_test(promotion),
-		cmocka_unit_test(forget_waits), cmocka_unit_test(lease), cmocka_unit_test(joining_never_promotes),
+		cmocka_unit_test(abort_everywhere), cmocka_unit_test(abort_promotion),
+		cmocka_unit_test(abort_odd), cmocka_unit_test(forget_waits), cmocka_unit_test(lease), cmocka_unit_test(joining_never_promotes),
 		cmocka_unit_test(told_to_end), cmocka_unit_test(own_qemu), cmocka_unit_test(barriers_overdue),
 		cmocka_unit_test(svm_alone), cmocka_unit_test(out_of_order),
 	};

@@ -17,13 +17,14 @@
 
 enum fault {
 	KILL, KILL_QEMU, HANG_QEMU, FREEZE_SHORT, FREEZE_LONG, LINK_ERROR, FAILOVER, QUIT, QUIT_TWICE, GUEST_OFF,
-	GUEST_RESET, PANIC, FAIL_STEP, TIMEOUT_STEP, FAIL_LOAD_ONCE, FAIL_LOAD_TWICE, STALL, STUCK, FAULTS
+	GUEST_RESET, PANIC, FAIL_STEP, TIMEOUT_STEP, FAIL_LOAD_ONCE, FAIL_LOAD_TWICE, STALL, STUCK, FAIL_TRY,
+	FAIL_TRY_TWICE, FAULTS
 };
 
 static const char *const fault_name[FAULTS] = {
 	"kill", "kill-qemu", "hang-qemu", "freeze-short", "freeze-long", "link-error", "failover", "quit", "quit-twice",
 	"guest-off", "guest-reset", "panic", "fail-step", "timeout-step", "fail-load-once", "fail-load-twice", "stall",
-	"stuck",
+	"stuck", "fail-try", "fail-try-twice",
 };
 
 static void ev(struct sim *s, int node, enum ft_ev_type t)
@@ -84,6 +85,13 @@ static void inject(struct sim *s, enum fault f, int node)
 		s->fail_step = STEP_LOAD;
 		s->fail_rc = -EINVAL;
 		s->fail_times = f == FAIL_LOAD_ONCE ? 1 : 2;
+		break;
+	case FAIL_TRY:
+	case FAIL_TRY_TWICE:
+		s->fail_node = 0;
+		s->fail_step = -1;
+		s->fail_rc = -EIO;
+		s->fail_times = f == FAIL_TRY ? 1 : 2;
 		break;
 	case STALL:
 		s->stall = true;
@@ -198,6 +206,40 @@ static void no_fault(void **state)
 	}
 }
 
+/* A step that fails once costs nothing but a checkpoint, whichever it is; twice in a row, protection. */
+static void a_failed_step_is_tried_again(void **state)
+{
+	unsigned int again = 0, parted = 0;
+	static struct sim s;
+
+	for (uint64_t seed = 1; seed <= 300; seed++) {
+		static const enum fault kinds[] = { FAIL_TRY, FAIL_TRY_TWICE };
+		uint64_t before;
+
+		sim_start(&s, seed);
+		for (unsigned int k = 0; k < 6 + seed % 130 && sim_step(&s); k++)
+			;
+		inject(&s, kinds[seed % 2], 0);
+		sim_run(&s, s.now + 20 * NS_PER_S);
+		assert_string_equal(s.bad, "");
+		assert_int_equal(s.fail_times, 0);
+		before = ft_checkpoints(&s.n[0].ft, CAUSE_MAX);
+		if (s.n[0].ft.state == FT_PROTECTED) {
+			assert_int_equal(s.n[1].ft.state, FT_STANDBY);
+			assert_true(before > 20);
+			assert_true(ft_aborted(&s.n[0].ft) >= 1);
+			again++;
+		} else {
+			assert_int_equal(seed % 2, 1);
+			assert_int_equal(s.n[0].ft.state, FT_ALONE);
+			assert_int_equal(ft_reason(&s.n[0].ft), FT_WHY_STEP_FAILED);
+			assert_int_equal(ft_aborted(&s.n[0].ft), 1);
+			parted++;
+		}
+	}
+	assert_true(again > 150 && parted > 20);
+}
+
 static void every_fault_everywhere(void **state)
 {
 	uint64_t steps = 0;
@@ -232,6 +274,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(no_fault),
+		cmocka_unit_test(a_failed_step_is_tried_again),
 		cmocka_unit_test(every_fault_everywhere),
 		cmocka_unit_test(two_faults),
 	};

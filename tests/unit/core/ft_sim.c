@@ -6,7 +6,8 @@
  *   applied after that only, loaded when applied, mended when loaded; the SVM runs from n or from its own state,
  *   never from a half.
  * - the primary saves and copies a stopped VM, continues it after both, releases n after STAGED n, begins n + 1 after
- *   LOADED n; a gate that was closed is opened; epochs grow.
+ *   LOADED n, or when n was given up, the one before not, and its pages are taken back; a gate that was closed is
+ *   opened; epochs grow.
  */
 #include "ft_sim.h"
 
@@ -139,7 +140,8 @@ static void net_act(struct sim *s, int i, const struct ft_act *a)
 			bad(s, "node %d: CLOSE %lu, but closed", i, (unsigned long)a->n);
 		if (a->n <= n->closed_n)
 			bad(s, "node %d: CLOSE %lu again", i, (unsigned long)a->n);
-		if (n->role == NET_PRIMARY && n->closed_n && !n->alone && n->net_loaded_n != n->closed_n)
+		if (n->role == NET_PRIMARY && n->closed_n && !n->alone && n->net_loaded_n != n->closed_n &&
+		    n->aborted_n != n->closed_n)
 			bad(s, "node %d: CLOSE %lu before LOADED", i, (unsigned long)a->n);
 		n->closed = true;
 		n->closed_n = a->n;
@@ -196,12 +198,18 @@ static void do_act(struct sim *s, int i, const struct ft_act *a)
 	struct sim_node *n = &s->n[i], *peer = &s->n[1 - i];
 	struct ft_ev ev = { .type = FE_DONE, .step = a->step, .n = a->n };
 	nstime most = 2 * MS;
+	bool fails = s->fail_times && s->fail_node == i && (s->fail_step == (int)a->step || s->fail_step < 0);
 
+	/* What another try is for. */
+	if (s->fail_step < 0)
+		fails = fails && (a->step == STEP_SAVE || a->step == STEP_COPY || a->step == STEP_SEND) && !sim_rand(s, 2);
 	switch (a->step) {
 	case STEP_SAVE:
 	case STEP_COPY:
 		if (n->running && !n->hung)
 			bad(s, "node %d: %s of a running VM", i, ft_step_name(a->step));
+		if (n->aborted_n && n->aborted_n + 1 == a->n && n->again_n != n->aborted_n)
+			bad(s, "node %d: %s %lu without the pages of the one before", i, ft_step_name(a->step), (unsigned long)a->n);
 		break;
 	case STEP_APPLY:
 		if (n->staged_n != a->n)
@@ -216,6 +224,8 @@ static void do_act(struct sim *s, int i, const struct ft_act *a)
 			bad(s, "P3: node %d mends %lu before it is loaded", i, (unsigned long)a->n);
 		break;
 	case STEP_CONT:
+		if (n->role == NET_SECONDARY && !n->promoted && n->mended_n != a->n)
+			bad(s, "node %d: the SVM runs on from its own state, and is not promoted", i);
 		if (n->staged_n == a->n && n->mended_n != a->n && a->n)
 			bad(s, "P3: node %d continues the old SVM after STAGED %lu", i, (unsigned long)a->n);
 		break;
@@ -232,7 +242,12 @@ static void do_act(struct sim *s, int i, const struct ft_act *a)
 			bad(s, "node %d sends %lu that it does not have", i, (unsigned long)a->n);
 		if (s->stall || !s->link)
 			return;
-		post(s, 1 - i, 2, &(struct ft_ev){ .type = FE_BULK_BARRIER, .n = a->n });
+		if (!fails)
+			post(s, 1 - i, 2, &(struct ft_ev){ .type = FE_BULK_BARRIER, .n = a->n });
+		break;
+	case STEP_AGAIN:
+		if (n->aborted_n != a->n)
+			bad(s, "node %d takes back %lu, which was not given up", i, (unsigned long)a->n);
 		break;
 	case STEP_RESTART:
 		n->qemu_life++;
@@ -245,7 +260,7 @@ static void do_act(struct sim *s, int i, const struct ft_act *a)
 		break;
 	}
 	(void)peer;
-	if (s->fail_times && s->fail_node == i && s->fail_step == (int)a->step) {
+	if (fails) {
 		s->fail_times--;
 		ev.rc = s->fail_rc;
 	}
@@ -282,6 +297,11 @@ static void act_all(struct sim *s, int i, const struct ft_acts *acts)
 				if (n->running)
 					bad(s, "P3: node %d says STAGED %lu, the SVM runs", i, (unsigned long)a->ctl.n);
 				n->staged_n = a->ctl.n;
+			}
+			if (a->ctl.type == CTL_ABORT) {
+				if (n->aborted_n && n->aborted_n + 1 == a->ctl.n)
+					bad(s, "node %d gives up %lu as well as the one before", i, (unsigned long)a->ctl.n);
+				n->aborted_n = a->ctl.n;
 			}
 			if (s->link)
 				post(s, 1 - i, 0, &(struct ft_ev){ .type = FE_CTL, .ctl = a->ctl });
@@ -324,10 +344,11 @@ static void act_all(struct sim *s, int i, const struct ft_acts *acts)
 static bool step_effect(struct sim *s, struct sim_node *n, const struct sim_event *e)
 {
 	const struct ft_ev *ev = &e->ev;
-	bool of_qemu = ev->step != STEP_ROUND && ev->step != STEP_PRECOPY && ev->step != STEP_SEND && ev->step != STEP_RESERVE &&
-		       ev->step != STEP_FORGET && ev->step != STEP_COPY;
+	bool of_memory = ev->step == STEP_ROUND || ev->step == STEP_PRECOPY || ev->step == STEP_SEND ||
+			 ev->step == STEP_RESERVE || ev->step == STEP_AGAIN;
+	bool of_qemu = !of_memory && ev->step != STEP_FORGET && ev->step != STEP_COPY;
 
-	if (e->life != n->qemu_life && ev->step != STEP_ROUND && ev->step != STEP_PRECOPY && ev->step != STEP_SEND && ev->step != STEP_RESERVE)
+	if (e->life != n->qemu_life && !of_memory)
 		return false;
 	if (of_qemu && (!n->qemu || n->hung))
 		return false;
@@ -349,6 +370,9 @@ static bool step_effect(struct sim *s, struct sim_node *n, const struct sim_even
 		break;
 	case STEP_COPY:
 		n->copied_n = ev->n;
+		break;
+	case STEP_AGAIN:
+		n->again_n = ev->n;
 		break;
 	case STEP_RESERVE:
 		n->reserved_n = ev->n;

@@ -46,6 +46,7 @@ struct sim_node {
 	/* checkpoint facts */
 	uint64_t stopped_n, drained_n, saved_n, copied_n, marker_n, barrier_n, reserved_n;
 	uint64_t staged_n, applied_n, loaded_n, mended_n, net_staged_n, net_loaded_n;
+	uint64_t aborted_n, again_n;
 	/* link */
 	nstime last_at[3];	/* control, frames, bulk: so that each is in order */
 	nstime heard;		/* last heartbeat */
@@ -61,7 +62,8 @@ struct sim {
 	struct sim_event q[SIM_EVENTS];
 	unsigned int used;
 	uint64_t steps;		/* events given to a machine */
-	int fail_node, fail_step, fail_rc, fail_times;	/* the next answers of this step */
+	int fail_node, fail_step, fail_rc, fail_times;	/* the next answers of this step; step -1: of those
+							 * that are tried again, each as a coin falls */
 	bool stall;		/* bulk connection moves nothing */
 	bool cut_ok;		/* a cut link was planted: two may serve */
 	bool verbose;
