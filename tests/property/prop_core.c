@@ -63,6 +63,9 @@ static const struct fault faults[] = {
 	{ "apply-early", 0, FT_FAULT_APPLY_EARLY, "before it is STAGED" },
 	{ "staged-early", 0, FT_FAULT_STAGED_EARLY, "is said: the barrier" },
 	{ "promote-staged", 0, FT_FAULT_PROMOTE_STAGED, "which it had said to be STAGED" },
+	{ "abort-drop-pages", 0, FT_FAULT_ABORT_DROP_PAGES, "the memory is not that of the device state" },
+	{ "abort-release", 0, FT_FAULT_ABORT_RELEASE, "the state that would take over" },
+	{ "abort-run", 0, FT_FAULT_ABORT_RUN, "the SVM runs on" },
 };
 enum { N_FAULTS = sizeof(faults) / sizeof(faults[0]) };
 
@@ -208,7 +211,8 @@ static int never_happened(const struct stats *st)
 		M(rel_staged), M(splits), M(acks_lowered), M(acks_made), M(acks_swallowed), M(replayed), M(purged), M(vanished),
 		M(silent_drops), M(p1_checked), M(switch_checked), M(det_checked), M(p2_checked), M(replay_checked),
 		M(staged_checked), M(syn_checked), M(fail_kill), M(fail_power), M(fail_qemu_dies), M(fail_qemu_hangs),
-		M(fail_qemu_pauses), M(fail_freeze), M(fail_step), M(fail_command), M(rejoins), M(second_failovers),
+		M(fail_qemu_pauses), M(fail_freeze), M(fail_step), M(fail_command), M(aborts), M(aborts_first),
+		M(aborts_retried), M(aborts_parted), M(fo_in_abort), M(rejoins), M(second_failovers),
 		M(zero_windows), M(probes), M(scaled), M(wraps), M(tfo_sent), M(tfo_taken), M(tfo_refused), M(tfo_early),
 		M(urgent_sent), M(urgent_out), M(sim_closes), M(half_closes), M(guest_half_closes), M(resets_by_client),
 		M(resets_by_guest), M(reused), M(v6_conns), M(vlan_conns), M(qinq_conns), M(ext_headers), M(two_nics),
@@ -216,7 +220,7 @@ static int never_happened(const struct stats *st)
 		M(dg_asked_in_parts), M(dg_part_lost), M(dg_part_late), M(dg_twice_given), M(dg_order_checked),
 		M(dg_all_checked), M(storms), M(storm_answers), M(storm_failovers), M(storm_checkpoints), M(survived_alone),
 		M(translated_at_failover), M(failovers), M(fo_p_idle), M(fo_p_gate), M(fo_p_stop), M(fo_p_collect), M(fo_p_cont),
-		M(fo_p_staged), M(fo_p_loaded), M(fo_s_gate), M(fo_s_stop), M(fo_s_collect), M(fo_s_apply), M(fo_s_load),
+		M(fo_p_staged), M(fo_p_loaded), M(fo_p_abort), M(fo_s_gate), M(fo_s_stop), M(fo_s_collect), M(fo_s_apply), M(fo_s_load),
 		M(fo_s_mend), M(fo_s_cont),
 #undef M
 	};

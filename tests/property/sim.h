@@ -162,6 +162,7 @@ struct step_run {
 	uint64_t n;
 	uint32_t left, value;
 	int rc;
+	uint8_t bad;			/* enum bad_step */
 	uint32_t gen, order;
 };
 
@@ -220,6 +221,8 @@ struct node {
 	/* memory on its way */
 	uint64_t buf[SIM_PAGES];
 	uint32_t bufmap;
+	uint32_t epoch_map;		/* pages that were taken for checkpoint epoch_n */
+	uint64_t epoch_n;
 	struct gcore saved, dev;
 	uint64_t saved_n, dev_n;	/* 0: none */
 	uint64_t staged[SIM_PAGES], staged_n[SIM_PAGES];
@@ -308,11 +311,22 @@ struct wait {
 
 struct sim_store;
 
+/* Steps of a checkpoint that fail at the serving node, which lives: they are tried again, once in a row. */
+enum bad_step { BAD_NONE, BAD_BEFORE, BAD_HALF, BAD_AFTER };
+enum { SIM_BAD = 4 };
+
+struct bad_plan {
+	uint64_t n;			/* checkpoint; 0: none */
+	enum ft_step step;
+	enum bad_step how;
+};
+
 enum fail_kind {
 	FAIL_NONE, FAIL_KILL, FAIL_POWER, FAIL_QEMU_DIES, FAIL_QEMU_HANGS, FAIL_QEMU_PAUSES, FAIL_FREEZE, FAIL_STEP,
 	FAIL_COMMAND, FAIL_KINDS
 };
-enum fail_when { WHEN_TIME, WHEN_NET_ACT, WHEN_FT_ACT, WHEN_STEP, WHEN_CTL, WHEN_MSG, WHEN_PHASE };
+enum fail_when { WHEN_TIME, WHEN_NET_ACT, WHEN_FT_ACT, WHEN_STEP, WHEN_CTL, WHEN_MSG, WHEN_PHASE,
+		 WHEN_ABORT };
 
 struct failure {
 	enum fail_kind kind;
@@ -348,7 +362,7 @@ struct ev {
 	X(replayed) X(purged) X(vanished) X(silent_drops) X(p1_checked) X(switch_checked) X(det_checked) \
 	X(p2_checked) X(replay_checked) X(staged_checked) X(syn_checked) \
 	X(fail_kill) X(fail_power) X(fail_qemu_dies) X(fail_qemu_hangs) X(fail_qemu_pauses) X(fail_freeze) X(fail_step) \
-	X(fail_command) X(rejoins) X(rejoins_promoted) X(second_failovers) \
+	X(fail_command) X(aborts) X(aborts_first) X(aborts_retried) X(aborts_parted) X(fo_in_abort) X(rejoins) X(rejoins_promoted) X(second_failovers) \
 	X(segments) X(zero_windows) X(probes) X(scaled) X(wraps) X(tfo_sent) X(tfo_taken) X(tfo_refused) X(tfo_early) \
 	X(urgent_sent) X(urgent_out) X(sim_closes) X(half_closes) X(guest_half_closes) X(resets_by_client) \
 	X(resets_by_guest) X(reused) X(v6_conns) X(vlan_conns) X(qinq_conns) X(ext_headers) X(two_nics) X(labelled) \
@@ -357,7 +371,7 @@ struct ev {
 	X(storms) X(storm_syns) X(storm_answers) \
 	X(storm_failovers) X(storm_checkpoints) X(storm_untranslated) X(excused) X(flows_evicted) X(flows_full) \
 	X(survived_alone) X(lost_unprotected) X(translated_at_failover) X(failovers) \
-	X(fo_p_idle) X(fo_p_gate) X(fo_p_stop) X(fo_p_collect) X(fo_p_cont) X(fo_p_staged) X(fo_p_loaded) X(fo_p_other) \
+	X(fo_p_idle) X(fo_p_gate) X(fo_p_stop) X(fo_p_collect) X(fo_p_cont) X(fo_p_staged) X(fo_p_loaded) X(fo_p_abort) X(fo_p_other) \
 	X(fo_s_idle) X(fo_s_gate) X(fo_s_stop) X(fo_s_collect) X(fo_s_apply) X(fo_s_load) X(fo_s_mend) X(fo_s_cont) \
 	X(fo_s_other)
 
@@ -413,6 +427,9 @@ struct sim {
 	/* a storm of SYNs */
 	uint32_t storm, storm_sent;
 	struct failure fail;
+	struct bad_plan bad[SIM_BAD];
+	uint64_t abort_n;		/* the last one that was given up, as long as the one after it is not STAGED */
+	bool fail_in_abort;
 	enum ft_state fail_state[NODES];
 	char fail_phase[NODES][16];
 	struct node node[NODES];

@@ -266,9 +266,24 @@ static void ft_send(struct sim *s, struct node *nd, const struct ft_act *a)
 			sim_fail(s, "P3", "STAGED %lu is said: the barrier of the pages is %lu, of the frames %lu",
 				 (unsigned long)a->ctl.n, (unsigned long)nd->mark_n, (unsigned long)nd->barrier_n);
 		nd->said_staged = a->ctl.n;
+		if (s->abort_n && a->ctl.n > s->abort_n) {
+			s->st->aborts_retried++;
+			s->abort_n = 0;
+		}
 		/* One that serves alone has told us so; its message is under way, and we shall not take over. */
 		if (!node_up(s, 1 - nd->id) || ft_state(s->node[1 - nd->id].ft) != FT_ALONE)
 			check_takeover(s, &nd->dev, "STAGED");
+	}
+	if (a->ctl.type == CTL_ABORT) {
+		s->abort_n = a->ctl.n;
+		s->st->aborts++;
+		s->st->aborts_first += ft_state(nd->ft) == FT_SYNC;
+		if (s->fail.when == WHEN_ABORT && s->fail.kind != FAIL_NONE)
+			sim_at(s, s->now + s->fail.at, EV_FAIL, 0, 0, 0, NULL);
+	}
+	if (a->ctl.type == CTL_ALONE && s->abort_n) {
+		s->st->aborts_parted++;
+		s->abort_n = 0;
 	}
 	if (fail_hit(s, nd, WHEN_CTL, a->ctl.type, true)) {
 		node_fail_now(s);

@@ -62,6 +62,7 @@ void node_fail_now(struct sim *s)
 	(&s->st->fail_kill)[f->kind - FAIL_KILL]++;
 	TR(s, "==== node %s %s (P %s/%s, S %s/%s)", who(nd), name[f->kind], ft_state_name(ft_state(s->node[0].ft)),
 	   ft_phase(s->node[0].ft), ft_state_name(ft_state(s->node[1].ft)), ft_phase(s->node[1].ft));
+	s->fail_in_abort = s->abort_n != 0;
 	s->fail_state[0] = ft_state(s->node[0].ft);
 	s->fail_state[1] = ft_state(s->node[1].ft);
 	for (int i = 0; i < NODES; i++)

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * One seed, one schedule: settings, traffic and at most one failure are drawn, the world runs until every client is
- * served and the pair has settled, and the end is looked at.
+ * One seed, one schedule: settings, traffic, at most one failure, and steps that fail at a living node are drawn, the
+ * world runs until every client is served and the pair has settled, and the end is looked at.
  *
  * A quarter of the schedules are deterministic: no answer in them depends on anything but the requests, so that
  * besides the promises no checkpoint may be needed at all. A schedule that has not ended a simulated minute after
@@ -227,6 +227,30 @@ static void draw_failure(struct sim *s)
 		sim_at(s, f->at, EV_FAIL, 0, 0, 0, NULL);
 }
 
+/*
+ * Steps of a checkpoint fail, alone or two in a row, and maybe a node fails soon after it has said so. Whether they do
+ * is taken from the seed, so that all other schedules are what they would be without.
+ */
+static void draw_bad(struct sim *s)
+{
+	static const uint8_t steps[] = { STEP_SAVE, STEP_COPY, STEP_SEND };
+	struct failure *f = &s->fail;
+	uint64_t n;
+
+	if (s->seed * 0x9e3779b97f4a7c15ull >> 32 > UINT32_MAX / 5)
+		return;
+	n = 1 + rnd(s, 5);
+	for (int k = 0; k < SIM_BAD; k++) {
+		s->bad[k] = (struct bad_plan){ .n = n, .step = steps[rnd(s, 3)], .how = (enum bad_step)(1 + rnd(s, 3)) };
+		/* A second one in a row ends protection. */
+		n += chance(s, 1000) ? 1 : 2 + rnd(s, 3);
+	}
+	if (f->kind == FAIL_NONE || f->kind == FAIL_STEP || chance(s, 4000))
+		return;
+	f->when = WHEN_ABORT;
+	f->at = us(s, 0, chance(s, 5000) ? 3000 : 30000);
+}
+
 static void draw_nodes(struct sim *s)
 {
 	struct ft_cfg fc;
@@ -313,6 +337,7 @@ static void draw(struct sim *s)
 	draw_nodes(s);
 	draw_clients(s);
 	draw_failure(s);
+	draw_bad(s);
 	dgram_draw(s);
 	storm_draw(s);
 }
@@ -348,7 +373,8 @@ static void lost(struct sim *s)
 		sim_fail(s, "liveness", "both nodes have ended, and nothing had happened");
 	if (f->node != s->prim)
 		sim_fail(s, "liveness", "the VM is lost, and only the secondary had failed");
-	if (s->fail_state[1 - s->prim] == FT_STANDBY)
+	/* One that was told that the other goes on without it could not. */
+	if (s->fail_state[1 - s->prim] == FT_STANDBY && strcmp(s->fail_phase[s->prim], "parting"))
 		sim_fail(s, "liveness", "the VM is lost though the secondary could take over");
 	if (f->kind == FAIL_QEMU_PAUSES || f->kind == FAIL_FREEZE || f->kind == FAIL_COMMAND)
 		sim_fail(s, "liveness", "the VM is lost, and nothing had died");
@@ -390,7 +416,7 @@ static void count_end(struct sim *s)
 		int node;
 		const char *name;
 		size_t at;
-	} phases[] = { P(idle), P(gate), P(stop), P(collect), P(cont), P(staged), P(loaded), S(idle), S(gate), S(stop),
+	} phases[] = { P(idle), P(gate), P(stop), P(collect), P(cont), P(staged), P(loaded), P(abort), S(idle), S(gate), S(stop),
 		       S(collect), S(apply), S(load), S(mend), S(cont) };
 #undef P
 #undef S
@@ -403,6 +429,7 @@ static void count_end(struct sim *s)
 		s->st->failovers++;
 		s->st->storm_failovers += s->storm_sent > 0;
 		s->st->second_failovers += s->rejoined;
+		s->st->fo_in_abort += s->fail_in_abort;
 		for (unsigned int k = 0; k < sizeof(phases) / sizeof(phases[0]); k++)
 			if (!strcmp(s->fail_phase[phases[k].node == NODE_P ? s->prim : 1 - s->prim], phases[k].name)) {
 				++*(uint64_t *)((char *)s->st + phases[k].at);

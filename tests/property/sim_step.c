@@ -5,7 +5,8 @@
  * A step takes effect at one moment and is reported at a later one; QMP commands take effect in their order. What the
  * real engine could not survive is a violation at once: saving, copying, applying or loading while the VM runs, an
  * image with a part of a checkpoint's pages, a device state over the memory of another moment (P3). Pages travel one
- * by one and are staged one slot each, so that a half-sent checkpoint looks like one.
+ * by one and are staged one slot each, so that a half-sent checkpoint looks like one. A step that is drawn to fail at the
+ * serving node does so before, in the middle of, or after its work: marks of written pages are gone then, pages are sent.
  */
 #include <errno.h>
 
@@ -16,7 +17,7 @@ static nstime step_time(struct sim *s, enum ft_step step)
 	static const uint32_t most[STEP_MAX] = {
 		[STEP_STOP] = 20, [STEP_CONT] = 20, [STEP_SAVE] = 40, [STEP_ROUND] = 60, [STEP_PRECOPY] = 60, [STEP_COPY] = 40, [STEP_SEND] = 10,
 		[STEP_RESERVE] = 5, [STEP_APPLY] = 40, [STEP_LOAD] = 200, [STEP_MEND] = 10, [STEP_RESTART] = 1500,
-		[STEP_FORGET] = 5 };
+		[STEP_FORGET] = 5, [STEP_AGAIN] = 10 };
 
 	return us(s, 1, most[step] * s->step_us);
 }
@@ -67,6 +68,15 @@ void step_begin(struct sim *s, struct node *nd, enum ft_step step, uint64_t n)
 	r->value = 0;
 	r->gen++;
 	r->order = s->seq;
+	r->bad = BAD_NONE;
+	for (int k = 0; k < SIM_BAD; k++)
+		if (s->bad[k].n == n && n && s->bad[k].step == step)
+			r->bad = (uint8_t)s->bad[k].how;
+	if (r->bad) {
+		TR(s, "==== node %s: step %s %lu is going to fail", who(nd), ft_step_name(step), (unsigned long)n);
+		if (r->bad == BAD_BEFORE)
+			r->rc = -EIO;
+	}
 	if (s->fail.kind == FAIL_STEP && !s->fail.done && s->fail.node == nd->id && s->fail.what == step &&
 	    s->fail.count == 0) {
 		node_fail_now(s);
@@ -122,6 +132,8 @@ static bool step_effect(struct sim *s, struct node *nd, struct step_run *r)
 			break;
 		if (!g->valid)
 			sim_fail(s, "P3", "node %s: cont of a VM without a state", who(nd));
+		if (ft_state(nd->ft) == FT_STANDBY && nd->loaded_n != r->n)
+			sim_fail(s, "P3", "node %s: the SVM runs on from its own state, and nobody has promoted it", who(nd));
 		if (guest_sum(g) != g->core.sum)
 			sim_fail(s, "P3", "node %s: cont, and the memory is not that of the device state", who(nd));
 		nd->q_running = true;
@@ -143,23 +155,32 @@ static bool step_effect(struct sim *s, struct node *nd, struct step_run *r)
 			sim_fail(s, "P3", "node %s: device state saved while the VM runs", who(nd));
 		nd->saved = g->core;
 		nd->saved_n = r->n;
+		if (r->bad)
+			r->rc = -EIO;
 		break;
 	case STEP_ROUND:
 	case STEP_PRECOPY:
 	case STEP_COPY:
 		if (r->step == STEP_COPY && nd->q_running)
 			sim_fail(s, "P3", "node %s: the last pages are copied while the VM runs", who(nd));
+		if (nd->epoch_n != r->n)
+			nd->epoch_map = 0;
+		nd->epoch_n = r->n;
+		nd->epoch_map |= g->dirty;
 		if (r->step == STEP_COPY) {
 			nd->bufmap = 0;
 			r->value = (uint32_t)__builtin_popcount(g->dirty);
 		}
-		for (i = 0; i < SIM_PAGES; i++) {
+		/* The marks are gone; what there is no room for goes out at once. */
+		for (i = 0, half = !s->bad[0].n || chance(s, 7000) ? SIM_PAGES : 4; i < SIM_PAGES; i++) {
 			/* A round between checkpoints leaves some: hot ones, or its time was over. */
-			if (!(g->dirty & 1u << i) || (r->step == STEP_PRECOPY && (left |= chance(s, 2000) ? 1u << i : 0) & 1u << i))
+			if (!(g->dirty & 1u << i) || (r->step == STEP_PRECOPY && (left |= chance(s, 2000) ? 1u << i : 0) & 1u << i) ||
+			    (r->bad == BAD_HALF && chance(s, 5000)))
 				continue;
 			nd->buf[i] = guest_page(g, (unsigned int)i);
-			if (r->step == STEP_COPY) {
+			if (r->step == STEP_COPY && half) {
 				nd->bufmap |= 1u << i;
+				half--;
 			} else if ((m = chan_send(s, nd->id, CH_BULK))) {
 				m->bulk = BULK_PAGE;
 				m->n = r->n;
@@ -170,6 +191,12 @@ static bool step_effect(struct sim *s, struct node *nd, struct step_run *r)
 		if (r->step == STEP_PRECOPY)
 			r->value = (uint32_t)__builtin_popcount(g->dirty) | (uint64_t)__builtin_popcount(left) << 32;
 		g->dirty = left;
+		if (r->bad)
+			r->rc = -EIO;
+		break;
+	case STEP_AGAIN:
+		g->dirty |= nd->epoch_n == r->n ? nd->epoch_map : 0;
+		nd->bufmap = 0;
 		break;
 	case STEP_SEND:
 		for (i = 0, half = 0; i < SIM_PAGES && half < 6; i++) {
@@ -185,6 +212,10 @@ static bool step_effect(struct sim *s, struct node *nd, struct step_run *r)
 				m->val = nd->buf[i];
 			}
 		}
+		if (r->bad == BAD_HALF && (half || chance(s, 3000))) {
+			r->rc = -EIO;
+			break;
+		}
 		if (half)
 			return true;
 		if (nd->saved_n != r->n)
@@ -196,6 +227,12 @@ static bool step_effect(struct sim *s, struct node *nd, struct step_run *r)
 			m->n = r->n;
 			m->dev = &s->dev_pool[s->dev_next++ % SIM_DEVS];
 			*m->dev = nd->saved;
+		}
+		if (r->bad) {
+			r->rc = -EIO;
+			break;
+		}
+		if (m) {
 			m = chan_send(s, nd->id, CH_BULK);
 			m->bulk = BULK_MARK;
 			m->n = r->n;
