@@ -213,6 +213,8 @@ static void text_checkpoints(struct json_object *s, FILE *f)
 			sep = ", ";
 		}
 	}
+	if (text_u64(c, "aborted"))
+		fprintf(f, "; %" PRIu64 " given up and tried again", text_u64(c, "aborted"));
 	fprintf(f, "; at least every %s\n", text_ms(text_num(c, "delay_ms"), t));
 	text_dist(f, text_obj(c, "pause_ms"), "  pause", text_ms);
 	text_dist(f, text_obj(c, "pages"), "  pages", count_text);

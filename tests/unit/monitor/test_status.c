@@ -37,6 +37,7 @@ static void fill(struct status *s)
 	};
 	s->checkpoints[CAUSE_FIRST] = 1;
 	s->checkpoints[CAUSE_MISMATCH] = 11;
+	s->aborted = 4;
 	s->net.held = 3;
 	s->net.logged = 9;
 	s->net.tap_in = 100;
@@ -125,7 +126,7 @@ static void json(void **state)
 		{ "sync", "null" }, { "failover", "null" },
 		{ "checkpoints/total", "12" }, { "checkpoints/by_cause/mismatch", "11" },
 		{ "checkpoints/by_cause/first", "1" }, { "checkpoints/by_cause/delay", "0" },
-		{ "checkpoints/by_cause/none", "none" },
+		{ "checkpoints/by_cause/none", "none" }, { "checkpoints/aborted", "4" },
 		{ "checkpoints/pause_ms/count", "1" }, { "checkpoints/pause_ms/last", "3.125" },
 		{ "checkpoints/pause_ms/p50", "3.125" }, { "checkpoints/pause_ms/p99", "3.125" },
 		{ "checkpoints/pause_ms/max", "3.125" },
@@ -169,7 +170,7 @@ static void text(void **state)
 		"epoch        13, generation 2", "lockstep     0.1.0, pid 4711, up for 10 min 0 s",
 			"7.2.22, pid 4712, running",
 		"192.0.2.2:9998, connected for 2 min 10 s, round trip 0.21 ms, last heartbeat 13.0 ms ago, not encrypted",
-		"the peer was silent: 1\n", "checkpoints  12: first 1, ", "mismatch 11", "last 3.12 ms", "p50 812",
+		"the peer was silent: 1\n", "checkpoints  12: first 1, ", "mismatch 11; 4 given up and tried again", "last 3.12 ms", "p50 812",
 			"3.2 MiB",
 		"checkpoint 12 (mismatch)", "gate 0.20 ms, stop 0.60 ms", "3 packets", "logged input 9",
 			"in 100 (146.5 KiB)",
