@@ -251,6 +251,18 @@ static void every_fault_everywhere(void **state)
 	print_message("%lu steps\n", (unsigned long)steps);
 }
 
+/* The same while a checkpoint is given up and tried again. */
+static void every_fault_in_an_abort(void **state)
+{
+	uint64_t steps = 0;
+
+	for (unsigned int at = 0; at < 60; at++)
+		for (int f = 0; f < FAULTS; f++)
+			for (unsigned int k = 0; k < 2; k++)
+				steps += run_one(at * 1000 + (unsigned int)f + k, 6 + 60 * k, FAIL_TRY, 0, f, at, false);
+	print_message("%lu steps\n", (unsigned long)steps);
+}
+
 static void two_faults(void **state)
 {
 	unsigned long seed = env("LOCKSTEP_SEED", 1), runs = env("RUNS", 3000);
@@ -276,6 +288,7 @@ int main(void)
 		cmocka_unit_test(no_fault),
 		cmocka_unit_test(a_failed_step_is_tried_again),
 		cmocka_unit_test(every_fault_everywhere),
+		cmocka_unit_test(every_fault_in_an_abort),
 		cmocka_unit_test(two_faults),
 	};
 
