@@ -1,14 +1,15 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
  * What QEMU's binary can do: asked, never guessed from its version. One QEMU is started without a machine, on a
- * socketpair, with a loop of its own; all questions are sent at once, and it is killed when they are answered. QEMU's
- * schema tells both which commands exist and which networks. The kernel's side is in kernprobe.c.
+ * socketpair, with a loop of its own; all questions are sent at once, and it is killed when they are answered. What is
+ * asked and what the answers mean is in probeqmp.c, the kernel's side in kernprobe.c.
  *
  * Main thread, at start; nothing is kept, so that an upgraded QEMU is seen at the next start.
  */
 #include "engine/probe.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <json-c/json.h>
 #include <stdarg.h>
 #include <stdlib.h>
@@ -17,26 +18,20 @@
 #include <unistd.h>
 
 #include "engine/kernprobe.h"
+#include "engine/probeqmp.h"
 #include "engine/process.h"
 #include "engine/qmp.h"
 
-#define ARRAY_LEN(a) (sizeof(a) / sizeof((a)[0]))
 #define PROBE_QMP_FD 3	/* its number in QEMU */
 
-/* Commands without which there is no checkpoint. */
-static const char *const commands[] = {
-	"stop", "cont", "query-status", "xen-save-devices-state", "snapshot-load", "query-jobs", "job-dismiss",
-};
-
 struct ask {
-	struct probe *p;
+	struct probeqmp found;
 	struct loop *loop;
 	struct process proc;
 	struct qmp *qmp;
 	struct loop_timer guard;
-	int left;		/* answers still to come */
+	unsigned int asked, answered;	/* questions; QEMU answers in order */
 	char failed[256];	/* why there is no answer */
-	bool have_command[ARRAY_LEN(commands)];
 };
 
 void probe_row(struct probe *p, const char *what, bool ok, bool needed, const char *fmt, ...)
@@ -62,117 +57,28 @@ static void give_up(struct ask *a, const char *why)
 	loop_stop(a->loop);
 }
 
-static void answered(struct ask *a, int code, const char *desc)
+static void on_answer(void *arg, int code, struct json_object *ret, const char *desc)
 {
+	struct ask *a = arg;
+
 	/* When the connection ends, QEMU's own words, which say why, are better; its exit soon brings them. */
-	if (code && code != -ECONNRESET)
+	if (code == -ECONNRESET)
+		return;
+	if (code && code != -EREMOTEIO) {
 		give_up(a, desc);
-	else if (!code && --a->left == 0)
+		return;
+	}
+	/* A refusal is an answer: it does not have what it was asked about. */
+	probeqmp_answer(&a->found, a->answered, code ? NULL : ret);
+	if (++a->answered == a->asked)
 		loop_stop(a->loop);
-}
-
-static const char *get_str(struct json_object *o, const char *key)
-{
-	struct json_object *v;
-
-	if (!json_object_is_type(o, json_type_object) || !json_object_object_get_ex(o, key, &v) ||
-	    !json_object_is_type(v, json_type_string))
-		return "";
-	return json_object_get_string(v);
-}
-
-static size_t list_len(struct json_object *o)
-{
-	return json_object_is_type(o, json_type_array) ? json_object_array_length(o) : 0;
-}
-
-static void got_version(void *arg, int code, struct json_object *ret, const char *desc)
-{
-	struct ask *a = arg;
-
-	if (!code)
-		snprintf(a->p->package, sizeof(a->p->package), "%s", get_str(ret, "package"));
-	answered(a, code, desc);
-}
-
-static void got_machines(void *arg, int code, struct json_object *ret, const char *desc)
-{
-	struct ask *a = arg;
-	struct probe *p = a->p;
-
-	for (size_t i = 0; i < list_len(ret); i++) {
-		struct json_object *m = json_object_array_get_idx(ret, i), *v;
-		const char *name = get_str(m, "name"), *alias = get_str(m, "alias");
-
-		if (strncmp(name, "pc-i440fx-", 10) && strncmp(name, "pc-q35-", 7))
-			continue;
-		if (strlen(name) >= PROBE_MACHINE_LEN || p->n_machines >= PROBE_MACHINES_MAX)
-			continue;
-		strcpy(p->machines[p->n_machines++], name);
-		if (!strcmp(alias, "pc"))
-			strcpy(p->alias_pc, name);
-		if (!strcmp(alias, "q35"))
-			strcpy(p->alias_q35, name);
-		if (json_object_object_get_ex(m, "is-default", &v) && json_object_get_boolean(v))
-			strcpy(p->dflt, name);
-	}
-	answered(a, code, desc);
-}
-
-static void got_accels(void *arg, int code, struct json_object *ret, const char *desc)
-{
-	struct ask *a = arg;
-
-	for (size_t i = 0; i < list_len(ret); i++) {
-		const char *name = get_str(json_object_array_get_idx(ret, i), "name");
-
-		a->p->tcg |= !strcmp(name, "tcg-accel");
-		a->p->kvm |= !strcmp(name, "kvm-accel");
-	}
-	answered(a, code, desc);
-}
-
-static struct json_object *find_entry(struct json_object *schema, const char *name)
-{
-	for (size_t i = 0; i < list_len(schema); i++) {
-		struct json_object *o = json_object_array_get_idx(schema, i);
-
-		if (!strcmp(get_str(o, "name"), name))
-			return o;
-	}
-	return NULL;
-}
-
-/* The types of -netdev are the variants of what netdev_add takes. */
-static bool has_netdev(struct json_object *schema, const char *type)
-{
-	struct json_object *o = find_entry(schema, "netdev_add"), *variants;
-
-	o = find_entry(schema, get_str(o, "arg-type"));
-	if (!o || !json_object_object_get_ex(o, "variants", &variants))
-		return false;
-	for (size_t i = 0; i < list_len(variants); i++)
-		if (!strcmp(get_str(json_object_array_get_idx(variants, i), "case"), type))
-			return true;
-	return false;
-}
-
-static void got_schema(void *arg, int code, struct json_object *ret, const char *desc)
-{
-	struct ask *a = arg;
-
-	for (size_t i = 0; i < ARRAY_LEN(commands) && !code; i++)
-		a->have_command[i] = find_entry(ret, commands[i]);
-	if (!code)
-		a->p->netdev_stream = has_netdev(ret, "stream");
-	answered(a, code, desc);
 }
 
 static void on_ready(void *arg, const char *version)
 {
 	struct ask *a = arg;
 
-	snprintf(a->p->version, sizeof(a->p->version), "%s", version);
+	snprintf(a->found.p->version, sizeof(a->found.p->version), "%s", version);
 }
 
 static void on_closed(void *arg, const struct err *e)
@@ -195,20 +101,10 @@ static void on_exited(struct process *proc)
 		give_up(a, proc->last_line);
 		return;
 	}
-	snprintf(why, sizeof(why), "%.150s: %s and said nothing, so it is no QEMU", a->p->binary,
+	snprintf(why, sizeof(why), "%.150s: %s and said nothing, so it is no QEMU", a->found.p->binary,
 		 process_status_text(proc->status, status, sizeof(status)));
 	give_up(a, why);
 }
-
-static const struct {
-	const char *cmd, *args;
-	qmp_reply_fn *cb;
-} questions[] = {
-	{ "query-version", NULL, got_version },
-	{ "query-machines", NULL, got_machines },
-	{ "qom-list-types", "{\"implements\":\"accel\"}", got_accels },
-	{ "query-qmp-schema", NULL, got_schema },
-};
 
 static int start_qemu(struct ask *a, const char *binary, int sv[2], struct err *e)
 {
@@ -228,19 +124,20 @@ static int talk(struct ask *a, int fd, struct err *e)
 {
 	static const struct qmp_ops ops = { .ready = on_ready, .closed = on_closed };
 	nstime deadline = clock_ns() + PROBE_TIMEOUT_MS * NS_PER_MS;
+	const char *cmd, *args;
 	int rc;
 
 	a->qmp = qmp_new(a->loop, fd, deadline, &ops, a, e);
 	if (!a->qmp)
 		return e->code;
-	a->left = ARRAY_LEN(questions);
-	for (size_t i = 0; i < ARRAY_LEN(questions); i++) {
-		rc = qmp_cmd(a->qmp, questions[i].cmd, questions[i].args, deadline, questions[i].cb, a);
+	while ((cmd = probeqmp_question(a->asked, &args))) {
+		rc = qmp_cmd(a->qmp, cmd, args, deadline, on_answer, a);
 		/* A QEMU that is gone already is reported by its exit. */
 		if (rc == -EPIPE)
 			break;
 		if (rc)
 			return err_set(e, rc, "QEMU could not be asked: %s", strerror(-rc));
+		a->asked++;
 	}
 	a->guard = (struct loop_timer){ .fn = on_guard, .arg = a };
 	loop_timer_set(a->loop, &a->guard, deadline);
@@ -276,27 +173,19 @@ out:
 	return rc;
 }
 
-static void rows_of_qemu(struct probe *p, const struct ask *a)
+/*
+ * A script in front of QEMU would get what is meant for QEMU alone, above all the agent, and may add options that
+ * Lockstep never sees.
+ */
+static bool is_script(const char *path)
 {
-	char missing[160] = "";
-	size_t n = 0;
+	char head[2] = "";
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+	bool script = fd >= 0 && read(fd, head, sizeof(head)) == sizeof(head) && head[0] == '#' && head[1] == '!';
 
-	if (a->failed[0]) {
-		probe_row(p, "QEMU", false, true, "%.200s", a->failed);
-		return;
-	}
-	probe_row(p, "QEMU", true, true, "%.60s is version %s %s", p->binary, p->version, p->package);
-	probe_row(p, "QEMU: machines", p->alias_pc[0] || p->alias_q35[0], true, "pc is %s, q35 is %s",
-		  p->alias_pc[0] ? p->alias_pc : "missing", p->alias_q35[0] ? p->alias_q35 : "missing");
-	probe_row(p, "QEMU: -netdev stream", p->netdev_stream, true, "%s",
-		  p->netdev_stream ? "it is there" : "it is missing; QEMU 7.2 or later is needed");
-	for (size_t i = 0; i < ARRAY_LEN(commands); i++)
-		if (!a->have_command[i] && n < sizeof(missing))
-			n += (size_t)snprintf(missing + n, sizeof(missing) - n, "%s%s", n ? ", " : "", commands[i]);
-	probe_row(p, "QEMU: monitor commands", !n, true, "%s%s", n ? "missing: " : "all that are needed are there",
-		  missing);
-	probe_row(p, "QEMU: accelerators", p->tcg || p->kvm, true, "%s%s%s", p->tcg ? "tcg" : "",
-		  p->tcg && p->kvm ? " and " : "", p->kvm ? "kvm" : p->tcg ? "" : "neither tcg nor kvm");
+	if (fd >= 0)
+		close(fd);
+	return script;
 }
 
 int probe_run(const char *binary, struct probe *p, struct err *e)
@@ -311,17 +200,23 @@ int probe_run(const char *binary, struct probe *p, struct err *e)
 	a = calloc(1, sizeof(*a));
 	if (!a)
 		return err_set(e, -ENOMEM, "no memory to look at QEMU");
-	a->p = p;
+	a->found.p = p;
 	rc = process_find(binary, p->binary, e);
 	if (rc) {
 		/* That QEMU is not there is an answer. */
 		snprintf(a->failed, sizeof(a->failed), "%.255s", e->msg);
 		rc = 0;
+	} else if (is_script(p->binary)) {
+		snprintf(a->failed, sizeof(a->failed), "%.120s is a script; give the program that it starts, with all "
+			 "of its options", p->binary);
 	} else {
 		rc = ask_qemu(a, p->binary, e);
 	}
 	if (!rc) {
-		rows_of_qemu(p, a);
+		if (a->failed[0])
+			probe_row(p, "QEMU", false, true, "%.200s", a->failed);
+		else
+			probeqmp_rows(&a->found);
 		kernprobe_run(p);
 	}
 	free(a);

@@ -30,7 +30,6 @@ struct probe {
 	char machines[PROBE_MACHINES_MAX][PROBE_MACHINE_LEN];	/* versioned pc and q35 types */
 	unsigned int n_machines;
 	char alias_pc[PROBE_MACHINE_LEN], alias_q35[PROBE_MACHINE_LEN], dflt[PROBE_MACHINE_LEN];
-	bool netdev_stream;
 	bool tcg, kvm;		/* QEMU has it and, for KVM, this host lets us use it */
 	bool wp_async, soft_dirty;	/* ways to know written pages */
 	struct probe_row rows[PROBE_ROWS_MAX];

@@ -75,7 +75,8 @@ static void test_probe(void **state)
 
 	if (!have_qemu)
 		skip();
-	assert_true(probe.netdev_stream);
+	assert_true(row(&probe, "QEMU: networks")->ok);
+	assert_true(row(&probe, "QEMU: options")->ok);
 	assert_true(probe.tcg);
 	assert_true(row(&probe, "QEMU: monitor commands")->ok);
 	assert_true(row(&probe, "pidfd")->ok);
@@ -112,6 +113,7 @@ static void test_probe_bad(void **state)
 		{ "/bin/false", "false: exited with status 1" },
 		{ "/bin/ls", "--help" },
 		{ "/dev/null", "ermission denied" },
+		{ "/usr/bin/ldd", "ldd is a script" },
 	};
 
 	for (size_t i = 0; i < sizeof(t) / sizeof(t[0]); i++) {
