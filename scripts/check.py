@@ -14,7 +14,8 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 DEFAULT = ("unit", "property", "pair", "guest", "e2e")
 MESON_SUITES = ("unit", "property", "pair")     # run by meson test
 E2E_SUITES = ("e2e", "soak", "crash", "liveness", "redis60", "machines", "traffic", "bench")
-KNOWN = MESON_SUITES + ("guest", "fuzz") + E2E_SUITES
+OTHER_QEMU = {"qemu10": "scripts/qemu10"}       # the suite e2e once more, with another QEMU in place of the installed one
+KNOWN = MESON_SUITES + ("guest", "fuzz") + E2E_SUITES + tuple(OTHER_QEMU)
 TIMEOUT = 20 * 60       # seconds for the guest's own test; the others have limits for each test
 SLOWER = 4              # how much longer a test may take with sanitizers
 
@@ -132,6 +133,11 @@ def main():
         for s in e2e:
             cmd += ["--suite", s]
         run_counting(cmd, env, tally)
+    for s in OTHER_QEMU:
+        if s in suites:
+            title("%s: e2e with the QEMU of %s" % (s, OTHER_QEMU[s]))
+            cmd = [OTHER_QEMU[s], sys.executable, "scripts/check.py", "--suite", "e2e"]
+            run_counting(cmd + ["--sanitize"] * args.sanitize, env, tally)
     print("== %.0f s" % (time.monotonic() - begun), flush=True)
     print(tally.text(), flush=True)
     return 1 if tally.failed else 0
