@@ -4,9 +4,9 @@
  * are its own business (memory backend, network, monitor, what happens at shutdown), hands the rest on in the user's
  * words and order, and refuses with a sentence what it cannot protect.
  *
- * One table names every option of QEMU 7.2: whether a word follows, and what becomes of it. An option that is not in
- * it (a newer QEMU's) is handed on, with the next word unless that begins with a dash, and QEMU judges it; the two
- * nodes compare it as text.
+ * One table names every option of QEMU 7.2 to 10.0: whether a word follows, and what becomes of it. An option that is
+ * not in it (a newer QEMU's) is handed on, with the next word unless that begins with a dash, and QEMU judges it; the
+ * two nodes compare it as text. So is one that this QEMU does not have any more.
  *
  * What is not on the line must not matter: -no-user-config is added (cmdbuild.c), -readconfig and -set refused.
  *
@@ -399,6 +399,7 @@ static const struct option options[] = {
 	{ "initrd", true, pass_file },
 	{ "append", true, pass_text },
 	{ "dtb", true, pass_file },
+	{ "shim", true, pass_file },
 	{ "bios", true, pass_file },
 	{ "option-rom", true, pass_list, "romfile" },
 	{ "acpitable", true, pass_list },
@@ -445,6 +446,8 @@ static const struct option options[] = {
 	{ "seed", true, pass_host },
 	{ "trace", true, pass_host },
 	{ "plugin", true, pass_host },
+	{ "perfmap", false, pass_host },
+	{ "jitdump", false, pass_host },
 	{ "msg", true, pass_host },
 	{ "echr", true, pass_host },
 	{ "enable-sync-profile", false, pass_host },

@@ -122,6 +122,9 @@ int hwopt_device(struct cmdline *c, const char *arg, struct err *e)
 		rc = err_set(e, -ENOTSUP, "%s", why);
 	else if (!strcmp(driver, "vmgenid") && guid && !strcmp(guid, "auto"))
 		rc = err_set(e, -ENOTSUP, "guid=auto would be a different one on each node; write one out");
+	else if (!strncmp(driver, "uefi-vars", strlen("uefi-vars")) && kvlist_get(&kv, "jsonfile"))
+		rc = err_set(e, -ENOTSUP, "jsonfile=: the variables would be kept in a file of the host's, which is not "
+			     "replicated; without it they are part of the state");
 	return keep_list(c, "device", arg, &kv, rc, e);
 }
 

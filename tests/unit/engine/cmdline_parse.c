@@ -269,6 +269,7 @@ static const struct {
 	{ Q " -nic none -device virtio-9p-pci", -ENOTSUP, "directory" },
 	{ Q " -nic none -device tpm-tis,tpmdev=t", -ENOTSUP, "another process" },
 	{ Q " -nic none -device vmgenid,guid=auto", -ENOTSUP, "different one on each node" },
+	{ Q " -nic none -device uefi-vars-x64,jsonfile=/x", -ENOTSUP, "a file of the host's" },
 	{ Q " -nic none -device ,x=y", -EINVAL, "-device" },
 	{ Q " -nic none -device e=1", -EINVAL, "which device" },
 	{ Q " -nic none -device virtio-rng-pci,id=lockstep-r", -EINVAL, "Lockstep's own" },

@@ -15,7 +15,9 @@
 #include <cmocka.h>
 #include <json-c/json.h>
 
+#include "engine/cmdline.h"
 #include "engine/probeqmp.h"
+#include "engine/shape.h"
 
 static const struct {
 	const char *file, *pc, *q35;
@@ -68,13 +70,14 @@ static struct json_object *entry(struct json_object *answers, const char *cmd, c
 	return NULL;
 }
 
-static struct probe *probe_of(struct json_object *answers)
+static struct probe *probe_of(struct json_object *answers, const char *version)
 {
 	struct probe *p = calloc(1, sizeof(*p));
 	struct probeqmp q = { .p = p };
 	const char *cmd, *args;
 
 	strcpy(p->binary, "/usr/bin/qemu");
+	strcpy(p->version, version);		/* the greeting says it */
 	for (unsigned int i = 0; (cmd = probeqmp_question(i, &args)); i++) {
 		struct json_object *ret;
 
@@ -96,7 +99,7 @@ static void test_recorded(void **state)
 {
 	for (size_t i = 0; i < ARRAY_LEN(recorded); i++) {
 		struct json_object *answers = load(recorded[i].file);
-		struct probe *p = probe_of(answers);
+		struct probe *p = probe_of(answers, "");
 		char machine[PROBE_MACHINE_LEN];
 		struct err e = { 0 };
 
@@ -115,6 +118,31 @@ static void test_recorded(void **state)
 		free(p);
 		json_object_put(answers);
 	}
+}
+
+/* A VM on a machine type that both have is not shared by two QEMUs: whose state would the other understand? */
+static void test_two_versions(void **state)
+{
+	char *words[] = { "qemu", "-M", "pc-q35-7.2", "-nic", "none" }, *mine, *theirs;
+	struct json_object *older = load("7.2"), *newer = load("10.0");
+	struct probe *a = probe_of(older, "7.2.22"), *b = probe_of(newer, "10.0.2");
+	struct err e = { 0 };
+	struct cmdline c;
+
+	assert_int_equal(cmdline_parse(ARRAY_LEN(words), words, &c, &e), 0);
+	assert_int_equal(cmdline_shape(&c, a, &mine, &e), 0);
+	assert_int_equal(cmdline_shape(&c, b, &theirs, &e), 0);
+	assert_int_equal(shape_compare(mine, mine, strlen(mine), &e), 0);
+	assert_int_equal(shape_compare(mine, theirs, strlen(theirs), &e), -EXDEV);
+	assert_non_null(strstr(e.msg, "QEMU's version is 7.2.22 "));
+	assert_non_null(strstr(e.msg, " here and 10.0.2 "));
+	free(mine);
+	free(theirs);
+	cmdline_free(&c);
+	free(a);
+	free(b);
+	json_object_put(older);
+	json_object_put(newer);
 }
 
 /* Take the object that has @key=@val out of a list. */
@@ -194,7 +222,7 @@ static void test_without(void **state)
 			else
 				take_out(arguments(schema, without[i].cmd, without[i].args),
 					 without[i].args[0] == 'v' ? "case" : "name", without[i].name);
-			p = probe_of(answers);
+			p = probe_of(answers, "");
 			if (!strstr(missing(p), without[i].said) || strchr(missing(p), ','))
 				fail_msg("%s without %s: \"%s\"", recorded[k].file, without[i].name, missing(p));
 			free(p);
@@ -216,7 +244,7 @@ static void test_odd_answers(void **state)
 			json_object_object_del(a, "return");
 			if (odd[k])
 				json_object_object_add(a, "return", json_tokener_parse(odd[k]));
-			p = probe_of(answers);
+			p = probe_of(answers, "");
 			if (!missing(p)[0])
 				fail_msg("%s %s: nothing is missing", cmd, args ? args : "");
 			free(p);
@@ -247,8 +275,8 @@ static void test_nothing_there(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_recorded), cmocka_unit_test(test_without), cmocka_unit_test(test_odd_answers),
-		cmocka_unit_test(test_nothing_there),
+		cmocka_unit_test(test_recorded), cmocka_unit_test(test_two_versions), cmocka_unit_test(test_without),
+		cmocka_unit_test(test_odd_answers), cmocka_unit_test(test_nothing_there),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
