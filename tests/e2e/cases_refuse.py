@@ -88,6 +88,8 @@ def doctor():
     for point in ("staged", "before_epoch_end", "released"):
         must(code == 0 and point in out, "crash point %s is not listed:\n%s", point, out)
     refused(["doctor", "/bin/true"], "true", status=(1,))
+    refused(["doctor", "/usr/bin/ldd"], "script", status=(1,))
+    refused(["run"] + LISTEN + ["--", "/usr/bin/ldd", "-m", "256"] + TAP, "script", status=(1, 2))
 
 
 def wrong_tap(bed, name):
