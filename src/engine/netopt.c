@@ -330,8 +330,9 @@ bool netopt_vlan_filter(const struct cmdline_nic *nic)
 }
 
 /*
- * QEMU forgets the VLAN filter of a virtio card when it loads a state (seen in 7.2): after a checkpoint the SVM would
- * be given no tagged frame any more. Without the filter the card takes them all, and the guest sorts them out itself.
+ * QEMU forgets the VLAN filter of a virtio card when it loads a state (seen in 7.2; mended in 2025, which cannot be seen
+ * from outside): after a checkpoint the SVM would be given no tagged frame any more. Without the filter the card takes
+ * them all, and the guest sorts them out itself.
  */
 static int no_vlan_filter(struct cmdline *c, const struct cmdline_nic *nic, struct err *e)
 {
