@@ -151,7 +151,7 @@ def guest_poweroff(bed):
          "node b took the power-off for a death: %s", bed.b.tail())
 
 
-@case()
+@case(timeout=180)
 def guest_reboot(bed):
     """A guest that resets stays protected: afterwards a failover finds it as it is."""
     bed.start_pair()
