@@ -4,7 +4,8 @@
  *
  * Two things about a process's memory can only be done by that process: to make a userfaultfd over it, and to throw
  * private pages away (MADV_DONTNEED). So Lockstep preloads this library into QEMU. It starts one thread, which
- * serves one socket and otherwise sleeps; it replaces no function, and QEMU does not know that it is there.
+ * serves one socket and otherwise sleeps; the one function that it replaces is ioctl(), for the guest's clocks under
+ * KVM (kvmclock.c), and QEMU does not know that it is there.
  *
  * Which addresses are guest memory is read from /proc/self/maps when asked: the mappings of the file that Lockstep
  * made and passed by number. (An mmap() wrapper was the other way. It would have to follow munmap and mremap too,
@@ -40,6 +41,7 @@
 #include <linux/userfaultfd.h>
 
 #include "agent_proto.h"
+#include "kvmclock.h"
 
 /* Newer than the headers of Debian 12, whose kernel is 6.1. */
 #ifndef UFFD_USER_MODE_ONLY
@@ -382,6 +384,19 @@ static void do_drop(const struct agent_msg *req)
 		reply(req, 0, &answer, 1, NULL, 0);
 }
 
+static void do_stopped(const struct agent_msg *req)
+{
+	struct agent_stopped s;
+
+	if (req->len != sizeof(s)) {
+		refuse(req, -EINVAL, "a time of another size");
+		return;
+	}
+	memcpy(&s, request + sizeof(*req), sizeof(s));
+	kvmclock_stopped(s.at);
+	reply(req, 0, NULL, 0, NULL, 0);
+}
+
 static void *serve(void *arg)
 {
 	(void)arg;
@@ -405,6 +420,8 @@ static void *serve(void *arg)
 			do_track(&m);
 		else if (m.type == AGENT_DROP)
 			do_drop(&m);
+		else if (m.type == AGENT_STOPPED)
+			do_stopped(&m);
 		else
 			refuse(&m, -ENOSYS, "an unknown request");
 	}

@@ -16,7 +16,7 @@
 
 enum {
 	AGENT_MAGIC = 0x4c4b4147,
-	AGENT_VERSION = 1,
+	AGENT_VERSION = 2,
 	AGENT_MAX_RANGES = 64,		/* mappings of guest memory in one QEMU */
 	AGENT_MAX_RUNS = 4096,		/* runs of pages in one request */
 	AGENT_TEXT = 160,		/* a sentence, with its final 0 */
@@ -26,6 +26,7 @@ enum agent_type {
 	AGENT_HELLO = 1,	/* no payload -> struct agent_hello, ranges; descriptors: pagemap, clear_refs */
 	AGENT_TRACK,		/* no payload -> struct agent_track; descriptor: userfaultfd */
 	AGENT_DROP,		/* struct agent_run[] -> struct agent_dropped */
+	AGENT_STOPPED,		/* struct agent_stopped -> nothing */
 	AGENT_TYPE_MAX
 };
 
@@ -72,6 +73,12 @@ struct agent_dropped {
 	uint64_t pages;		/* how many were named, those already equal to the file included */
 } __attribute__((packed));
 static_assert(sizeof(struct agent_dropped) == 8, "agent_dropped");
+
+/* A state is about to be loaded, whose VM was stopped then: for its clocks (kvmclock.c). */
+struct agent_stopped {
+	uint64_t at;		/* CLOCK_BOOTTIME, ns */
+} __attribute__((packed));
+static_assert(sizeof(struct agent_stopped) == 8, "agent_stopped");
 
 #define AGENT_MAX_MSG	(sizeof(struct agent_msg) + AGENT_MAX_RUNS * sizeof(struct agent_run))
 

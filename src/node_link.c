@@ -94,14 +94,16 @@ static int on_control(void *arg, const struct wire_head *h, const uint8_t *paylo
 		return rc;
 	log_trace("from peer: %s n=%llu value=%llu", ctl_type_name(ev.ctl.type), (unsigned long long)ev.ctl.n,
 		  (unsigned long long)ev.ctl.value);
-	if (ev.ctl.type == CTL_EPOCH_END)
+	if (ev.ctl.type == CTL_EPOCH_END) {
+		memwork_epoch_end(nc->node->mem, clock_ns());
 		crash_point(CRASH_s_epoch_end);
-	else if (ev.ctl.type == CTL_STAGED)
+	} else if (ev.ctl.type == CTL_STAGED) {
 		crash_point(CRASH_staged_received);
-	else if (ev.ctl.type == CTL_LOADED)
+	} else if (ev.ctl.type == CTL_LOADED) {
 		crash_point(CRASH_loaded_received);
-	else if (ev.ctl.type == CTL_ABORT)
+	} else if (ev.ctl.type == CTL_ABORT) {
 		crash_point(CRASH_s_abort);
+	}
 	if (ev.ctl.type == CTL_PROMOTE || ev.ctl.type == CTL_GONE || ev.ctl.type == CTL_CLAIM)
 		node_noticed(nc->node, clock_ns());
 	ev.n = ev.ctl.n;

@@ -318,6 +318,17 @@ int agentctl_track(struct agentctl *a, nstime deadline, struct err *e)
 	return rc;
 }
 
+int agentctl_stopped(struct agentctl *a, nstime at, nstime deadline, struct err *e)
+{
+	struct agent_stopped s = { .at = at };
+	struct reply r;
+	int rc = exchange(a, AGENT_STOPPED, &s, sizeof(s), &r, deadline, e);
+
+	if (rc == 0)
+		reply_end(&r);
+	return rc;
+}
+
 /* drop_some() - one request; @pages is what the agent must confirm */
 static int drop_some(struct agentctl *a, const struct agent_run *runs, size_t n, uint64_t pages, nstime deadline,
 		     struct err *e)

@@ -69,6 +69,15 @@ int agentctl_track(struct agentctl *a, nstime deadline, struct err *e);
  */
 int agentctl_drop(struct agentctl *a, const struct pageset *set, nstime deadline, struct err *e);
 
+/*
+ * agentctl_stopped() - a state is about to be loaded; under KVM the guest's clocks in it are made right by what passes
+ * until the VM runs
+ * @at: when its VM was stopped, by clock_ns()
+ *
+ * Return: 0, or -errno with @e filled
+ */
+int agentctl_stopped(struct agentctl *a, nstime at, nstime deadline, struct err *e);
+
 enum { AGENTCTL_GAP = 8 };	/* pages */
 
 #endif

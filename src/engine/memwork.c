@@ -27,6 +27,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -86,6 +87,8 @@ struct memwork {
 	int stage_rc;
 	uint8_t *in_state;
 	uint64_t in_state_len, in_pages, marker_n, marker_state, marker_hash;
+
+	_Atomic nstime stopped_at;	/* when the primary stopped for the last EPOCH_END, on our clock */
 
 	nstime progress_at;
 	pthread_mutex_t lock;		/* guards st */
@@ -375,6 +378,8 @@ static void do_apply(struct memwork *w)
 			err_set(&e, rc, "the staged pages cannot be written to the image: %s", strerror(-rc));
 	}
 	if (!rc)
+		rc = agentctl_stopped(w->agent, atomic_load(&w->stopped_at), clock_ns() + DROP_NS, &e);
+	if (!rc)
 		rc = devstate_put(w->ds, w->in_state, w->in_state_len, &e);
 	pthread_mutex_lock(&w->lock);
 	w->st.private_pages = n;
@@ -517,6 +522,11 @@ static void on_job(void *arg, const void *data, size_t len)
 	case MEM_JOBS:
 		break;
 	}
+}
+
+void memwork_epoch_end(struct memwork *w, nstime at)
+{
+	atomic_store(&w->stopped_at, at);
 }
 
 void memwork_job(struct memwork *w, enum mem_job job, uint64_t n)

@@ -86,6 +86,9 @@ void memwork_qemu(struct memwork *w, struct agentctl *agent, bool share, bool so
 /* memwork_agent_free() - this QEMU is gone for good: let go of its agent, then free it; any thread */
 void memwork_agent_free(struct memwork *w, struct agentctl *agent);
 
+/* memwork_epoch_end() - standby: the PVM is being stopped for a checkpoint, since @at; any thread */
+void memwork_epoch_end(struct memwork *w, nstime at);
+
 /* memwork_job() - begin a job; ops.done() follows; any thread */
 void memwork_job(struct memwork *w, enum mem_job job, uint64_t n);
 

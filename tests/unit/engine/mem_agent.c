@@ -408,6 +408,11 @@ static void garbage(void **state)
 	q.m.len = 3;
 	assert_int_equal(raw(&k, &q, sizeof(q.m) + 3), -EINVAL);
 	assert_int_equal(raw(&k, &q, sizeof(q.m) + 4), -EPROTO);
+	/* A time is eight bytes. */
+	assert_int_equal(agentctl_stopped(k.agent, 1, soon(), &e), 0);
+	q.m.type = AGENT_STOPPED;
+	q.m.len = 4;
+	assert_int_equal(raw(&k, &q, sizeof(q.m) + 4), -EINVAL);
 	q.m.type = 99;
 	q.m.len = 0;
 	assert_int_equal(raw(&k, &q, sizeof(q.m)), -ENOSYS);
