@@ -138,7 +138,11 @@ class Machine:
         return ["qemu-system-x86_64", "-M", self.machine, "-m", str(self.mem), "-accel", self.accel,
                 "-kernel", kernel, "-initrd", initrd, "-append",
                 " ".join([APPEND, self.plan.append(), self.append]).strip()] + self.plan.argv(self.nic) + [
-                    "-nographic", "-serial", "file:" + console] + self.extra
+                    "-nographic", "-serial", "file:" + console] + self.cpu() + self.extra
+
+    def cpu(self):
+        """Under KVM the processor that the host has; QEMU's default one has no kvm-clock."""
+        return ["-cpu", "host"] if self.accel == "kvm" and "-cpu" not in self.extra else []
 
 
 class Node:

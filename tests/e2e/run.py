@@ -33,7 +33,7 @@ import bed as bedlib  # noqa: E402
 import harness  # noqa: E402
 
 SKIPPED = 77
-LOGS = os.path.join(bedlib.BUILD, "e2e-logs")
+LOGS = os.environ.get("LOCKSTEP_LOGS", os.path.join(bedlib.BUILD, "e2e-logs"))
 
 
 def load_cases():

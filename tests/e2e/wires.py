@@ -21,7 +21,8 @@ import subprocess
 import time
 
 SANITIZED = os.environ.get("LOCKSTEP_SANITIZED") == "1"
-PATIENCE = 3 if SANITIZED else 1  # what every deadline is multiplied by
+# what every deadline is multiplied by
+PATIENCE = int(os.environ.get("LOCKSTEP_PATIENCE", 3 if SANITIZED else 1))
 
 GUEST_IP, CLIENT_IP, NODE_IP = "192.0.2.10", "192.0.2.100", {"a": "192.0.2.129", "b": "192.0.2.130"}
 GUEST_IP6, CLIENT_IP6 = "2001:db8::10", "2001:db8::100"
