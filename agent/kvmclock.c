@@ -2,10 +2,10 @@
 /*
  * The guest's clocks under KVM: theory of operation
  *
- * A checkpoint stops a VM. To its guest that must look as if the processor had been busy elsewhere: afterwards it is as
- * late as everybody else. QEMU gives a stopped VM its kvm-clock back where it stood, as after a pause of a user's, so
- * that a guest would lose each pause, and a second copy that is loaded from a checkpoint all the time until it runs; the
- * tick counter runs on while a VM is stopped, but a loaded copy gets the value that it had at the stop.
+ * A checkpoint stops a VM. To its guest that must look as if the processor had been busy elsewhere: afterwards its
+ * clocks show what everybody else's show. QEMU gives a stopped VM its kvm-clock back where it stood, as after a pause
+ * of a user's, so that a guest would lose each pause, and a copy that is loaded from a checkpoint all the time until
+ * it runs. The tick counter runs on while a VM is stopped, but a loaded copy gets the value that it had at the stop.
  *
  * QEMU offers no way to say otherwise, but it reads and writes these clocks by ioctl, which is found in a library. So
  * ours stands before it, and for three requests does a little more:
@@ -17,8 +17,8 @@
  *
  * A QEMU that has never run was never stopped: for it Lockstep says when the other one was (kvmclock_stopped()). That
  * is said before each load, and the later one of the two times is the nearer. The tick counter is touched only between
- * that and the next moment in which the VM runs: a guest's reset writes it too. A zero, which is what a reset writes, is
- * special to KVM and left.
+ * that and the next moment in which the VM runs, because a guest's reset writes it too. A zero, which is what a reset
+ * writes, means more to KVM than its value and is left.
  *
  * Under TCG nothing of this happens, and the guest's clock stands during a pause: QEMU reads the host's tick counter by
  * an instruction.

@@ -15,7 +15,7 @@ DEFAULT = ("unit", "property", "pair", "guest", "e2e")
 MESON_SUITES = ("unit", "property", "pair")     # run by meson test
 E2E_SUITES = ("e2e", "soak", "crash", "liveness", "redis60", "machines", "traffic", "bench")
 OTHER_QEMU = {"qemu10": "scripts/qemu10"}       # the suite e2e once more, with another QEMU in place of the installed one
-KNOWN = MESON_SUITES + ("guest", "fuzz") + E2E_SUITES + tuple(OTHER_QEMU)
+KNOWN = MESON_SUITES + ("guest", "fuzz", "kvm") + E2E_SUITES + tuple(OTHER_QEMU)
 TIMEOUT = 20 * 60       # seconds for the guest's own test; the others have limits for each test
 SLOWER = 4              # how much longer a test may take with sanitizers
 
@@ -126,6 +126,9 @@ def main():
     if "fuzz" in suites:
         title("fuzz")
         run_counting(["scripts/fuzz"], env, tally, TIMEOUT)
+    if "kvm" in suites:
+        title("kvm")
+        run_counting([sys.executable, "tests/kvm/run.py"], env, tally)
     e2e = [s for s in E2E_SUITES if s in suites]
     if e2e or args.test:
         title("e2e: " + ", ".join(e2e + args.test))

@@ -217,6 +217,7 @@ static int make_machine(struct node *n, struct err *e)
 	if (!n->vm)
 		return e->code;
 	ft_cfg_default(&cfg, n->o->role == RUN_PRIMARY ? FT_PRIMARY : FT_SECONDARY);
+	ft_cfg_slow(&cfg, n->o->qemu_timeout);
 	cfg.checkpoint_delay = n->checkpoint_delay = n->o->checkpoint_delay;
 	cfg.lease = n->o->timeout;
 	cfg.precopy.off = n->o->no_precopy;

@@ -229,6 +229,19 @@ nstime ft_deadline(const struct ft *ft)
 	return ft_min(t, ft_min(pri_next(ft), pri_next_round(ft)));
 }
 
+void ft_cfg_slow(struct ft_cfg *cfg, nstime qemu)
+{
+	nstime *const deadlines[] = { &cfg->gate_deadline, &cfg->copy_deadline, &cfg->staged_deadline,
+				      &cfg->loaded_deadline, &cfg->load_deadline };
+	nstime stop = cfg->stop_deadline;
+
+	if (qemu <= stop)
+		return;
+	cfg->stop_deadline = qemu;
+	for (size_t i = 0; i < sizeof(deadlines) / sizeof(deadlines[0]); i++)
+		*deadlines[i] = *deadlines[i] / NS_PER_MS * (qemu / NS_PER_MS) / (stop / NS_PER_MS) * NS_PER_MS;
+}
+
 size_t ft_size(void)
 {
 	return sizeof(struct ft);

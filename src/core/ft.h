@@ -92,6 +92,12 @@ struct ft_cfg {
 };
 void ft_cfg_default(struct ft_cfg *cfg, enum ft_role role);
 
+/*
+ * ft_cfg_slow() - for a host on which everything takes long: all deadlines of the steps grow, none shrinks
+ * @qemu: how long QEMU may be silent; what is more than the stop's deadline counts, in proportion
+ */
+void ft_cfg_slow(struct ft_cfg *cfg, nstime qemu);
+
 enum ft_fault {
 	FT_FAULT_APPLY_EARLY = 1 << 0,	/* pages are put into the image before STAGED */
 	FT_FAULT_STAGED_EARLY = 1 << 1,	/* STAGED is said before every barrier has arrived */

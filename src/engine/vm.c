@@ -77,6 +77,12 @@ static nstime deadline(struct vm *vm)
 	return clock_ns() + 4 * vm->spec.qemu_timeout;
 }
 
+/* What takes QEMU @ns at most as a rule, and longer where it may be silent for longer. */
+static nstime in_time(const struct vm *vm, nstime ns)
+{
+	return clock_ns() + (vm->spec.qemu_timeout > ns ? vm->spec.qemu_timeout : ns);
+}
+
 static void job_done(struct vm *vm, enum vm_job job, int rc, const char *why)
 {
 	uint64_t n = vm->job[job].n;
@@ -264,9 +270,9 @@ static void on_ready(void *arg, const char *version)
 	int rc;
 
 	snprintf(vm->version, sizeof(vm->version), "%s", version);
-	rc = agentctl_hello(vm->agent, vm->spec.ram, (uint32_t)vm->proc.pid, clock_ns() + AGENT_NS, &e);
+	rc = agentctl_hello(vm->agent, vm->spec.ram, (uint32_t)vm->proc.pid, in_time(vm, AGENT_NS), &e);
 	if (!rc && vm->share && vm->spec.probe->wp_async)
-		rc = agentctl_track(vm->agent, clock_ns() + AGENT_NS, &e);
+		rc = agentctl_track(vm->agent, in_time(vm, AGENT_NS), &e);
 	if (rc) {
 		log_error("QEMU cannot be protected: %s", e.msg);
 		vm_kill(vm);
@@ -436,7 +442,7 @@ int vm_start(struct vm *vm, bool share, int nic_fd[CMDLINE_NICS_MAX], struct err
 	agentctl_started(vm->agent);
 	close(mon[1]);
 	mon[1] = -1;
-	vm->qmp = qmp_new(vm->loop, mon[0], clock_ns() + START_NS, &qmp_ops, vm, e);
+	vm->qmp = qmp_new(vm->loop, mon[0], in_time(vm, START_NS), &qmp_ops, vm, e);
 	mon[0] = -1;
 	if (!vm->qmp) {
 		rc = e->code;

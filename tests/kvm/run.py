@@ -149,6 +149,10 @@ def main():
     ap.add_argument("--build", action="store_true")
     args = ap.parse_args()
     signal.signal(signal.SIGTERM, lambda sig, frame: sys.exit(128 + sig))
+    if os.environ.get("LOCKSTEP_SANITIZED") == "1":
+        say("skipped: what was built with sanitizers needs their libraries, which the outer machine does not have")
+        print("0 passed, 0 failed, 1 skipped")
+        return 0
     try:
         made = outer.build(TOP, args.kernel or KERNELS, say)
     except outer.OuterError as e:

@@ -143,6 +143,28 @@ static void check(const struct drive *d, const struct ft *before)
 	}
 }
 
+static void slow_hosts(void **state)
+{
+	struct ft_cfg was, cfg;
+
+	ft_cfg_default(&was, FT_PRIMARY);
+	cfg = was;
+	ft_cfg_slow(&cfg, NS_PER_MS);
+	ft_cfg_slow(&cfg, was.stop_deadline);
+	assert_memory_equal(&cfg, &was, sizeof(cfg));
+	ft_cfg_slow(&cfg, 10 * was.stop_deadline);
+	assert_int_equal(cfg.stop_deadline, 10 * was.stop_deadline);
+	assert_int_equal(cfg.gate_deadline, 10 * was.gate_deadline);
+	assert_int_equal(cfg.copy_deadline, 10 * was.copy_deadline);
+	assert_int_equal(cfg.staged_deadline, 10 * was.staged_deadline);
+	assert_int_equal(cfg.loaded_deadline, 10 * was.loaded_deadline);
+	assert_int_equal(cfg.load_deadline, 10 * was.load_deadline);
+	assert_int_equal(cfg.lease, was.lease);
+	/* The longest time that the option takes. */
+	ft_cfg_slow(&cfg, UINT32_MAX * NS_PER_MS);
+	assert_in_range(cfg.loaded_deadline, UINT32_MAX * NS_PER_MS, 1000ull * UINT32_MAX * NS_PER_MS);
+}
+
 static void random_events(void **state)
 {
 	const char *e = getenv("LOCKSTEP_SEED"), *n = getenv("STEPS");
@@ -183,7 +205,8 @@ static void random_events(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(every_cell_is_named), cmocka_unit_test(every_name), cmocka_unit_test(random_events),
+		cmocka_unit_test(every_cell_is_named), cmocka_unit_test(every_name), cmocka_unit_test(slow_hosts),
+		cmocka_unit_test(random_events),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
