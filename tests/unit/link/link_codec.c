@@ -362,7 +362,7 @@ static void numbers(void **state)
 	assert_int_equal(CTL_EPOCH_END, 0);
 	assert_int_equal(CTL_PROMOTE, 5);
 	assert_int_equal(CTL_CLAIM, 9);
-	assert_int_equal(CTL_TYPE_MAX, 12);
+	assert_int_equal(CTL_TYPE_MAX, 13);
 	assert_int_equal(NM_INPUT, 0);
 	assert_int_equal(NM_BARRIER, 6);
 	assert_int_equal(NM_RULES, 8);
