@@ -45,7 +45,7 @@ static void go_on(struct ft *ft, struct ft_ctx *c)
 		p->undoing = true;
 		if (!ft_fault(ft, FT_FAULT_ABORT_DROP_PAGES))
 			ft_do(ft, c, STEP_AGAIN, p->n, ft->cfg.copy_deadline);
-		if (p->closed) {
+		if (p->closed && !ft_waits(ft, STEP_CONT)) {
 			p->cont_sent = c->now;
 			ft_do(ft, c, STEP_CONT, p->n, ft->cfg.stop_deadline);
 		}
@@ -58,7 +58,7 @@ bool pri_abort(struct ft *ft, struct ft_ctx *c)
 {
 	struct ckpt_primary *p = &ft->p;
 	enum ft_step step = c->ev->step;
-	bool paused = p->phase == PRI_COLLECT && (step == STEP_SAVE || step == STEP_COPY);
+	bool paused = (p->phase == PRI_COLLECT || p->phase == PRI_CONT) && (step == STEP_SAVE || step == STEP_COPY);
 	struct ft_act *a;
 
 	if ((!paused && !(p->phase == PRI_STAGE && step == STEP_SEND)) || p->again || hopeless(c->ev->rc))
@@ -73,6 +73,8 @@ bool pri_abort(struct ft *ft, struct ft_ctx *c)
 	ft_say(ft, c, CTL_ABORT, p->n, step);
 	if (ft_fault(ft, FT_FAULT_ABORT_RELEASE))
 		ft_net(ft, c, NEV_STAGED, p->n, 0);
+	if (p->closed && p->conted)
+		pri_open_gate(ft, c);
 	go_on(ft, c);
 	return true;
 }

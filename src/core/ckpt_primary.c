@@ -9,8 +9,8 @@
  *	IDLE	rounds of pre-copy for n (precopy.c); a wish (mismatch, delay, ...) begins checkpoint n
  *	GATE	NEV_CLOSE n; NA_CUT n: QEMU has read its input
  *	STOP	stop, and EPOCH_END n to the secondary at the same moment
- *	COLLECT	NEV_STOPPED n; save, copy and NA_DRAINED n side by side, in any order
- *	CONT	cont; then NEV_OPEN n: epoch n + 1
+ *	COLLECT	NEV_STOPPED n; NA_DRAINED n; then save and copy side by side
+ *	CONT	cont, in line behind save where copy is done first; then NEV_OPEN n: epoch n + 1
  *	STAGE	the rest is sent; STAGED n: NEV_STAGED n, the output of epoch n leaves
  *	LOAD	LOADED n: NEV_LOADED n; protected
  *	ABORT	save, copy or sending has failed: n is given up, n + 1 begins at once (ckpt_abort.c)
@@ -134,7 +134,7 @@ void pri_begin(struct ft *ft, struct ft_ctx *c, enum ckpt_cause cause)
 	p->n = ft->epoch;
 	p->cause = cause;
 	p->wish = CAUSE_NONE;
-	p->drained = p->saved = p->copied = p->staged = p->undoing = false;
+	p->drained = p->saved = p->copied = p->conted = p->staged = p->undoing = false;
 	p->cur = (struct ckpt_times){ .n = p->n, .cause = cause, .begun = c->now };
 	p->phase = PRI_GATE;
 	p->deadline = ft_after(c->now, ft->cfg.gate_deadline);
@@ -313,7 +313,8 @@ static void collected(struct ft *ft, struct ft_ctx *c)
 
 	if (p->drained)
 		p->deadline = NS_NEVER;
-	if (!p->drained || !p->saved || !p->copied)
+	/* QEMU does one command after the other: cont may stand in line behind save, and need not wait for its answer. */
+	if (!p->drained || !p->copied || !(p->saved || ft_waits(ft, STEP_SAVE)))
 		return;
 	p->phase = PRI_CONT;
 	p->cont_sent = c->now;
@@ -336,9 +337,6 @@ static void send_rest(struct ft *ft, struct ft_ctx *c)
 {
 	struct ckpt_primary *p = &ft->p;
 
-	p->cont_done = c->now;
-	p->cur.cont = c->now - p->cont_sent;
-	p->cur.pause = c->now - p->stop_sent;
 	pri_open_gate(ft, c);
 	if (!ft->rival) {
 		/* From here on the peer can get all that it needs to take over. */
@@ -453,12 +451,18 @@ static void cont_done(struct ft *ft, struct ft_ctx *c)
 {
 	struct ckpt_primary *p = &ft->p;
 
-	if (!c->ev->rc)
-		send_rest(ft, c);
-	else if (c->ev->rc == -ETIMEDOUT || c->now - p->cont_sent >= ft->cfg.stop_deadline)
+	if (!c->ev->rc) {
+		p->conted = true;
+		p->cont_done = c->now;
+		p->cur.cont = c->now - p->cont_sent;
+		p->cur.pause = c->now - p->stop_sent;
+		if (p->saved)
+			send_rest(ft, c);
+	} else if (c->ev->rc == -ETIMEDOUT || c->now - p->cont_sent >= ft->cfg.stop_deadline) {
 		pri_hung(ft, c, FT_WHY_STEP_FAILED, STEP_CONT);
-	else
+	} else {
 		p->deadline = ft_after(c->now, CONT_AGAIN);
+	}
 }
 
 void pri_done(struct ft *ft, struct ft_ctx *c)
@@ -482,10 +486,13 @@ void pri_done(struct ft *ft, struct ft_ctx *c)
 			failed(ft, c);
 		} else if (p->phase == PRI_STOP && ev->step == STEP_STOP) {
 			collect(ft, c);
-		} else if (p->phase == PRI_COLLECT && ev->step == STEP_SAVE) {
+		} else if ((p->phase == PRI_COLLECT || p->phase == PRI_CONT) && ev->step == STEP_SAVE) {
 			p->saved = true;
 			p->cur.save = c->now - p->stop_done;
-			collected(ft, c);
+			if (p->phase == PRI_COLLECT)
+				collected(ft, c);
+			else if (p->conted)
+				send_rest(ft, c);
 		} else if (p->phase == PRI_COLLECT && ev->step == STEP_COPY) {
 			p->copied = true;
 			p->cur.copy = c->now - p->stop_done;

@@ -34,7 +34,7 @@ struct ckpt_primary {
 	uint64_t n;
 	bool first;		/* this peer has completed none yet */
 	bool closed;		/* NEV_CLOSE was given, NEV_OPEN not */
-	bool drained, saved, copied, staged;
+	bool drained, saved, copied, conted, staged;
 	bool again;		/* the one before was given up: this one must not be */
 	bool undoing;		/* ABORT: the pages are being taken back, or have been */
 	uint32_t rounds;

@@ -126,6 +126,7 @@ static void io_primary(struct io *io, struct ckpt_primary *p)
 	io_bool(io, &p->drained);
 	io_bool(io, &p->saved);
 	io_bool(io, &p->copied);
+	io_bool(io, &p->conted);
 	io_bool(io, &p->staged);
 	io_bool(io, &p->again);
 	io_bool(io, &p->undoing);

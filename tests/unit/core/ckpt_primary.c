@@ -123,13 +123,36 @@ static void rounds(void **state)
 /* Save and copy end in any order; cont comes after the last. */
 static void collect_orders(void **state)
 {
-	for (int first = 0; first < 2; first++) {
-		struct drive d;
+	struct drive d;
 
+	to(&d, COLLECT2);
+	SAYS(done(&d, STEP_SAVE, 2), "");
+	SAYS(done(&d, STEP_COPY, 2), "cont:2");
+	/* Where the copy is first, cont stands in line behind save; the epoch ends when both are answered. */
+	for (int first = 0; first < 2; first++) {
 		to(&d, COLLECT2);
-		SAYS(done(&d, first ? STEP_SAVE : STEP_COPY, 2), "");
-		SAYS(done(&d, first ? STEP_COPY : STEP_SAVE, 2), "cont:2");
+		SAYS(done(&d, STEP_COPY, 2), "cont:2");
+		SAYS(done(&d, first ? STEP_SAVE : STEP_CONT, 2), "");
+		SAYS(done(&d, first ? STEP_CONT : STEP_SAVE, 2), "net-open:2 send:2");
 	}
+	/* A save that fails then: the VM runs already or is about to, and is not continued twice. */
+	for (int first = 0; first < 2; first++) {
+		to(&d, COLLECT2);
+		SAYS(done(&d, STEP_COPY, 2), "cont:2");
+		if (first) {
+			SAYS(done(&d, STEP_CONT, 2), "");
+			SAYS(done_rc(&d, STEP_SAVE, 2, -EIO, 0), "checkpoint-abort ABORT:2 net-open:2 again:2");
+			SAYS(done(&d, STEP_AGAIN, 2), "net-close:3");
+			continue;
+		}
+		SAYS(done_rc(&d, STEP_SAVE, 2, -EIO, 0), "checkpoint-abort ABORT:2 again:2");
+		SAYS(done(&d, STEP_CONT, 2), "net-open:2");
+		SAYS(done(&d, STEP_AGAIN, 2), "net-close:3");
+	}
+	/* A QEMU that answers neither. */
+	to(&d, COLLECT2);
+	SAYS(done(&d, STEP_COPY, 2), "cont:2");
+	SAYS(tick(&d), "lease-none kill-qemu PROMOTE:2 drop-link end:3");
 }
 
 /* STAGED and LOADED may come before the sending has reported its end; the next checkpoint waits for it. */
