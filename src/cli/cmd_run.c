@@ -31,8 +31,8 @@ static int run_fn(int argc, char **argv)
 
 		rc = crash_points_init(&var);
 		if (rc == -EINVAL)
-			err_set(&e, rc, "%s=%.60s: there is no such crash point; 'lockstep doctor --crash-points' lists them",
-				var, getenv(var));
+			err_set(&e, rc, "%s=%.60s: there is no such crash point; 'lockstep doctor --crash-points' lists "
+				"them", var, getenv(var));
 		else if (rc)
 			err_set(&e, rc, "%s is set, and this lockstep was built without crash points", var);
 	}

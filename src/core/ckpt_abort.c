@@ -6,12 +6,13 @@
  * what the SVM said in epoch n is dropped: nothing can be taken up where it was. So n is given up (ABORT n), and what
  * belongs to it rides on n + 1, which begins at once:
  *
- *	- the pages: STEP_AGAIN n has the memory worker add all that were taken for n, sent or not, to what is to be sent;
+ *	- the pages: STEP_AGAIN n has the memory worker add all that were taken for n to what is to be sent, also those
+ *	  that were sent;
  *	- the PVM's output: net goes on holding what epoch n has held, and STAGED n + 1 lets out both;
  *	- the cause: it is that of n + 1, and answers every wish that came meanwhile.
  *
- * The VM runs in between, for as long as closing the gate takes: its QEMU answers what it was asked first, then cont and
- * STEP_AGAIN go side by side, then the gate is opened (epoch n + 1). A failed sending finds the VM running already.
+ * The VM runs in between, for as long as closing the gate takes: its QEMU answers what it was asked first, then cont
+ * and STEP_AGAIN go side by side, then the gate is opened (epoch n + 1). A failed sending finds the VM running already.
  *
  * The SVM stays stopped, at its end of epoch n; it runs on from there only by promotion. The barrier of n has arrived
  * or will, which means nothing without its marker, and a failed STEP_SEND has sent none (ft.h). So n can never become
@@ -103,7 +104,7 @@ void pri_abort_done(struct ft *ft, struct ft_ctx *c)
 		}
 		break;
 	default:
-		/* The other one of the two that were under way: nothing is lost by its failure that is not given up anyway. */
+		/* The other one of the two that were under way: its failure loses nothing that is not given up anyway. */
 		if (ev->rc == -ETIMEDOUT) {
 			pri_hung(ft, c, FT_WHY_STEP_FAILED, ev->step);
 			return;

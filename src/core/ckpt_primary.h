@@ -21,8 +21,7 @@ enum pri_phase {
 	PRI_CONT,	/* cont sent */
 	PRI_STAGE,	/* the VM runs, the rest is sent, STAGED awaited */
 	PRI_LOAD,	/* STAGED is there, LOADED awaited */
-	PRI_ABORT,	/* the checkpoint has failed and will be tried again: the VM is being brought to run, its pages are taken
-			 * back (ckpt_abort.c) */
+	PRI_ABORT,	/* the checkpoint has failed and will be tried again (ckpt_abort.c) */
 	PRI_UNWIND,	/* the checkpoint is given up, the VM is being brought to run again */
 	PRI_PHASE_MAX
 };

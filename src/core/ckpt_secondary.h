@@ -26,8 +26,8 @@ enum sec_phase {
 
 struct ckpt_secondary {
 	enum sec_phase phase;
-	uint64_t n;		/* of the EPOCH_END under way; the SVM is stopped at the end of ft->epoch, which is less when n is
-				 * another try */
+	uint64_t n;		/* of the EPOCH_END under way; the SVM is stopped at the end of ft->epoch, which is less when n
+				 * is another try */
 	uint64_t frames_n;	/* last barrier of the frame connection */
 	uint64_t bulk_n;	/* last marker of the bulk connection */
 	uint64_t reserved_n;	/* last one that was reserved */

@@ -58,9 +58,9 @@ enum ft_step {
 	STEP_PRECOPY,	/* primary: a round between checkpoints; value: pages found dirty, in the upper 32 bits those of them that
 			 * the round before had found too; -ENOTSUP: there can be none; a STEP_COPY ends it (-ECANCELED) */
 	STEP_COPY,	/* primary, paused: scan, re-arm, copy what is dirty; value: pages */
-	STEP_SEND,	/* primary: send what is left, the device state, and the bulk marker n; when it fails the marker was
-			 * not sent and never will be */
-	STEP_AGAIN,	/* primary: n is given up: all pages that were taken for it, sent or not, are to be sent again */
+	STEP_SEND,	/* primary: send what is left, the device state, and the bulk marker n; when it fails the marker
+			 * was not sent and never will be */
+	STEP_AGAIN,	/* primary, n is given up: all pages that were taken for it, sent or not, are to be sent again */
 	STEP_RESERVE,	/* secondary: make sure that applying n cannot fail any more */
 	STEP_APPLY,	/* secondary: drop the SVM's private pages, write n's pages to the image; may come twice for one n,
 			 * with a STEP_RESTART between */
@@ -102,9 +102,10 @@ enum ft_fault {
 	FT_FAULT_APPLY_EARLY = 1 << 0,	/* pages are put into the image before STAGED */
 	FT_FAULT_STAGED_EARLY = 1 << 1,	/* STAGED is said before every barrier has arrived */
 	FT_FAULT_PROMOTE_STAGED = 1 << 2, /* after STAGED the old SVM is promoted instead of n */
-	FT_FAULT_ABORT_DROP_PAGES = 1 << 3, /* the pages of a checkpoint that was given up are not sent with the next one */
-	FT_FAULT_ABORT_RELEASE = 1 << 4, /* what a checkpoint that was given up holds leaves at once */
-	FT_FAULT_ABORT_RUN = 1 << 5,	/* the SVM runs on when a checkpoint is given up */
+	/* when a checkpoint is given up: */
+	FT_FAULT_ABORT_DROP_PAGES = 1 << 3, /* its pages are not sent with the next one */
+	FT_FAULT_ABORT_RELEASE = 1 << 4, /* what it holds leaves at once */
+	FT_FAULT_ABORT_RUN = 1 << 5,	/* the SVM runs on */
 };
 
 /* Messages of the control connection. */
@@ -121,8 +122,8 @@ enum ctl_type {
 	CTL_CLAIM,	/* S->P: stop at once, I promote as soon as you have; value: enum ft_reason */
 	CTL_GUEST_OFF,	/* P->S: the guest has powered off: end */
 	CTL_QUIT,	/* P->S: somebody ended the pair: end */
-	CTL_ABORT,	/* P->S n: given up, n + 1 follows at once and brings its pages; the SVM stays stopped; value: enum
-			 * ft_step */
+	CTL_ABORT,	/* P->S n: given up, n + 1 follows at once and brings its pages; the SVM stays stopped; value:
+			 * enum ft_step */
 	CTL_TYPE_MAX
 };
 const char *ctl_type_name(enum ctl_type t);

@@ -15,9 +15,10 @@
  * SVM's when its end is LOADED, in whose state the connection is open already.
  *
  * A checkpoint: the primary sends its own nonzero offsets before the barrier (TABLE); with LOADED they become the
- * secondary's, for the new SVM numbers as the PVM does; lines of one that was given up are void. Promotion changes nothing here but the timestamps: the
- * first one that the promoted VM sends on a flow decides, once, by how much the flow is shifted so that it is not
- * behind what the client may have seen (RELEASED plus the time since, one tick a millisecond as Linux counts).
+ * secondary's, for the new SVM numbers as the PVM does; lines of one that was given up are void. Promotion changes
+ * nothing here but the timestamps: the first one that the promoted VM sends on a flow decides, once, by how much the
+ * flow is shifted so that it is not behind what the client may have seen (RELEASED plus the time since, one tick a
+ * millisecond as Linux counts).
  *
  * Signed segments (MD5, AO) are passed as they are: a changed field would break the signature, so they leave only
  * with the checkpoint that makes both copies' numbers equal. An ICMP error to the guest quotes a segment of the guest's

@@ -25,7 +25,7 @@ enum mem_job {
 			 * them that were dirty in the round before too and were not sent; -ENOTSUP: not with this kernel */
 	MEM_COPY,	/* serving, VM stopped: take what is dirty; value: pages */
 	MEM_SEND,	/* serving: send what was taken, the saved device state, and the marker; value: bytes sent for n */
-	MEM_AGAIN,	/* serving: what was taken since the last complete checkpoint is to be taken again; value: pages */
+	MEM_AGAIN,	/* serving: what was copied since the last marker is to be sent again; value: pages */
 	MEM_RESERVE,	/* standby: is everything here and usable; value: bytes of device state */
 	MEM_APPLY,	/* standby, SVM stopped: its private pages go, n's pages into the image; value: private pages */
 	MEM_MEND,	/* standby, SVM stopped: put right what the load has written, forget n; value: pages mended */

@@ -220,7 +220,8 @@ static int never_happened(const struct stats *st)
 		M(dg_asked_in_parts), M(dg_part_lost), M(dg_part_late), M(dg_twice_given), M(dg_order_checked),
 		M(dg_all_checked), M(storms), M(storm_answers), M(storm_failovers), M(storm_checkpoints), M(survived_alone),
 		M(translated_at_failover), M(failovers), M(fo_p_idle), M(fo_p_gate), M(fo_p_stop), M(fo_p_collect), M(fo_p_cont),
-		M(fo_p_staged), M(fo_p_loaded), M(fo_p_abort), M(fo_s_gate), M(fo_s_stop), M(fo_s_collect), M(fo_s_apply), M(fo_s_load),
+		M(fo_p_staged), M(fo_p_loaded), M(fo_p_abort),
+		M(fo_s_gate), M(fo_s_stop), M(fo_s_collect), M(fo_s_apply), M(fo_s_load),
 		M(fo_s_mend), M(fo_s_cont),
 #undef M
 	};

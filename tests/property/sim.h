@@ -362,7 +362,8 @@ struct ev {
 	X(replayed) X(purged) X(vanished) X(silent_drops) X(p1_checked) X(switch_checked) X(det_checked) \
 	X(p2_checked) X(replay_checked) X(staged_checked) X(syn_checked) \
 	X(fail_kill) X(fail_power) X(fail_qemu_dies) X(fail_qemu_hangs) X(fail_qemu_pauses) X(fail_freeze) X(fail_step) \
-	X(fail_command) X(aborts) X(aborts_first) X(aborts_retried) X(aborts_parted) X(fo_in_abort) X(rejoins) X(rejoins_promoted) X(second_failovers) \
+	X(fail_command) X(rejoins) X(rejoins_promoted) X(second_failovers) \
+	X(aborts) X(aborts_first) X(aborts_retried) X(aborts_parted) X(fo_in_abort) \
 	X(segments) X(zero_windows) X(probes) X(scaled) X(wraps) X(tfo_sent) X(tfo_taken) X(tfo_refused) X(tfo_early) \
 	X(urgent_sent) X(urgent_out) X(sim_closes) X(half_closes) X(guest_half_closes) X(resets_by_client) \
 	X(resets_by_guest) X(reused) X(v6_conns) X(vlan_conns) X(qinq_conns) X(ext_headers) X(two_nics) X(labelled) \
@@ -371,7 +372,8 @@ struct ev {
 	X(storms) X(storm_syns) X(storm_answers) \
 	X(storm_failovers) X(storm_checkpoints) X(storm_untranslated) X(excused) X(flows_evicted) X(flows_full) \
 	X(survived_alone) X(lost_unprotected) X(translated_at_failover) X(failovers) \
-	X(fo_p_idle) X(fo_p_gate) X(fo_p_stop) X(fo_p_collect) X(fo_p_cont) X(fo_p_staged) X(fo_p_loaded) X(fo_p_abort) X(fo_p_other) \
+	X(fo_p_idle) X(fo_p_gate) X(fo_p_stop) X(fo_p_collect) X(fo_p_cont) X(fo_p_staged) X(fo_p_loaded) \
+	X(fo_p_abort) X(fo_p_other) \
 	X(fo_s_idle) X(fo_s_gate) X(fo_s_stop) X(fo_s_collect) X(fo_s_apply) X(fo_s_load) X(fo_s_mend) X(fo_s_cont) \
 	X(fo_s_other)
 

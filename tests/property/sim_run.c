@@ -241,7 +241,9 @@ static void draw_bad(struct sim *s)
 		return;
 	n = 1 + rnd(s, 5);
 	for (int k = 0; k < SIM_BAD; k++) {
-		s->bad[k] = (struct bad_plan){ .n = n, .step = steps[rnd(s, 3)], .how = (enum bad_step)(1 + rnd(s, 3)) };
+		s->bad[k].n = n;
+		s->bad[k].step = steps[rnd(s, 3)];
+		s->bad[k].how = (enum bad_step)(1 + rnd(s, 3));
 		/* A second one in a row ends protection. */
 		n += chance(s, 1000) ? 1 : 2 + rnd(s, 3);
 	}
@@ -416,8 +418,8 @@ static void count_end(struct sim *s)
 		int node;
 		const char *name;
 		size_t at;
-	} phases[] = { P(idle), P(gate), P(stop), P(collect), P(cont), P(staged), P(loaded), P(abort), S(idle), S(gate), S(stop),
-		       S(collect), S(apply), S(load), S(mend), S(cont) };
+	} phases[] = { P(idle), P(gate), P(stop), P(collect), P(cont), P(staged), P(loaded), P(abort), S(idle), S(gate),
+		       S(stop), S(collect), S(apply), S(load), S(mend), S(cont) };
 #undef P
 #undef S
 	unsigned int seen = 0;

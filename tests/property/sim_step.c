@@ -5,8 +5,9 @@
  * A step takes effect at one moment and is reported at a later one; QMP commands take effect in their order. What the
  * real engine could not survive is a violation at once: saving, copying, applying or loading while the VM runs, an
  * image with a part of a checkpoint's pages, a device state over the memory of another moment (P3). Pages travel one
- * by one and are staged one slot each, so that a half-sent checkpoint looks like one. A step that is drawn to fail at the
- * serving node does so before, in the middle of, or after its work: marks of written pages are gone then, pages are sent.
+ * by one and are staged one slot each, so that a half-sent checkpoint looks like one. A step that is drawn to fail at
+ * the serving node does so before, in the middle of, or after its work: the marks of written pages are gone then, pages
+ * are sent.
  */
 #include <errno.h>
 
@@ -133,7 +134,8 @@ static bool step_effect(struct sim *s, struct node *nd, struct step_run *r)
 		if (!g->valid)
 			sim_fail(s, "P3", "node %s: cont of a VM without a state", who(nd));
 		if (ft_state(nd->ft) == FT_STANDBY && nd->loaded_n != r->n)
-			sim_fail(s, "P3", "node %s: the SVM runs on from its own state, and nobody has promoted it", who(nd));
+			sim_fail(s, "P3", "node %s: the SVM runs on from its own state, and nobody has promoted it",
+				 who(nd));
 		if (guest_sum(g) != g->core.sum)
 			sim_fail(s, "P3", "node %s: cont, and the memory is not that of the device state", who(nd));
 		nd->q_running = true;
@@ -174,7 +176,8 @@ static bool step_effect(struct sim *s, struct node *nd, struct step_run *r)
 		/* The marks are gone; what there is no room for goes out at once. */
 		for (i = 0, half = !s->bad[0].n || chance(s, 7000) ? SIM_PAGES : 4; i < SIM_PAGES; i++) {
 			/* A round between checkpoints leaves some: hot ones, or its time was over. */
-			if (!(g->dirty & 1u << i) || (r->step == STEP_PRECOPY && (left |= chance(s, 2000) ? 1u << i : 0) & 1u << i) ||
+			if (!(g->dirty & 1u << i) ||
+			    (r->step == STEP_PRECOPY && (left |= chance(s, 2000) ? 1u << i : 0) & 1u << i) ||
 			    (r->bad == BAD_HALF && chance(s, 5000)))
 				continue;
 			nd->buf[i] = guest_page(g, (unsigned int)i);

@@ -102,7 +102,8 @@ static void crash_points_have_names(void **state)
 static void steps_fail_when_named(void **state)
 {
 #ifdef LOCKSTEP_CRASH_POINTS
-	static const char *const bad[] = { "nothing", "save:", "save:0", "save:64", "save:2;copy", "save,", "save:2x", ",", "loaded" };
+	static const char *const bad[] = { "nothing", "save:", "save:0", "save:64", "save:2;copy", "save,", "save:2x",
+					   ",", "loaded" };
 	const char *which, *meaning;
 
 	for (size_t i = 0; i < sizeof(bad) / sizeof(*bad); i++) {
@@ -273,7 +274,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(cursor_never_reads_beyond), cmocka_unit_test(wcursor_never_writes_beyond),
 		cmocka_unit_test(errors_are_cut_not_overrun), cmocka_unit_test(siphash_of_the_paper),
-		cmocka_unit_test(crash_points_have_names), cmocka_unit_test(steps_fail_when_named), cmocka_unit_test(timers_after_descriptors_and_in_order),
+		cmocka_unit_test(crash_points_have_names), cmocka_unit_test(steps_fail_when_named),
+		cmocka_unit_test(timers_after_descriptors_and_in_order),
 		cmocka_unit_test(many_timers), cmocka_unit_test(posts_arrive_in_order_and_none_is_lost),
 	};
 

@@ -202,7 +202,7 @@ static void abort_everywhere(void **state)
 {
 	for (int p = GATE; p <= BARRIERS; p++)
 		for (int k = 0; k < 16; k++) {
-			/* How much of the own half is done before the second EPOCH_END, and what of n + 1 has come before it. */
+			/* How much of the own half is done before the second EPOCH_END, and what of 3 has come before. */
 			int before = k & 3;
 			bool early = k & 4, old = k & 8;
 			char all[1024] = "";
@@ -555,7 +555,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(every_order), cmocka_unit_test(drain_last), cmocka_unit_test(promotion),
 		cmocka_unit_test(abort_everywhere), cmocka_unit_test(abort_promotion),
-		cmocka_unit_test(abort_odd), cmocka_unit_test(forget_waits), cmocka_unit_test(lease), cmocka_unit_test(joining_never_promotes),
+		cmocka_unit_test(abort_odd), cmocka_unit_test(forget_waits),
+		cmocka_unit_test(lease), cmocka_unit_test(joining_never_promotes),
 		cmocka_unit_test(told_to_end), cmocka_unit_test(own_qemu), cmocka_unit_test(barriers_overdue),
 		cmocka_unit_test(svm_alone), cmocka_unit_test(out_of_order),
 	};

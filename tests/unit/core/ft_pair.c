@@ -259,7 +259,8 @@ static void every_fault_in_an_abort(void **state)
 	for (unsigned int at = 0; at < 60; at++)
 		for (int f = 0; f < FAULTS; f++)
 			for (unsigned int k = 0; k < 2; k++)
-				steps += run_one(at * 1000 + (unsigned int)f + k, 6 + 60 * k, FAIL_TRY, 0, f, at, false);
+				steps += run_one(at * 1000 + (unsigned int)f + k, 6 + 60 * k, FAIL_TRY, 0, f, at,
+							 false);
 	print_message("%lu steps\n", (unsigned long)steps);
 }
 

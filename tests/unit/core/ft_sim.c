@@ -202,14 +202,16 @@ static void do_act(struct sim *s, int i, const struct ft_act *a)
 
 	/* What another try is for. */
 	if (s->fail_step < 0)
-		fails = fails && (a->step == STEP_SAVE || a->step == STEP_COPY || a->step == STEP_SEND) && !sim_rand(s, 2);
+		fails = fails && !sim_rand(s, 2) &&
+			(a->step == STEP_SAVE || a->step == STEP_COPY || a->step == STEP_SEND);
 	switch (a->step) {
 	case STEP_SAVE:
 	case STEP_COPY:
 		if (n->running && !n->hung)
 			bad(s, "node %d: %s of a running VM", i, ft_step_name(a->step));
 		if (n->aborted_n && n->aborted_n + 1 == a->n && n->again_n != n->aborted_n)
-			bad(s, "node %d: %s %lu without the pages of the one before", i, ft_step_name(a->step), (unsigned long)a->n);
+			bad(s, "node %d: %s %lu without the pages of the one before", i, ft_step_name(a->step),
+			    (unsigned long)a->n);
 		break;
 	case STEP_APPLY:
 		if (n->staged_n != a->n)
@@ -300,7 +302,8 @@ static void act_all(struct sim *s, int i, const struct ft_acts *acts)
 			}
 			if (a->ctl.type == CTL_ABORT) {
 				if (n->aborted_n && n->aborted_n + 1 == a->ctl.n)
-					bad(s, "node %d gives up %lu as well as the one before", i, (unsigned long)a->ctl.n);
+					bad(s, "node %d gives up %lu as well as the one before", i,
+					    (unsigned long)a->ctl.n);
 				n->aborted_n = a->ctl.n;
 			}
 			if (s->link)

@@ -148,7 +148,8 @@ static void flow_between_the_barriers(void **state)
 	ctl(b, NEV_DRAINED, 0, 0);
 	told(b, (struct net_msg){ .type = NM_BARRIER, .epoch = 2, .seq = 0 });
 	input(b, 3, 1, client_syn(b));
-	told(b, (struct net_msg){ .type = NM_FLOW, .epoch = 3, .key = key_of(b), .isn = b->g0 - 1, .has_ts = 1, .tsval = 100 });
+	told(b, (struct net_msg){ .type = NM_FLOW, .epoch = 3, .key = key_of(b), .isn = b->g0 - 1, .has_ts = 1,
+		.tsval = 100 });
 	assert_non_null(msg(b, NM_FLOW_OK));
 	told(b, (struct net_msg){ .type = NM_BARRIER, .epoch = 3, .seq = 1 });
 	ctl(b, NEV_LOADED, 3, 0);
@@ -193,7 +194,8 @@ static void table_of_the_next(void **state)
 		tick(b, 10 * NS_PER_MS);
 		ctl(b, NEV_STOPPED, 2, 0);
 		ctl(b, NEV_DRAINED, 0, 0);
-		told(b, (struct net_msg){ .type = NM_TABLE, .epoch = 2, .key = key_of(b), .seq_off = 100, .isn = 4999 });
+		told(b, (struct net_msg){ .type = NM_TABLE, .epoch = 2, .key = key_of(b), .seq_off = 100,
+			.isn = 4999 });
 		told(b, (struct net_msg){ .type = NM_BARRIER, .epoch = 2, .seq = 1 });
 		if (lines) {
 			struct flow_key other = key_of(b);
