@@ -38,7 +38,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *p, size_t n)
 		abort();
 	len = plen = n - 1 - WIRE_HDR_LEN < h.len ? n - 1 - WIRE_HDR_LEN : h.len;
 	if (!codec_pages_get(&h, payload, len, &m.pages, &e) && m.pages.data &&
-	    m.pages.data + (size_t)m.pages.count * WIRE_PAGE > payload + len)
+	    (m.pages.data + m.pages.len > payload + len || m.pages.len > (size_t)m.pages.count * WIRE_PAGE))
 		abort();
 	if (!codec_devstate_get(&h, payload, len, &m.dev, &e) && m.dev.data + m.dev.len > payload + len)
 		abort();
