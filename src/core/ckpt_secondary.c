@@ -24,6 +24,10 @@
  * Between the two a promotion goes on from the SVM as it stands, as before STAGED of any n: nothing that the PVM said
  * after barrier n has left, and the log has the input. What is staged stays: n + 1 overwrites it.
  *
+ * An SVM that has too many pages of its own (sec_full()) is stopped in IDLE, with the gate open, and stands until the
+ * next checkpoint replaces it, or until a promotion has it run on. What is given to it meanwhile waits in QEMU, and is
+ * given again by the log after the checkpoint, as always.
+ *
  * Promotion (sec_promote()) before STAGED n: the staging area is forgotten (STEP_FORGET, when nobody works on it), the
  * SVM goes on. From STAGED n on: what is left of n is done first. net hears, in this order, as far as it applies:
  * NEV_LOADED n, NEV_PROMOTE, NEV_OPEN n. The epoch that follows is n + 1 in both cases.
@@ -181,6 +185,7 @@ void sec_epoch_end(struct ft *ft, struct ft_ctx *c, uint64_t n)
 	if (n < 1 || n > FT_EPOCH_MAX)
 		return;
 	s->n = n;
+	s->gated = true;
 	s->said = false;
 	s->restarted = false;
 	if (s->phase == SEC_FILL) {
@@ -195,6 +200,25 @@ void sec_epoch_end(struct ft *ft, struct ft_ctx *c, uint64_t n)
 	ft_net(ft, c, NEV_CLOSE, n, 0);
 }
 
+static void stopped(struct ft *ft, struct ft_ctx *c)
+{
+	ft_net(ft, c, NEV_STOPPED, ft->epoch, 0);
+	collect(ft, c);
+}
+
+void sec_full(struct ft *ft, struct ft_ctx *c)
+{
+	struct ckpt_secondary *s = &ft->s;
+
+	/* In a checkpoint these pages are about to go. */
+	if (s->phase != SEC_IDLE || s->held)
+		return;
+	s->held = true;
+	ft_do(ft, c, STEP_STOP, ft->epoch, ft->cfg.stop_deadline);
+	if (ft->link)
+		ft_say(ft, c, CTL_WANT, ft->epoch, CAUSE_PRIVATE);
+}
+
 void sec_net(struct ft *ft, struct ft_ctx *c)
 {
 	struct ckpt_secondary *s = &ft->s;
@@ -206,7 +230,10 @@ void sec_net(struct ft *ft, struct ft_ctx *c)
 			break;
 		s->phase = SEC_STOP;
 		s->deadline = NS_NEVER;
-		ft_do(ft, c, STEP_STOP, n, ft->cfg.stop_deadline);
+		if (!s->held)
+			ft_do(ft, c, STEP_STOP, n, ft->cfg.stop_deadline);
+		else if (!ft_waits(ft, STEP_STOP))
+			stopped(ft, c);
 		break;
 	case NA_DRAINED:
 		if (s->phase != SEC_COLLECT || n != ft->epoch || s->drained)
@@ -272,8 +299,12 @@ static void running(struct ft *ft, struct ft_ctx *c)
 
 	s->first = s->aborted = false;
 	s->deadline = NS_NEVER;
-	ft_net(ft, c, NEV_OPEN, s->n, 0);
-	ft->epoch = s->n + 1;
+	s->held = false;
+	if (s->gated) {
+		s->gated = false;
+		ft_net(ft, c, NEV_OPEN, s->n, 0);
+		ft->epoch = s->n + 1;
+	}
 	if (ft->state == FT_PROMOTING) {
 		ft_served(ft, c);
 		return;
@@ -298,11 +329,10 @@ static void stop_done(struct ft *ft, struct ft_ctx *c)
 
 	if (s->phase == SEC_UNWIND) {
 		cont_unwind(ft, c);
-	} else if (s->phase == SEC_STOP && c->ev->rc) {
+	} else if ((s->phase == SEC_STOP || s->held) && c->ev->rc) {
 		fail(ft, c, FT_WHY_STEP_FAILED, STEP_STOP);
 	} else if (s->phase == SEC_STOP) {
-		ft_net(ft, c, NEV_STOPPED, ft->epoch, 0);
-		collect(ft, c);
+		stopped(ft, c);
 	}
 }
 
@@ -469,9 +499,9 @@ void sec_promote(struct ft *ft, struct ft_ctx *c)
 	s->forget = ft->epoch;
 	ft_no_limit(ft, STEP_RESERVE);
 	ft_net(ft, c, NEV_PROMOTE, ft->epoch, 0);
-	if (s->phase == SEC_IDLE) {
+	if (s->phase == SEC_IDLE && !s->held) {
 		ft_served(ft, c);
-	} else if (s->phase == SEC_GATE) {
+	} else if (s->phase == SEC_GATE && !s->held) {
 		running(ft, c);
 	} else {
 		s->phase = SEC_UNWIND;

@@ -38,6 +38,8 @@ struct ckpt_secondary {
 	bool restarted;		/* for this n */
 	bool svm_off;		/* the SVM alone has powered off */
 	bool aborted;		/* n was given up, EPOCH_END n + 1 is awaited; the SVM is stopped or about to be */
+	bool held;		/* the SVM is (being) stopped because it has too many pages of its own */
+	bool gated;		/* EPOCH_END n has come and NEV_OPEN n is still to be given */
 	uint64_t forget;	/* the staging area of this n is to be dropped when nobody works on it; 0: no */
 	nstime deadline;	/* of what the phase awaits besides steps */
 };
@@ -52,6 +54,8 @@ void sec_bulk(struct ft *ft, struct ft_ctx *c);
 void sec_done(struct ft *ft, struct ft_ctx *c);
 void sec_progress(struct ft *ft, struct ft_ctx *c);
 void sec_tick(struct ft *ft, struct ft_ctx *c);
+/* sec_full() - stop the SVM until the next checkpoint */
+void sec_full(struct ft *ft, struct ft_ctx *c);
 /* sec_qemu_lost() - the own QEMU died or hangs */
 /* sec_give_up() - end, telling the primary so if that is possible */
 void sec_give_up(struct ft *ft, struct ft_ctx *c, enum ft_reason why);

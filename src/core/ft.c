@@ -118,7 +118,7 @@ static const struct ft_cell table[FT_STATE_MAX][FE_TYPE_MAX] = {
 		[FE_SILENT] = NO, [FE_STUCK] = NO, [FE_BEAT] = NO, [FE_QEMU_DIED] = F(init_dead),
 		[FE_QEMU_HUNG] = F(init_dead), [FE_GUEST_OFF] = NO, [FE_GUEST_RESET] = NO,
 		[FE_GUEST_PANIC] = NO, [FE_CTL] = NO, [FE_NET] = NO, [FE_BULK_BARRIER] = NO, [FE_PROGRESS] = NO,
-		[FE_WANT] = NO, [FE_DONE] = NO, [FE_FAILOVER] = NO, [FE_QUIT] = F(init_quit),
+		[FE_WANT] = NO, [FE_FULL] = NO, [FE_DONE] = NO, [FE_FAILOVER] = NO, [FE_QUIT] = F(init_quit),
 		[FE_SET_DELAY] = F(set_delay), [FE_TICK] = NO,
 	},
 	[FT_ALONE] = {
@@ -127,7 +127,7 @@ static const struct ft_cell table[FT_STATE_MAX][FE_TYPE_MAX] = {
 		[FE_QEMU_DIED] = F(ft_alone_qemu_died), [FE_QEMU_HUNG] = NO,
 		[FE_GUEST_OFF] = F(ft_alone_guest_off), [FE_GUEST_RESET] = NO, [FE_GUEST_PANIC] = NO,
 		[FE_CTL] = F(ft_alone_ctl), [FE_NET] = NO, [FE_BULK_BARRIER] = NO, [FE_PROGRESS] = NO,
-		[FE_WANT] = NO, [FE_DONE] = F(pri_done), [FE_FAILOVER] = NO, [FE_QUIT] = F(ft_alone_quit),
+		[FE_WANT] = NO, [FE_FULL] = NO, [FE_DONE] = F(pri_done), [FE_FAILOVER] = NO, [FE_QUIT] = F(ft_alone_quit),
 		[FE_SET_DELAY] = F(set_delay), [FE_TICK] = F(ft_pair_timer),
 	},
 	[FT_SYNC] = {
@@ -136,7 +136,7 @@ static const struct ft_cell table[FT_STATE_MAX][FE_TYPE_MAX] = {
 		[FE_QEMU_DIED] = F(ft_pair_qemu_died), [FE_QEMU_HUNG] = F(ft_pair_qemu_hung),
 		[FE_GUEST_OFF] = F(ft_pair_guest_off), [FE_GUEST_RESET] = F(ft_pair_want),
 		[FE_GUEST_PANIC] = NO, [FE_CTL] = F(ft_pair_ctl), [FE_NET] = F(pri_net), [FE_BULK_BARRIER] = NO,
-		[FE_PROGRESS] = F(pri_progress), [FE_WANT] = F(ft_pair_want), [FE_DONE] = F(pri_done),
+		[FE_PROGRESS] = F(pri_progress), [FE_WANT] = F(ft_pair_want), [FE_FULL] = NO, [FE_DONE] = F(pri_done),
 		[FE_FAILOVER] = NO, [FE_QUIT] = F(ft_sync_quit), [FE_SET_DELAY] = F(set_delay),
 		[FE_TICK] = F(ft_pair_timer),
 	},
@@ -146,7 +146,7 @@ static const struct ft_cell table[FT_STATE_MAX][FE_TYPE_MAX] = {
 		[FE_QEMU_DIED] = F(ft_pair_qemu_died), [FE_QEMU_HUNG] = F(ft_pair_qemu_hung),
 		[FE_GUEST_OFF] = F(ft_pair_guest_off), [FE_GUEST_RESET] = F(ft_pair_want),
 		[FE_GUEST_PANIC] = NO, [FE_CTL] = F(ft_pair_ctl), [FE_NET] = F(pri_net), [FE_BULK_BARRIER] = NO,
-		[FE_PROGRESS] = F(pri_progress), [FE_WANT] = F(ft_pair_want), [FE_DONE] = F(pri_done),
+		[FE_PROGRESS] = F(pri_progress), [FE_WANT] = F(ft_pair_want), [FE_FULL] = NO, [FE_DONE] = F(pri_done),
 		[FE_FAILOVER] = F(ft_protected_failover), [FE_QUIT] = F(ft_protected_quit),
 		[FE_SET_DELAY] = F(set_delay), [FE_TICK] = F(ft_pair_timer),
 	},
@@ -156,7 +156,7 @@ static const struct ft_cell table[FT_STATE_MAX][FE_TYPE_MAX] = {
 		[FE_BEAT] = F(ft_standby_beat), [FE_QEMU_DIED] = F(ft_standby_qemu_lost),
 		[FE_QEMU_HUNG] = F(ft_standby_qemu_lost), [FE_GUEST_OFF] = NO, [FE_GUEST_RESET] = NO,
 		[FE_GUEST_PANIC] = NO, [FE_CTL] = F(ft_joining_ctl), [FE_NET] = F(sec_net),
-		[FE_BULK_BARRIER] = F(sec_bulk), [FE_PROGRESS] = F(sec_progress), [FE_WANT] = NO,
+		[FE_BULK_BARRIER] = F(sec_bulk), [FE_PROGRESS] = F(sec_progress), [FE_WANT] = NO, [FE_FULL] = NO,
 		[FE_DONE] = F(sec_done), [FE_FAILOVER] = NO, [FE_QUIT] = F(ft_standby_quit),
 		[FE_SET_DELAY] = F(set_delay), [FE_TICK] = F(ft_standby_timer),
 	},
@@ -167,7 +167,7 @@ static const struct ft_cell table[FT_STATE_MAX][FE_TYPE_MAX] = {
 		[FE_QEMU_HUNG] = F(ft_standby_qemu_lost), [FE_GUEST_OFF] = F(ft_standby_guest),
 		[FE_GUEST_RESET] = F(ft_standby_guest), [FE_GUEST_PANIC] = F(ft_standby_guest),
 		[FE_CTL] = F(ft_standby_ctl), [FE_NET] = F(sec_net), [FE_BULK_BARRIER] = F(sec_bulk),
-		[FE_PROGRESS] = F(sec_progress), [FE_WANT] = F(ft_standby_want), [FE_DONE] = F(sec_done),
+		[FE_PROGRESS] = F(sec_progress), [FE_WANT] = F(ft_standby_want), [FE_FULL] = F(ft_standby_full), [FE_DONE] = F(sec_done),
 		[FE_FAILOVER] = F(ft_standby_failover), [FE_QUIT] = F(ft_standby_quit),
 		[FE_SET_DELAY] = F(set_delay), [FE_TICK] = F(ft_standby_timer),
 	},
@@ -176,14 +176,14 @@ static const struct ft_cell table[FT_STATE_MAX][FE_TYPE_MAX] = {
 		[FE_BEAT] = NO, [FE_QEMU_DIED] = F(ft_standby_qemu_lost), [FE_QEMU_HUNG] = NO,
 		[FE_GUEST_OFF] = F(ft_promoting_guest_off), [FE_GUEST_RESET] = NO, [FE_GUEST_PANIC] = NO,
 		[FE_CTL] = NO, [FE_NET] = NO, [FE_BULK_BARRIER] = NO, [FE_PROGRESS] = F(sec_progress),
-		[FE_WANT] = NO, [FE_DONE] = F(sec_done), [FE_FAILOVER] = NO, [FE_QUIT] = F(ft_alone_quit),
+		[FE_WANT] = NO, [FE_FULL] = NO, [FE_DONE] = F(sec_done), [FE_FAILOVER] = NO, [FE_QUIT] = F(ft_alone_quit),
 		[FE_SET_DELAY] = F(set_delay), [FE_TICK] = F(ft_standby_timer),
 	},
 	[FT_ENDED] = {
 		[FE_START] = NO, [FE_LINK_UP] = NO, [FE_LINK_DOWN] = NO, [FE_SILENT] = NO, [FE_STUCK] = NO,
 		[FE_BEAT] = NO, [FE_QEMU_DIED] = NO, [FE_QEMU_HUNG] = NO, [FE_GUEST_OFF] = NO,
 		[FE_GUEST_RESET] = NO, [FE_GUEST_PANIC] = NO, [FE_CTL] = NO, [FE_NET] = NO,
-		[FE_BULK_BARRIER] = NO, [FE_PROGRESS] = NO, [FE_WANT] = NO, [FE_DONE] = F(ended_done),
+		[FE_BULK_BARRIER] = NO, [FE_PROGRESS] = NO, [FE_WANT] = NO, [FE_FULL] = NO, [FE_DONE] = F(ended_done),
 		[FE_FAILOVER] = NO, [FE_QUIT] = NO, [FE_SET_DELAY] = NO, [FE_TICK] = NO,
 	},
 };
@@ -298,6 +298,8 @@ const char *ft_phase(const struct ft *ft)
 		return "parting";
 	if (ft->takeover_at != NS_NEVER)
 		return "lease";
+	if (ft->s.phase == SEC_IDLE && ft->s.held)
+		return "full";
 	if (ft->s.phase != SEC_OFF)
 		return sec_phase_name(ft->s.phase);
 	return pri_phase_name(ft->p.phase);

@@ -153,6 +153,7 @@ enum ft_ev_type {
 	FE_BULK_BARRIER,	/* secondary: the bulk marker of n has arrived; value: bytes of device state */
 	FE_PROGRESS,	/* something of the checkpoint under way has moved (bytes sent or received) */
 	FE_WANT,	/* cause: a checkpoint is needed (memory, command) */
+	FE_FULL,	/* secondary: the SVM has so many pages of its own that it may write no more before the next checkpoint */
 	FE_DONE,	/* step, n, rc (0 or -errno), value; -ECONNRESET of a QMP step means that QEMU is dead */
 	FE_FAILOVER,	/* command: secondary: take over; primary: hand over */
 	FE_QUIT,	/* SIGTERM, or the user's command */

@@ -43,6 +43,7 @@ void ft_standby_stuck(struct ft *ft, struct ft_ctx *c);
 void ft_standby_ctl(struct ft *ft, struct ft_ctx *c);
 void ft_standby_guest(struct ft *ft, struct ft_ctx *c);
 void ft_standby_want(struct ft *ft, struct ft_ctx *c);
+void ft_standby_full(struct ft *ft, struct ft_ctx *c);
 void ft_standby_failover(struct ft *ft, struct ft_ctx *c);
 void ft_standby_timer(struct ft *ft, struct ft_ctx *c);
 void ft_promoting_guest_off(struct ft *ft, struct ft_ctx *c);

@@ -165,6 +165,11 @@ void ft_standby_want(struct ft *ft, struct ft_ctx *c)
 		ft_say(ft, c, CTL_WANT, ft->epoch, c->ev->cause);
 }
 
+void ft_standby_full(struct ft *ft, struct ft_ctx *c)
+{
+	sec_full(ft, c);
+}
+
 void ft_standby_failover(struct ft *ft, struct ft_ctx *c)
 {
 	ft_claim(ft, c, FT_WHY_COMMAND);

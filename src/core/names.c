@@ -64,7 +64,7 @@ const char *ft_ev_name(enum ft_ev_type t)
 		[FE_BEAT] = "beat", [FE_QEMU_DIED] = "qemu-died", [FE_QEMU_HUNG] = "qemu-hung",
 		[FE_GUEST_OFF] = "guest-off", [FE_GUEST_RESET] = "guest-reset", [FE_GUEST_PANIC] = "guest-panic",
 		[FE_CTL] = "ctl", [FE_NET] = "net", [FE_BULK_BARRIER] = "bulk-barrier", [FE_PROGRESS] = "progress",
-		[FE_WANT] = "want", [FE_DONE] = "done", [FE_FAILOVER] = "failover", [FE_QUIT] = "quit",
+		[FE_WANT] = "want", [FE_FULL] = "full", [FE_DONE] = "done", [FE_FAILOVER] = "failover", [FE_QUIT] = "quit",
 		[FE_SET_DELAY] = "set-delay", [FE_TICK] = "tick",
 	};
 
@@ -87,8 +87,8 @@ const char *ckpt_cause_name(enum ckpt_cause c)
 	static const char *const names[CAUSE_MAX] = {
 		[CAUSE_NONE] = "none", [CAUSE_FIRST] = "first", [CAUSE_MISMATCH] = "mismatch",
 		[CAUSE_TIMEOUT] = "timeout", [CAUSE_OTHER] = "other", [CAUSE_DELAY] = "delay", [CAUSE_HELD] = "held",
-		[CAUSE_INLOG] = "inlog", [CAUSE_FLOWS] = "flows", [CAUSE_MEMORY] = "memory", [CAUSE_RESET] = "reset",
-		[CAUSE_COMMAND] = "command", [CAUSE_PERIODIC] = "periodic",
+		[CAUSE_INLOG] = "inlog", [CAUSE_FLOWS] = "flows", [CAUSE_PRIVATE] = "private",
+		[CAUSE_STAGED] = "staged", [CAUSE_RESET] = "reset", [CAUSE_COMMAND] = "command", [CAUSE_PERIODIC] = "periodic",
 	};
 
 	return NAME(names, c);

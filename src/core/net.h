@@ -37,7 +37,8 @@ enum ckpt_cause {
 	CAUSE_HELD,		/* too much held output */
 	CAUSE_INLOG,		/* too much logged input */
 	CAUSE_FLOWS,		/* no room in the flow table */
-	CAUSE_MEMORY,		/* too many staged or private pages */
+	CAUSE_PRIVATE,		/* the SVM has too many pages of its own */
+	CAUSE_STAGED,		/* too many pages of a checkpoint to come wait at the secondary */
 	CAUSE_RESET,		/* the guest was reset */
 	CAUSE_COMMAND,		/* somebody asked */
 	CAUSE_PERIODIC,		/* hybrid mode: the copies keep differing, so output rides on periodic checkpoints */

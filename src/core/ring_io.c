@@ -167,6 +167,8 @@ static void io_secondary(struct io *io, struct ckpt_secondary *s)
 	io_bool(io, &s->restarted);
 	io_bool(io, &s->svm_off);
 	io_bool(io, &s->aborted);
+	io_bool(io, &s->held);
+	io_bool(io, &s->gated);
 	io_u64(io, &s->forget);
 	io_u64(io, &s->deadline);
 }

@@ -207,7 +207,7 @@ struct node {
 	struct ft_cfg fcfg;
 	uint16_t inc;			/* incarnation: events of an earlier one count nothing */
 	nstime clock_off;		/* this node's clock - simulated time */
-	bool alive, ended, linked, want_quiet, draining;
+	bool alive, ended, linked, want_quiet, draining, private_told, full_told;
 	int end_status;
 	uint64_t drain_n;
 	nstime frozen_until, lease, link_at;
@@ -357,7 +357,7 @@ struct ev {
 #define SIM_STATS(X) \
 	X(schedules) X(events) X(frames_out) X(frames_in) X(transactions) X(uploads) X(random_last) X(udp_answers) \
 	X(guest_opened) X(retransmissions) X(fast_rexmit) X(paws_drops) X(acks_beyond) X(reneg) X(lost_ext) X(dup_ext) \
-	X(checkpoints) X(ck_mismatch) X(ck_timeout) X(ck_other) X(ck_held) X(ck_inlog) X(ck_delay) X(gate_expired) \
+	X(checkpoints) X(ck_mismatch) X(ck_timeout) X(ck_other) X(ck_held) X(ck_inlog) X(ck_delay) X(ck_private) X(svm_full) X(gate_expired) \
 	X(rel_compared) X(rel_staged) X(passed) X(splits) X(mismatches) X(acks_lowered) X(acks_made) X(acks_swallowed) \
 	X(replayed) X(purged) X(vanished) X(silent_drops) X(p1_checked) X(switch_checked) X(det_checked) \
 	X(p2_checked) X(replay_checked) X(staged_checked) X(syn_checked) \
@@ -413,6 +413,7 @@ struct sim {
 	int prim;			/* who serves by role, before a failover */
 	uint16_t link_inc;
 	nstime ck_delay;		/* x-checkpoint-delay */
+	uint32_t private_limit, private_told;	/* pages of the SVM; 0: none. How often it was told */
 	uint32_t divergences;		/* requests and frames that may cost a checkpoint each */
 	bool lazy;			/* the guest's applications read only now and then */
 	bool labels;			/* a flow label of its own on each frame */

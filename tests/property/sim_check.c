@@ -415,7 +415,7 @@ static void check_storm(struct sim *s, const struct node *nd, const struct net_s
 		{ CAUSE_FIRST, 2 }, { CAUSE_MISMATCH, 10 + 3 * (s->divergences + s->storm) }, { CAUSE_TIMEOUT, 6 },
 		{ CAUSE_OTHER, 10 + 3 * (s->divergences + s->storm) }, { CAUSE_HELD, 6 + ns->guest_out / 3 + s->storm + s->datagrams },
 		{ CAUSE_INLOG, 6 + ns->tap_in / 6 + ns->gate_expired / 4 }, { CAUSE_DELAY, 3 + s->now / s->ck_delay }, { CAUSE_COMMAND, 2 },
-		{ CAUSE_FLOWS, s->storm }, { CAUSE_MEMORY, 0 }, { CAUSE_RESET, 0 },
+		{ CAUSE_FLOWS, s->storm }, { CAUSE_PRIVATE, s->private_told }, { CAUSE_STAGED, 0 }, { CAUSE_RESET, 0 },
 	};
 
 	for (unsigned int i = 0; i < sizeof(cap) / sizeof(cap[0]); i++)
@@ -442,6 +442,7 @@ void check_end(struct sim *s)
 		s->st->ck_other += ft_checkpoints(nd->ft, CAUSE_OTHER);
 		s->st->ck_held += ft_checkpoints(nd->ft, CAUSE_HELD);
 		s->st->ck_inlog += ft_checkpoints(nd->ft, CAUSE_INLOG);
+		s->st->ck_private += ft_checkpoints(nd->ft, CAUSE_PRIVATE);
 		s->st->ck_delay += ft_checkpoints(nd->ft, CAUSE_DELAY);
 		net_stats_get(nd->net, &ns);
 		s->st->replayed += ns.replayed;

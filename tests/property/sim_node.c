@@ -136,6 +136,30 @@ static void chan_event(struct sim *s, int from, int kind)
 	}
 }
 
+/* The engine of a secondary looks at how many pages the SVM has of its own; at twice the limit it may write no more. */
+static void look_private(struct sim *s, struct node *nd)
+{
+	uint32_t n = (uint32_t)__builtin_popcount(nd->g.privmap);
+	struct ft_ev fe = { .type = FE_WANT, .cause = CAUSE_PRIVATE };
+
+	if (n < s->private_limit)
+		nd->private_told = nd->full_told = false;
+	if (!s->private_limit || !nd->g.cow || n < s->private_limit || ft_state(nd->ft) != FT_STANDBY)
+		return;
+	if (!nd->private_told) {
+		nd->private_told = true;
+		s->private_told++;
+		node_ft(s, nd, &fe);
+	}
+	if (n < 2 * s->private_limit || nd->full_told || !node_up(s, nd->id))
+		return;
+	nd->full_told = true;
+	s->private_told++;
+	s->st->svm_full++;
+	fe.type = FE_FULL;
+	node_ft(s, nd, &fe);
+}
+
 static void sock_event(struct sim *s, struct node *nd, bool report)
 {
 	struct net_ev ne = { .type = NEV_QUIET, .frame = NET_NONE };
@@ -348,6 +372,7 @@ void node_event(struct sim *s, const struct ev *e)
 		}
 		guest_run(s, nd->id);
 		arm_guest(s, nd);
+		look_private(s, nd);
 		break;
 	case EV_QDIED:
 		fe.type = e->a ? FE_QEMU_HUNG : FE_QEMU_DIED;

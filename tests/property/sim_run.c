@@ -342,6 +342,8 @@ static void draw(struct sim *s)
 	draw_bad(s);
 	dgram_draw(s);
 	storm_draw(s);
+	if (!s->deterministic && chance(s, 1500))
+		s->private_limit = 1 + rnd(s, 12);
 }
 
 static bool pair_settled(struct sim *s)

@@ -183,7 +183,7 @@ static void wishes(void **state)
 
 	/* One that holds output goes at once, also those that came meanwhile; the first urgent one is named. */
 	to(&d, LOAD2);
-	SAYS(want(&d, CAUSE_MEMORY), "");
+	SAYS(want(&d, CAUSE_PRIVATE), "");
 	SAYS(net_want(&d, CAUSE_OTHER), "");
 	SAYS(net_want(&d, CAUSE_MISMATCH), "");
 	SAYS(ctl(&d, CTL_LOADED, 2), "net-loaded:2 checkpoint-done net-close:3");

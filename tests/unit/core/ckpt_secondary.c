@@ -550,6 +550,78 @@ static void out_of_order(void **state)
 	SAYS(net(&d, NA_CUT, 2), "stop:2");
 }
 
+/* Too many private pages: the SVM is asked for a checkpoint, then stopped, and replaced by the checkpoint. */
+static void full(void **state)
+{
+	struct drive d;
+
+	to(&d, IDLE);
+	SAYS(want(&d, CAUSE_PRIVATE), "WANT:2");
+	SAYS(want(&d, CAUSE_STAGED), "WANT:2");
+	for (int order = 0; order < 3; order++) {
+		to(&d, IDLE);
+		SAYS(ev0(&d, FE_FULL, 0), "stop:2 WANT:2");
+		STATE(&d, FT_STANDBY, "full");
+		SAYS(ev0(&d, FE_FULL, 0), "");
+		/* The stop is answered before the end of the epoch, in the gate, or after the cut. */
+		if (order == 0)
+			SAYS(done(&d, STEP_STOP, 2), "");
+		SAYS(ctl(&d, CTL_EPOCH_END, 2), "net-close:2");
+		if (order == 1)
+			SAYS(done(&d, STEP_STOP, 2), "");
+		SAYS(net(&d, NA_CUT, 2), order == 2 ? "" : "net-stopped:2");
+		if (order == 2)
+			SAYS(done(&d, STEP_STOP, 2), "net-stopped:2");
+		STATE(&d, FT_STANDBY, "collect");
+		SAYS(ev0(&d, FE_FULL, 0), "");
+		SAYS(net(&d, NA_DRAINED, 2), "");
+		net(&d, NA_BARRIER, 2);
+		bulk(&d, 2);
+		SAYS(done(&d, STEP_RESERVE, 2), "STAGED:2 apply:2");
+		done(&d, STEP_APPLY, 2);
+		done(&d, STEP_LOAD, 2);
+		SAYS(done(&d, STEP_MEND, 2), "net-loaded:2 cont:2");
+		SAYS(done(&d, STEP_CONT, 2), "net-open:2 LOADED:2");
+		STATE(&d, FT_STANDBY, "idle");
+		/* And it may come to this again. */
+		SAYS(ev0(&d, FE_FULL, 0), "stop:3 WANT:3");
+	}
+}
+
+/* Promoted while it stands: it has to run first. */
+static void full_promotion(void **state)
+{
+	struct drive d;
+
+	for (int how = 0; how < 4; how++) {
+		to(&d, IDLE);
+		SAYS(ev0(&d, FE_FULL, 0), "stop:2 WANT:2");
+		if (how & 1)
+			SAYS(done(&d, STEP_STOP, 2), "");
+		if (how & 2)
+			SAYS(ctl(&d, CTL_EPOCH_END, 2), "net-close:2");
+		ev0(&d, FE_LINK_DOWN, 1);
+		STATE(&d, FT_PROMOTING, "unwind");
+		if (how & 1)
+			SAYS(d.said, how & 2 ? "drop-link lease-never net-promote:2 cont:2 forget:2" :
+			     "drop-link lease-never net-promote:2 cont:1 forget:2");
+		else
+			SAYS(done(&d, STEP_STOP, 2), how & 2 ? "cont:2" : "cont:1");
+		SAYS(done(&d, STEP_CONT, how & 2 ? 2 : 1), how & 2 ? "net-open:2" : "");
+		STATE(&d, FT_ALONE, "idle");
+		assert_int_equal(ft_epoch(&d.ft), how & 2 ? 3 : 2);
+	}
+	/* A QEMU that does not stop is of no use, as in a checkpoint. */
+	to(&d, IDLE);
+	ev0(&d, FE_FULL, 0);
+	done_rc(&d, STEP_STOP, 2, -EIO, 0);
+	STATE(&d, FT_ENDED, "idle");
+	to(&d, IDLE);
+	ev0(&d, FE_FULL, 0);
+	tick(&d);
+	STATE(&d, FT_ENDED, "idle");
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -558,7 +630,8 @@ int main(void)
 		cmocka_unit_test(abort_odd), cmocka_unit_test(forget_waits),
 		cmocka_unit_test(lease), cmocka_unit_test(joining_never_promotes),
 		cmocka_unit_test(told_to_end), cmocka_unit_test(own_qemu), cmocka_unit_test(barriers_overdue),
-		cmocka_unit_test(svm_alone), cmocka_unit_test(out_of_order),
+		cmocka_unit_test(svm_alone), cmocka_unit_test(out_of_order), cmocka_unit_test(full),
+		cmocka_unit_test(full_promotion),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
