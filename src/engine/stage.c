@@ -16,9 +16,14 @@
  * when the VM starts, so there is no moment at which a checkpoint could run out of room; only a disk error can make
  * stage_put() fail.
  *
+ * The pool begins small. When it is used up it grows by a chunk, if the host has that much memory to spare, up to its
+ * limit. stage_clear() keeps what the last checkpoints have needed: the most recent one's and some, but at least half of
+ * what there was, so that checkpoints that are alike find it ready and a rare large one does not hold it for ever. What is
+ * certain is the file; the pool is only faster. Of the file, what the kernel has cached is dropped at the clear, since
+ * it counts against whoever limits this process's memory.
+ *
  * Applying runs in page order and reads runs of spilled pages straight into the image. It changes nothing here, so it
- * can be repeated until stage_clear(). The pool's memory is touched at the start, so that no page fault and no
- * shortage of memory comes later.
+ * can be repeated until stage_clear().
  *
  * Not done: compressing, sharing equal pages, bringing spilled pages back into the pool. The pool is sized for an
  * ordinary checkpoint; the file is there so that an extraordinary one is slow instead of impossible.
@@ -33,6 +38,15 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "engine/hostmem.h"
+
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23
+#endif
+
+#define CHUNK		512u		/* pages that the pool grows by */
+#define FLUSH_PAGES	1024u		/* spilled pages after which the kernel is told to begin writing them */
+
 enum { SLOT_NONE = 0, SLOT_ZERO = 1, SLOT_SPILL = 2, SLOT_POOL = 3 };
 
 struct stage {
@@ -40,9 +54,15 @@ struct stage {
 	uint32_t *slot;		/* where each page is, see above */
 	struct pageset set;
 	uint8_t *pool;
-	uint32_t n_pool;
+	uint32_t n_pool;	/* slots that there may be */
+	uint32_t n_ready;	/* of these, with memory behind them */
+	uint32_t n_keep;	/* never fewer than these */
+	uint32_t top;		/* slots used since the last clear, all below it */
 	uint32_t *free_slot;	/* stack */
 	uint32_t n_free;
+	bool no_more;		/* the host had nothing to grow by; asked again after the next clear */
+	bool cached;		/* the kernel may have some of the file in memory */
+	uint32_t unflushed;
 	int spill_fd;
 	struct stage_stats st;
 };
@@ -82,9 +102,57 @@ static int open_spill(const char *dir, uint64_t len, struct err *e)
 static void free_all_slots(struct stage *s)
 {
 	/* The lowest numbers on top, so that little memory is in use when checkpoints are small. */
-	for (uint32_t i = 0; i < s->n_pool; i++)
-		s->free_slot[i] = s->n_pool - 1 - i;
-	s->n_free = s->n_pool;
+	for (uint32_t i = 0; i < s->n_ready; i++)
+		s->free_slot[i] = s->n_ready - 1 - i;
+	s->n_free = s->n_ready;
+}
+
+/* touch() - have memory behind slots [@from, @to); false: there is none */
+static bool touch(struct stage *s, uint32_t from, uint32_t to)
+{
+	uint8_t *at = s->pool + (uint64_t)from * RAM_PAGE, *end = s->pool + (uint64_t)to * RAM_PAGE;
+
+	if (madvise(at, (size_t)(end - at), MADV_POPULATE_WRITE) == 0)
+		return true;
+	if (errno != EINVAL)
+		return false;
+	/* Linux before 5.14 */
+	for (; at < end; at += RAM_PAGE)
+		*(volatile uint8_t *)at = 0;
+	return true;
+}
+
+/* grow() - one chunk more; false: the limit is reached, or the host has nothing to spare */
+static bool grow(struct stage *s)
+{
+	uint32_t to = s->n_pool - s->n_ready < CHUNK ? s->n_pool : s->n_ready + CHUNK;
+
+	if (s->no_more || s->n_ready == s->n_pool)
+		return false;
+	/* A page fault that finds no memory would end some process, so this is asked before. */
+	if (hostmem_available() < RAM_HEADROOM + (uint64_t)CHUNK * RAM_PAGE || !touch(s, s->n_ready, to)) {
+		s->no_more = true;
+		return false;
+	}
+	for (uint32_t i = to; i > s->n_ready; i--)
+		s->free_slot[s->n_free++] = i - 1;
+	s->n_ready = to;
+	return true;
+}
+
+/* shrink() - keep what is likely to be needed again; no slot is in use */
+static void shrink(struct stage *s)
+{
+	uint32_t want = s->top + s->top / 4, half = s->n_ready / 2;
+
+	want = want < half ? half : want;
+	want = want < s->n_keep ? s->n_keep : want;
+	want = want > s->n_ready ? s->n_ready : want;
+	if (want < s->n_ready)
+		madvise(s->pool + (uint64_t)want * RAM_PAGE, (uint64_t)(s->n_ready - want) * RAM_PAGE, MADV_DONTNEED);
+	s->n_ready = want;
+	s->top = 0;
+	s->no_more = false;
 }
 
 struct stage *stage_new(uint64_t n_pages, uint64_t pool_bytes, const char *dir, struct err *e)
@@ -115,9 +183,10 @@ struct stage *stage_new(uint64_t n_pages, uint64_t pool_bytes, const char *dir, 
 	}
 	s->n_pool = (uint32_t)pool;
 	s->slot = map_anon(n_pages * sizeof(*s->slot), MAP_NORESERVE);
-	s->pool = map_anon(pool * RAM_PAGE, MAP_POPULATE);
+	s->n_keep = s->n_pool < STAGE_POOL_KEEP / RAM_PAGE ? s->n_pool : (uint32_t)(STAGE_POOL_KEEP / RAM_PAGE);
+	s->pool = map_anon(pool * RAM_PAGE, MAP_NORESERVE);
 	s->free_slot = calloc(s->n_pool, sizeof(*s->free_slot));
-	if (!s->slot || !s->pool || !s->free_slot || pageset_init(&s->set, n_pages) < 0) {
+	if (!s->slot || !s->pool || !s->free_slot || !touch(s, 0, s->n_keep) || pageset_init(&s->set, n_pages) < 0) {
 		err_set(e, -ENOMEM, "no memory for staging (%llu MiB)", (unsigned long long)(pool_bytes >> 20));
 		goto fail;
 	}
@@ -127,6 +196,7 @@ struct stage *stage_new(uint64_t n_pages, uint64_t pool_bytes, const char *dir, 
 		goto fail;
 	}
 	s->st.pool_pages = s->n_pool;
+	s->n_ready = s->n_keep;
 	free_all_slots(s);
 	return s;
 fail:
@@ -168,6 +238,12 @@ static int spill(struct stage *s, uint64_t page, const uint8_t *data)
 		done += (size_t)n;
 	}
 	s->st.spills++;
+	s->cached = true;
+	if (++s->unflushed >= FLUSH_PAGES) {
+		/* Only begun, not waited for: what is on the disk already can be dropped from memory at the clear. */
+		sync_file_range(s->spill_fd, 0, 0, SYNC_FILE_RANGE_WRITE);
+		s->unflushed = 0;
+	}
 	return 0;
 }
 
@@ -194,8 +270,11 @@ int stage_put(struct stage *s, uint64_t page, const void *data)
 	if (*slot == SLOT_ZERO)
 		s->st.zero--;
 	if (*slot == SLOT_NONE || *slot == SLOT_ZERO) {
-		if (s->n_free > 0) {
-			*slot = SLOT_POOL + s->free_slot[--s->n_free];
+		if (s->n_free > 0 || grow(s)) {
+			uint32_t i = s->free_slot[--s->n_free];
+
+			*slot = SLOT_POOL + i;
+			s->top = i >= s->top ? i + 1 : s->top;
 		} else {
 			*slot = SLOT_SPILL;
 			s->st.spilled++;
@@ -293,7 +372,13 @@ void stage_clear(struct stage *s)
 	for (; pageset_next(&s->set, from, 0, &run); from = run.first + run.count)
 		memset(&s->slot[run.first], 0, run.count * sizeof(*s->slot));
 	pageset_clear(&s->set);
+	shrink(s);
 	free_all_slots(s);
+	if (s->cached) {
+		/* What is still being written stays in memory, until a later clear. */
+		posix_fadvise(s->spill_fd, 0, 0, POSIX_FADV_DONTNEED);
+		s->cached = s->st.spilled > 0;
+	}
 	s->st.zero = s->st.spilled = 0;
 }
 
@@ -305,6 +390,7 @@ uint64_t stage_count(const struct stage *s)
 void stage_stats(const struct stage *s, struct stage_stats *out)
 {
 	*out = s->st;
+	out->pool_ready = s->n_ready;
 	out->pages = s->set.count;
 	out->bytes = (s->set.count - s->st.zero) * RAM_PAGE;
 }

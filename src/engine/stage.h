@@ -9,7 +9,8 @@
 #include "engine/pageset.h"
 #include "engine/ram.h"
 
-#define STAGE_POOL_MAX_DEFAULT	(64ull << 20)	/* bytes; and not more than an eighth of the guest's memory */
+#define STAGE_POOL_MAX_DEFAULT	(256ull << 20)	/* bytes; and not more than an eighth of the guest's memory */
+#define STAGE_POOL_KEEP		(8ull << 20)	/* bytes of it that are always there */
 
 /*
  * The secondary's staging area: the pages of the checkpoint that is coming in, one slot each, the latest wins.
@@ -23,7 +24,8 @@ struct stage_stats {
 	uint64_t zero;		/* of these, pages of zeroes, which take no memory */
 	uint64_t spilled;	/* of these, pages in the file */
 	uint64_t bytes;		/* memory and file that the staged pages take */
-	uint64_t pool_pages;	/* size of the pool in memory */
+	uint64_t pool_pages;	/* what the pool in memory may grow to */
+	uint64_t pool_ready;	/* what it has now */
 	uint64_t puts;		/* since stage_new(): pages given to stage_put() */
 	uint64_t replaced;	/* since stage_new(): of these, pages that were staged already */
 	uint64_t spills;	/* since stage_new(): of these, pages written to the file */
@@ -32,7 +34,8 @@ struct stage_stats {
 /*
  * stage_new() - reserve everything that staging can ever need
  * @n_pages:    of the guest
- * @pool_bytes: memory to hold pages in; 0: an eighth of the guest's memory, STAGE_POOL_MAX_DEFAULT at most
+ * @pool_bytes: memory to hold pages in at most; 0: an eighth of the guest's memory, STAGE_POOL_MAX_DEFAULT at most.
+ *              STAGE_POOL_KEEP of it is taken at once, the rest while it is needed and the host has it
  * @dir:        where the spill file is made, nameless; it takes the guest's size on that disk
  *
  * Return: an empty area; NULL with @e filled
@@ -65,7 +68,7 @@ const struct pageset *stage_pages(const struct stage *s);
  */
 int stage_apply(const struct stage *s, struct ram *ram);
 
-/* stage_clear() - forget all staged pages */
+/* stage_clear() - forget all staged pages, and give memory back that was rarely needed */
 void stage_clear(struct stage *s);
 
 /* stage_count() - staged pages */

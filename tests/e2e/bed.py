@@ -157,11 +157,12 @@ class Node:
         self.log = os.path.join(bed.logs, name + ".log")
         self.console = os.path.join(bed.logs, name + ".console")
         self.proc = self.qemu = None
+        self.prefix = []  # goes before the command, e.g. to begin in a cgroup
 
     # -- starting
 
     def popen(self, argv, log=None, env=None):
-        return self.bed.popen(self.name, argv, log or self.log, env)
+        return self.bed.popen(self.name, argv, log or self.log, env, self.prefix)
 
     def lockstep_argv(self, role, machine, options=(), name=VM_NAME):
         where = ["--listen"] if role == "secondary" else ["--primary", "--peer"]
@@ -312,11 +313,12 @@ class Bed(Wires):
                 return "ready" in f.read()
         until(ready, 10, "the VLAN")
 
-    def popen(self, where, argv, log, env=None):
+    def popen(self, where, argv, log, env=None, prefix=()):
         """A program in one of the namespaces, whose words go to the file log; it ends with the bed."""
         with open(log, "ab") as out:
-            p = subprocess.Popen(["ip", "netns", "exec", self.ns(where)] + argv, stdin=subprocess.DEVNULL, stdout=out,
-                                 stderr=out, env=dict(os.environ, **(env or {})), start_new_session=True)
+            p = subprocess.Popen(list(prefix) + ["ip", "netns", "exec", self.ns(where)] + argv,
+                                 stdin=subprocess.DEVNULL, stdout=out, stderr=out,
+                                 env=dict(os.environ, **(env or {})), start_new_session=True)
         proc = Process(p.pid, p)
         self.procs.append(proc)
         return proc

@@ -229,6 +229,27 @@ class Mixed(Conn):
         return True
 
 
+class Fill(Conn):
+    """Redis SET of random values, so that pages are written, and INCR between them."""
+
+    port = REDIS_PORT
+
+    def __init__(self, key, keys=2000, size=1000, seed=1, **kw):
+        super().__init__(**kw)
+        self.name, self.key, self.keys, self.size = "fill " + key, key.encode(), keys, size
+        self.rng, self.turn, self.count = random.Random(seed), 0, 0
+
+    def next_request(self):
+        self.turn += 1
+        if self.turn % 8 == 0:
+            self.count += 1
+            return b"INCR n%s\r\n" % self.key, b":%d\r\n" % self.count
+        value = self.rng.randbytes(self.size // 2).hex().encode()
+        return b"SET %s%d %s\r\n" % (self.key, self.rng.randrange(self.keys), value), b"+OK\r\n"
+
+    check = Mixed.check
+
+
 class Random(Conn):
     """
     Random bytes, and after each answer: what were the last ones? The second answer proves that the state behind the

@@ -131,6 +131,61 @@ static void stage_borders(void **state)
 	assert_null(stage_new(0, 0, "/tmp", &e));
 }
 
+/* resident() - pages of private memory that this process has */
+static uint64_t resident(void)
+{
+	unsigned long size = 0, all = 0, shared = 0;
+	FILE *f = fopen("/proc/self/statm", "r");
+
+	assert_non_null(f);
+	assert_int_equal(fscanf(f, "%lu %lu %lu", &size, &all, &shared), 3);
+	fclose(f);
+	return all - shared;
+}
+
+/* The pool takes memory when it needs it, and gives it back when it has not needed it for a while. */
+static void stage_grows(void **state)
+{
+	enum { GUEST = 16384, MANY = 6000, FEW = 10, KEEP = STAGE_POOL_KEEP / RAM_PAGE };
+	static uint8_t page[RAM_PAGE], got[RAM_PAGE];
+	uint64_t before = resident(), most;
+	struct stage *s = stage_new(GUEST, MANY * RAM_PAGE, "/tmp", NULL);
+	struct stage_stats st;
+
+	assert_non_null(s);
+	stage_stats(s, &st);
+	assert_int_equal(st.pool_ready, KEEP);
+	for (unsigned int turn = 0; turn < 6; turn++) {
+		uint64_t n = turn < 2 ? MANY + 100 : FEW, ready;
+
+		for (uint64_t i = 0; i < n; i++) {
+			memset(page, (int)(1 + (i + turn) % 255), sizeof(page));
+			assert_int_equal(stage_put(s, GUEST - 1 - 2 * i, page), 0);
+		}
+		for (uint64_t i = 0; i < n; i++) {
+			assert_int_equal(stage_get(s, GUEST - 1 - 2 * i, got), 0);
+			assert_int_equal(got[7], 1 + (i + turn) % 255);
+		}
+		stage_stats(s, &st);
+		assert_int_equal(st.spilled, turn < 2 ? 100 : 0);
+		ready = st.pool_ready;
+		most = resident() - before;
+		if (turn < 2)
+			assert_int_equal(ready, MANY);
+		stage_clear(s);
+		stage_stats(s, &st);
+		assert_true(turn < 2 ? st.pool_ready == MANY : st.pool_ready < ready || ready == KEEP);
+	}
+	assert_int_equal(st.pool_ready, KEEP);
+#ifndef __SANITIZE_ADDRESS__
+	assert_true(most < KEEP + MANY / 2);
+	assert_true(resident() - before < KEEP + 400);
+#else
+	(void)most;
+#endif
+	stage_free(s);
+}
+
 /* stage_no_room() - a spill file that cannot be had is an error at the start, not in a checkpoint */
 static void stage_no_room(void **state)
 {
@@ -297,6 +352,7 @@ int main(void)
 		cmocka_unit_test(ram_basics),
 		cmocka_unit_test(stage_random),
 		cmocka_unit_test(stage_borders),
+		cmocka_unit_test(stage_grows),
 		cmocka_unit_test(stage_no_room),
 		cmocka_unit_test(pagebuf_random), cmocka_unit_test(pagebuf_behind),
 	};

@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""
+A memory cgroup for a test (version 1 or 2), a swap file for it, and where the bytes of a process are. What is made here
+goes at the end of the process, however that comes about; the swap file even after SIGKILL, by a watcher of its own.
+"""
+
+import atexit
+import contextlib
+import os
+import re
+import subprocess
+import tempfile
+
+from bed import Skip, until
+
+V1, V2 = "/sys/fs/cgroup/memory", "/sys/fs/cgroup"
+
+
+class MemGroup:
+    """Processes started with prefix() are in it, and so is what they start."""
+
+    count = 0
+
+    def __init__(self, limit=None):
+        MemGroup.count += 1
+        name = "lockstep-%d-%d" % (os.getpid(), MemGroup.count)
+        self.v2 = not os.path.exists(V1 + "/cgroup.procs")
+        self.dir = os.path.join(V2 if self.v2 else V1, name)
+        try:
+            if self.v2:
+                with contextlib.suppress(OSError), open(V2 + "/cgroup.subtree_control", "w", encoding="utf-8") as f:
+                    f.write("+memory")
+            os.mkdir(self.dir)
+            atexit.register(self.close)
+            self.current()
+        except OSError as e:
+            raise Skip("no memory cgroup: %s" % e) from e
+        if limit:
+            self.limit(limit)
+
+    def path(self, v1, v2):
+        return os.path.join(self.dir, v2 if self.v2 else v1)
+
+    def limit(self, size):
+        with open(self.path("memory.limit_in_bytes", "memory.max"), "w", encoding="utf-8") as f:
+            f.write(str(size))
+
+    def prefix(self):
+        """What goes before a command so that it is in the group from its first byte on."""
+        return ["sh", "-c", 'echo $$ > "$0/cgroup.procs" && exec "$@"', self.dir]
+
+    def current(self):
+        with open(self.path("memory.usage_in_bytes", "memory.current"), encoding="utf-8") as f:
+            return int(f.read())
+
+    def stat(self):
+        """memory.stat, with version 2's names for what matters here: anon, file, shmem, swap."""
+        with open(os.path.join(self.dir, "memory.stat"), encoding="utf-8") as f:
+            s = {k: int(v) for k, v in (line.split() for line in f)}
+        if self.v2:
+            with contextlib.suppress(OSError), open(self.dir + "/memory.swap.current", encoding="utf-8") as f:
+                s["swap"] = int(f.read())
+            return s
+        return {"anon": s["rss"], "file": s["cache"], "shmem": s.get("shmem", 0), "swap": s.get("swap", 0)}
+
+    def where(self):
+        """For a log: where the bytes are."""
+        s, total = self.stat(), self.current()
+        return "%.0f MB: anonymous %.0f, shared %.0f, other files %.0f, kernel %.0f; swapped %.0f" % (
+            total / 1e6, s["anon"] / 1e6, s["shmem"] / 1e6, (s["file"] - s["shmem"]) / 1e6,
+            (total - s["anon"] - s["file"]) / 1e6, s.get("swap", 0) / 1e6)
+
+    def close(self):
+        def gone():
+            try:
+                os.rmdir(self.dir)
+            except FileNotFoundError:
+                return True
+            except OSError:
+                return False
+            return True
+        with contextlib.suppress(Exception):
+            until(gone, 10, "the end of the cgroup")
+        atexit.unregister(self.close)
+
+
+class Swap:
+    """A swap file in a directory of its own, there from the constructor to close() or the end of this process."""
+
+    def __init__(self, size):
+        self.dir = tempfile.mkdtemp(prefix="lockstep-swap-", dir="/var/tmp")
+        # It ends with the pipe, and is in a session of its own, so that killing the test's group spares it.
+        script = ('f="$0/swap"; (umask 077; dd if=/dev/zero of="$f" bs=1M count=%d 2>/dev/null) && '
+                  'mkswap -q "$f" >/dev/null && swapon "$f" && echo on; cat >/dev/null; '
+                  'swapoff "$f" 2>/dev/null; rm -rf "$0"' % (size >> 20))
+        self.proc = subprocess.Popen(["sh", "-c", script, self.dir], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                     stderr=subprocess.DEVNULL, start_new_session=True)
+        atexit.register(self.close)
+        if self.proc.stdout.readline().strip() != b"on":
+            self.close()
+            raise Skip("no swap file can be used here")
+
+    def close(self):
+        """To be called after the end of what was swapped out, or it is all brought back."""
+        if self.proc:
+            self.proc.stdin.close()
+            self.proc.wait()
+            self.proc.stdout.close()
+        self.proc = None
+        atexit.unregister(self.close)
+
+
+def guest_ram_resident(pid, size):
+    """Bytes of a process's mapping of so many bytes, the guest's memory, that are in memory."""
+    with open("/proc/%d/smaps" % pid, encoding="utf-8") as f:
+        for block in re.split(r"^(?=[0-9a-f]+-[0-9a-f]+ )", f.read(), flags=re.M):
+            m = re.match(r"([0-9a-f]+)-([0-9a-f]+) ", block)
+            if m and int(m[2], 16) - int(m[1], 16) == size:
+                return int(re.search(r"^Rss:\s+(\d+) kB", block, re.M)[1]) * 1024
+    return 0
