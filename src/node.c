@@ -198,6 +198,10 @@ static int make_machine(struct node *n, struct err *e)
 	struct ft_cfg cfg;
 
 	mem_ops.arg = vm_ops.arg = n;
+	n->limits.private_pages = n->o->private_limit ? n->o->private_limit / RAM_PAGE :
+				  n->cl.mem_bytes / RAM_PAGE / MEMLIMIT_SHARE;
+	n->limits.staged_pages = n->o->staged_limit ? n->o->staged_limit / RAM_PAGE :
+				 n->cl.mem_bytes / RAM_PAGE / MEMLIMIT_SHARE;
 	n->ram = ram_new(n->cl.mem_bytes, e);
 	if (!n->ram)
 		return e->code;
@@ -210,6 +214,8 @@ static int make_machine(struct node *n, struct err *e)
 	mem_cfg.workers = n->o->workers;
 	n->mem = memwork_new(n->bulk, n->ram, n->ds, &mem_cfg, &mem_ops, e);
 	if (!n->mem)
+		return e->code;
+	if (memwork_limits(n->mem, &n->limits, e) < 0)
 		return e->code;
 	spec.ram = n->ram;
 	spec.ds = n->ds;

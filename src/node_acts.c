@@ -180,6 +180,16 @@ static void on_mem_progress(void *arg)
 	send_event(arg, &ev);
 }
 
+static void on_mem_limit(void *arg, enum memlimit_what what)
+{
+	struct ft_ev ev = { .type = what == MEMLIMIT_FULL ? FE_FULL : FE_WANT,
+			    .cause = what == MEMLIMIT_STAGED ? CAUSE_STAGED : CAUSE_PRIVATE };
+
+	if (what == MEMLIMIT_FULL)
+		log_warn("the SVM has twice the pages of its own that it may have: it stands until the next checkpoint");
+	send_event(arg, &ev);
+}
+
 static int bulk_send(struct node *n, struct wire_head *h, const uint8_t *head, int len, const uint8_t *data, size_t size)
 {
 	struct iovec iov[2] = { { (void *)head, (size_t)len }, { (void *)data, size } };
@@ -225,7 +235,7 @@ static int mem_send_marker(void *arg, uint64_t num, uint64_t pages, uint64_t byt
 
 const struct memwork_ops node_mem_ops = {
 	.send_pages = mem_send_pages, .send_state = mem_send_state, .send_marker = mem_send_marker,
-	.done = on_mem_done, .marker = on_mem_marker, .progress = on_mem_progress,
+	.done = on_mem_done, .marker = on_mem_marker, .progress = on_mem_progress, .limit = on_mem_limit,
 };
 
 /* The proxy's callbacks: frames loop. */

@@ -66,6 +66,7 @@ struct node {
 	struct devstate *ds;
 	struct vm *vm;
 	struct memwork *mem;
+	struct memlimit_cfg limits;
 	struct proxy *px;
 	const char *nic_ids[CMDLINE_NICS_MAX];	/* the netdevs', as in cl */
 	struct net_cfg net;		/* its nic[] is kept up to date; the rules in force are the proxy's */

@@ -77,7 +77,13 @@ static struct json_object *fill_status(void *arg)
 	snprintf(s->qemu.state, sizeof(s->qemu.state), "%s", vm_run_state(n->vm));
 	s->memory.guest = n->cl.mem_bytes;
 	s->memory.staged = m.staged_bytes;
-	s->memory.private_pages = m.private_pages;
+	s->memory.private_pages = s->role == FT_SECONDARY ? m.limit.private_pages : 0;
+	s->memory.private_limit = n->limits.private_pages * RAM_PAGE;
+	s->memory.staged_limit = n->limits.staged_pages * RAM_PAGE;
+	s->memory.pool = m.pool_bytes;
+	s->memory.limit_private = m.limit.asked_private;
+	s->memory.limit_staged = m.limit.asked_staged;
+	s->memory.limit_full = m.limit.full;
 	s->memory.buffered = m.buffered;
 	s->failover.at = n->failed_over_at;
 	s->failover.reason = n->failover_reason;

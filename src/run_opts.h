@@ -54,6 +54,8 @@ struct run_opts {
 	unsigned int workers;		/* threads that copy guest memory; 0: as many as are worth it */
 	nstime qemu_timeout;		/* QEMU's monitor unanswered for so long counts as QEMU's death */
 	char run_dir[PATH_MAX];		/* control socket and the like; not yet made */
+	uint64_t private_limit;		/* bytes that the SVM may have written; 0: a part of the guest's memory */
+	uint64_t staged_limit;		/* bytes of a checkpoint to come that may wait at the secondary; likewise */
 	char spill_dir[PATH_MAX];	/* for what does not fit into memory */
 	enum log_level log_level;
 	int qemu_argc;			/* at least 1 */

@@ -30,7 +30,7 @@
 enum {
 	OPT_NAME = 1, OPT_LISTEN, OPT_PEER, OPT_PRIMARY, OPT_INSECURE, OPT_HEARTBEAT, OPT_TIMEOUT, OPT_DELAY,
 	OPT_COMPARE, OPT_SCAN, OPT_QUEUE, OPT_NIC, OPT_RULE, OPT_NO_HYBRID, OPT_COMPRESS, OPT_WORKERS, OPT_NO_PRECOPY, OPT_QEMU_TIMEOUT,
-	OPT_RUN_DIR, OPT_SPILL_DIR, OPT_LOG_LEVEL,
+	OPT_RUN_DIR, OPT_SPILL_DIR, OPT_LOG_LEVEL, OPT_PRIVATE_LIMIT, OPT_STAGED_LIMIT,
 };
 
 const struct cli_opt run_opts_table[] = {
@@ -57,6 +57,8 @@ const struct cli_opt run_opts_table[] = {
 	{ "no-precopy", OPT_NO_PRECOPY, NULL, "copy guest memory in the pause of a checkpoint only" },
 	{ "qemu-timeout", OPT_QEMU_TIMEOUT, "MS", "silence of QEMU that counts as its death (default 3000)" },
 	{ "run-dir", OPT_RUN_DIR, "DIR", "directory of the control socket" },
+	{ "private-limit", OPT_PRIVATE_LIMIT, "MB", "memory that the secondary's copy may write between checkpoints" },
+	{ "staged-limit", OPT_STAGED_LIMIT, "MB", "pages of a checkpoint to come that may wait at the secondary" },
 	{ "spill-dir", OPT_SPILL_DIR, "DIR", "for what does not fit into memory (default " RUN_SPILL_DIR ")" },
 	{ "log-level", OPT_LOG_LEVEL, "LEVEL", "error, warn, note, info, debug or trace (default info)" },
 	{ NULL },
@@ -71,6 +73,16 @@ static int run_ms(const char *opt, const char *text, uint64_t min, nstime *out, 
 
 	if (!rc)
 		*out = ms * NS_PER_MS;
+	return rc;
+}
+
+static int run_mb(const char *opt, const char *text, uint64_t *out, struct err *e)
+{
+	uint64_t mb;
+	int rc = cli_number(opt, text, "MiB", 1, UINT32_MAX, &mb, e);
+
+	if (!rc)
+		*out = mb << 20;
 	return rc;
 }
 
@@ -192,6 +204,10 @@ static int run_option(int id, const char *arg, struct run_opts *o, struct err *e
 		return run_ms("--qemu-timeout", arg, 100, &o->qemu_timeout, e);
 	case OPT_RUN_DIR:
 		return run_path("--run-dir", arg, o->run_dir, e);
+	case OPT_PRIVATE_LIMIT:
+		return run_mb("--private-limit", arg, &o->private_limit, e);
+	case OPT_STAGED_LIMIT:
+		return run_mb("--staged-limit", arg, &o->staged_limit, e);
 	case OPT_SPILL_DIR:
 		return run_path("--spill-dir", arg, o->spill_dir, e);
 	case OPT_LOG_LEVEL:

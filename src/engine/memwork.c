@@ -83,6 +83,7 @@ struct memwork {
 	/* standing by */
 	struct stage *stage;
 	struct svmmem *svm;
+	struct memlimit *limit;
 	bool filling;			/* before the first marker */
 	int stage_rc;
 	uint8_t *in_state;
@@ -351,6 +352,18 @@ static void on_send(struct memwork *w)
 		pageset_clear(&w->epoch);
 }
 
+static void note_staged(struct memwork *w)
+{
+	struct stage_stats ss;
+
+	stage_stats(w->stage, &ss);
+	pthread_mutex_lock(&w->lock);
+	w->st.staged_bytes = ss.bytes;
+	w->st.pool_bytes = ss.pool_ready * RAM_PAGE;
+	pthread_mutex_unlock(&w->lock);
+	memlimit_staged(w->limit, ss.bytes / RAM_PAGE);
+}
+
 /* Give the SVM's private pages back. Return: 0 and how many, or -errno with @e */
 static int revert(struct memwork *w, uint64_t *n, struct err *e)
 {
@@ -370,8 +383,10 @@ static void do_apply(struct memwork *w)
 {
 	struct err e = { 0 };
 	uint64_t n = 0;
-	int rc = revert(w, &n, &e);
+	int rc;
 
+	memlimit_end(w->limit);
+	rc = revert(w, &n, &e);
 	if (!rc) {
 		rc = stage_apply(w->stage, w->ram);
 		if (rc)
@@ -381,9 +396,6 @@ static void do_apply(struct memwork *w)
 		rc = agentctl_stopped(w->agent, atomic_load(&w->stopped_at), clock_ns() + DROP_NS, &e);
 	if (!rc)
 		rc = devstate_put(w->ds, w->in_state, w->in_state_len, &e);
-	pthread_mutex_lock(&w->lock);
-	w->st.private_pages = n;
-	pthread_mutex_unlock(&w->lock);
 	done(w, rc, n, e.msg);
 }
 
@@ -431,19 +443,27 @@ static void compare_memory(struct memwork *w)
 		log_error("memcheck: memory differs epoch=%llu", (unsigned long long)w->marker_n);
 }
 
+/* What is staged is there no more, or counts nothing. */
+static void forget(struct memwork *w)
+{
+	stage_clear(w->stage);
+	w->in_state_len = w->in_pages = 0;
+	note_staged(w);
+}
+
 static void do_mend(struct memwork *w)
 {
 	struct err e = { 0 };
 	uint64_t n = 0;
 	int rc = revert(w, &n, &e);
 
-	stage_clear(w->stage);
-	w->in_state_len = w->in_pages = 0;
+	forget(w);
 	w->filling = false;
 	pthread_mutex_lock(&w->lock);
 	w->st.mended_pages += n;
-	w->st.staged_bytes = 0;
 	pthread_mutex_unlock(&w->lock);
+	if (!rc)
+		memlimit_begin(w->limit, w->svm, (pid_t)w->agent->pid);
 	if (!rc && w->memcheck && w->marker_hash)
 		compare_memory(w);
 	done(w, rc, n, e.msg);
@@ -451,8 +471,7 @@ static void do_mend(struct memwork *w)
 
 static void do_forget(struct memwork *w)
 {
-	stage_clear(w->stage);
-	w->in_state_len = w->in_pages = 0;
+	forget(w);
 	w->stage_rc = 0;
 	done(w, 0, 0, NULL);
 }
@@ -580,6 +599,7 @@ static void on_qemu_up(void *arg, const void *data, size_t len)
 	memcpy(&m, data, len < sizeof(m) ? len : sizeof(m));
 	dirty_free(w->dirty);
 	w->dirty = NULL;
+	memlimit_end(w->limit);
 	svmmem_free(w->svm);
 	w->svm = NULL;
 	w->agent = m.agent;
@@ -616,6 +636,7 @@ static void on_agent_free(void *arg, const void *data, size_t len)
 	memcpy(&a, data, len < sizeof(a) ? len : sizeof(a));
 	if (w->agent == a) {
 		dirty_free(w->dirty);
+		memlimit_end(w->limit);
 		svmmem_free(w->svm);
 		w->dirty = NULL;
 		w->svm = NULL;
@@ -657,6 +678,8 @@ int memwork_take_pages(struct memwork *w, uint64_t first, uint64_t count, const 
 			w->stage_rc = rc;
 	}
 	w->in_pages += count;
+	if (!w->filling)
+		note_staged(w);
 	pthread_mutex_lock(&w->lock);
 	w->st.received += len;
 	pthread_mutex_unlock(&w->lock);
@@ -680,8 +703,6 @@ int memwork_take_state(struct memwork *w, uint64_t offset, const uint8_t *data, 
 
 int memwork_take_marker(struct memwork *w, uint64_t n, uint64_t pages, uint64_t state_len, uint64_t hash, struct err *e)
 {
-	struct stage_stats ss;
-
 	if (!w->stage || state_len != w->in_state_len || pages != w->in_pages)
 		return err_set(e, -EPROTO, "the peer's checkpoint %llu has %llu pages and %llu bytes of device state, "
 			       "but %llu and %llu have arrived", (unsigned long long)n, (unsigned long long)pages,
@@ -690,10 +711,6 @@ int memwork_take_marker(struct memwork *w, uint64_t n, uint64_t pages, uint64_t 
 	w->marker_n = n;
 	w->marker_state = state_len;
 	w->marker_hash = hash;
-	stage_stats(w->stage, &ss);
-	pthread_mutex_lock(&w->lock);
-	w->st.staged_bytes = ss.bytes;
-	pthread_mutex_unlock(&w->lock);
 	w->ops.marker(w->ops.arg, n, state_len);
 	return 0;
 }
@@ -703,6 +720,14 @@ void memwork_stats(struct memwork *w, struct memwork_stats *out)
 	pthread_mutex_lock(&w->lock);
 	*out = w->st;
 	pthread_mutex_unlock(&w->lock);
+	memlimit_stats(w->limit, &out->limit);
+}
+
+int memwork_limits(struct memwork *w, const struct memlimit_cfg *cfg, struct err *e)
+{
+	memlimit_free(w->limit);
+	w->limit = memlimit_new(w->loop, cfg, w->ops.limit, w->ops.arg, e);
+	return w->limit ? 0 : e->code;
 }
 
 static int new_sets(struct memwork *w, struct err *e)
@@ -720,7 +745,8 @@ struct memwork *memwork_new(struct loop *loop, struct ram *ram, struct devstate 
 {
 	struct memwork *w = calloc(1, sizeof(*w));
 	const char *check = getenv("LOCKSTEP_MEMCHECK");
-	uint64_t cap = ram->n_pages / 4 < BUF_PAGES ? ram->n_pages / 4 : BUF_PAGES;
+	uint64_t cap = ram->n_pages / 4 < BUF_PAGES ? ram->n_pages / 4 : BUF_PAGES, share = ram->n_pages / MEMLIMIT_SHARE;
+	struct memlimit_cfg limits = { .private_pages = share, .staged_pages = share };
 
 	if (!w) {
 		err_set(e, -ENOMEM, "no memory for the memory worker");
@@ -734,6 +760,8 @@ struct memwork *memwork_new(struct loop *loop, struct ram *ram, struct devstate 
 	w->full_due = true;
 	w->filling = true;
 	w->memcheck = check && !strcmp(check, "1");
+	if (memwork_limits(w, &limits, e) < 0)
+		goto fail;
 	if (new_sets(w, e) < 0)
 		goto fail;
 	w->workers = workers_new(cfg->workers ? cfg->workers : workers_default(), e);
@@ -768,6 +796,7 @@ void memwork_free(struct memwork *w)
 	if (!w)
 		return;
 	dirty_free(w->dirty);
+	memlimit_free(w->limit);
 	svmmem_free(w->svm);
 	pagesend_free(w->send);
 	pagebuf_free(w->buf);

@@ -9,6 +9,7 @@
 #include "base/loop.h"
 #include "engine/agentctl.h"
 #include "engine/devstate.h"
+#include "engine/memlimit.h"
 #include "engine/ram.h"
 #include "engine/stage.h"
 
@@ -45,6 +46,8 @@ struct memwork_ops {
 	void (*marker)(void *arg, uint64_t n, uint64_t state_len);
 	/* something has moved; at most every 50 ms */
 	void (*progress)(void *arg);
+	/* standby: something has come to its limit */
+	void (*limit)(void *arg, enum memlimit_what what);
 	void *arg;
 };
 
@@ -54,7 +57,9 @@ struct memwork_stats {
 	uint64_t sync_done, sync_left;	/* bytes of the first synchronisation */
 	nstime sync_since;
 	uint64_t staged_bytes;
-	uint64_t private_pages, mended_pages;
+	uint64_t mended_pages;
+	uint64_t pool_bytes;		/* memory that staging has now */
+	struct memlimit_stats limit;
 	uint64_t buffered;
 	uint64_t precopy_rounds, precopy_pages;	/* between checkpoints, since the start */
 	uint64_t sent, received;	/* bytes on the bulk connection */
@@ -72,6 +77,10 @@ struct memwork_cfg {
 /* memwork_new() - on a loop that does not run yet */
 struct memwork *memwork_new(struct loop *loop, struct ram *ram, struct devstate *ds, const struct memwork_cfg *cfg,
 			    const struct memwork_ops *ops, struct err *e);
+/*
+ * memwork_limits() - what a standby node may take; before the loop runs. Return: 0, -ENOMEM with @e filled
+ */
+int memwork_limits(struct memwork *w, const struct memlimit_cfg *cfg, struct err *e);
 /* memwork_free() - after the loop has ended */
 void memwork_free(struct memwork *w);
 

@@ -188,6 +188,12 @@ struct json_object *status_json(const struct status *s)
 	put_u64(sub, "guest_bytes", s->memory.guest);
 	put_u64(sub, "staged_bytes", s->memory.staged);
 	put_u64(sub, "private_pages", s->memory.private_pages);
+	put_u64(sub, "private_limit_bytes", s->memory.private_limit);
+	put_u64(sub, "staged_limit_bytes", s->memory.staged_limit);
+	put_u64(sub, "pool_bytes", s->memory.pool);
+	put_u64(sub, "limit_private", s->memory.limit_private);
+	put_u64(sub, "limit_staged", s->memory.limit_staged);
+	put_u64(sub, "limit_full", s->memory.limit_full);
 	put_u64(sub, "buffered_bytes", s->memory.buffered);
 	put(o, "memory", sub);
 

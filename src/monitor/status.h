@@ -82,6 +82,10 @@ struct status {
 		uint64_t guest;		/* bytes of guest memory */
 		uint64_t staged;	/* secondary: bytes in the staging area now */
 		uint64_t private_pages;	/* secondary: pages that the SVM has for itself, at the last look */
+		uint64_t private_limit, staged_limit;	/* bytes; then a checkpoint is asked for */
+		uint64_t pool;		/* secondary: bytes of memory that staging has now */
+		uint64_t limit_private, limit_staged;	/* how often a checkpoint was asked for at a limit */
+		uint64_t limit_full;	/* how often the SVM was stopped at twice its limit */
 		uint64_t buffered;	/* primary: bytes copied and not yet sent */
 	} memory;
 

@@ -32,7 +32,9 @@ static void fill(struct status *s)
 			.beat_at = 1000 * NS_PER_S - 13 * NS_PER_MS,
 			  .rtt = 210000, .silent = 1, .bytes_sent = 5, .bytes_received = 6 },
 		.qemu = { .pid = 4712, .version = "7.2.22", .state = "running" },
-		.memory = { .guest = 512ull << 20, .staged = 1 << 20, .private_pages = 77, .buffered = 4096 },
+		.memory = { .guest = 512ull << 20, .staged = 1 << 20, .private_pages = 77, .buffered = 4096,
+			    .private_limit = 1 << 26, .staged_limit = 1 << 25, .pool = 1 << 23, .limit_private = 4,
+			    .limit_staged = 5, .limit_full = 6 },
 		.warnings = { "one", "two" },
 	};
 	s->checkpoints[CAUSE_FIRST] = 1;
@@ -141,6 +143,9 @@ static void json(void **state)
 		{ "link/encrypted", "false" }, { "link/bytes_received", "6" },
 		{ "qemu/pid", "4712" }, { "qemu/version", "\"7.2.22\"" }, { "qemu/state", "\"running\"" },
 		{ "memory/guest_bytes", "536870912" }, { "memory/private_pages", "77" },
+		{ "memory/private_limit_bytes", "67108864" }, { "memory/staged_limit_bytes", "33554432" },
+		{ "memory/pool_bytes", "8388608" }, { "memory/limit_private", "4" }, { "memory/limit_staged", "5" },
+		{ "memory/limit_full", "6" },
 		{ "lockstep/pid", "4711" }, { "lockstep/uptime_ms", "600000.0" }, { "lockstep/version", "\"0.1.0\"" },
 		{ "warnings", "[\"one\",\"two\"]" }, { "monitor/clients", "0" },
 	};
