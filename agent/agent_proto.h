@@ -27,6 +27,7 @@ enum agent_type {
 	AGENT_TRACK,		/* no payload -> struct agent_track; descriptor: userfaultfd */
 	AGENT_DROP,		/* struct agent_run[] -> struct agent_dropped */
 	AGENT_STOPPED,		/* struct agent_stopped -> nothing */
+	AGENT_SHARE,		/* struct agent_run[]: a piece, then the private pages in it -> struct agent_shared */
 	AGENT_TYPE_MAX
 };
 
@@ -79,6 +80,11 @@ struct agent_stopped {
 	uint64_t at;		/* CLOCK_BOOTTIME, ns */
 } __attribute__((packed));
 static_assert(sizeof(struct agent_stopped) == 8, "agent_stopped");
+
+struct agent_shared {
+	uint64_t pages;		/* written to the file */
+} __attribute__((packed));
+static_assert(sizeof(struct agent_shared) == 8, "agent_shared");
 
 #define AGENT_MAX_MSG	(sizeof(struct agent_msg) + AGENT_MAX_RUNS * sizeof(struct agent_run))
 

@@ -25,6 +25,7 @@ enum {
 		    AGENT_MAX_RANGES * sizeof(struct agent_range),
 	REPLY_FDS = 4,
 };
+_Static_assert((int)AGENTCTL_SHARE_RUNS == (int)AGENT_MAX_RUNS - 1, "a request holds the piece, too");
 _Static_assert((int)MEM_MAX_RANGES == (int)AGENT_MAX_RANGES, "a map holds what the agent can say");
 
 struct reply {
@@ -378,5 +379,35 @@ int agentctl_drop(struct agentctl *a, const struct pageset *set, nstime deadline
 	}
 	if (rc == 0 && n > 0)
 		rc = drop_some(a, runs, n, pages, deadline, e);
+	return rc;
+}
+
+int agentctl_share(struct agentctl *a, const struct page_run *piece, const struct pageset *private, uint64_t *wrote,
+		   nstime deadline, struct err *e)
+{
+	struct agent_run runs[AGENT_MAX_RUNS] = { { .first = piece->first, .count = piece->count } };
+	uint64_t end = piece->first + piece->count, from = piece->first;
+	struct agent_shared s = { 0 };
+	struct page_run run;
+	struct reply r;
+	size_t n = 1;
+	int rc;
+
+	*wrote = 0;
+	for (; from < end && pageset_next(private, from, 0, &run) && run.first < end; from = run.first + run.count) {
+		if (n == AGENT_MAX_RUNS)
+			return err_set(e, -E2BIG, "private pages in too many pieces to be shared at once");
+		runs[n++] = (struct agent_run){
+			.first = run.first, .count = run.count < end - run.first ? run.count : end - run.first,
+		};
+		*wrote += runs[n - 1].count;
+	}
+	rc = exchange(a, AGENT_SHARE, runs, n * sizeof(*runs), &r, deadline, e);
+	if (rc < 0)
+		return rc;
+	cursor_copy(&r.body, &s, sizeof(s));
+	if (r.body.bad || s.pages != *wrote)
+		rc = err_set(e, -EPROTO, "the agent in QEMU shared another number of pages than it was told");
+	reply_end(&r);
 	return rc;
 }

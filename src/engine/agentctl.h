@@ -80,4 +80,21 @@ int agentctl_stopped(struct agentctl *a, nstime at, nstime deadline, struct err 
 
 enum { AGENTCTL_GAP = 8 };	/* pages */
 
+/*
+ * agentctl_share() - write private pages to the image and map their piece of guest memory shared
+ * @piece:   pages of one range of the map
+ * @private: the pages that are private in it, in at most AGENTCTL_SHARE_RUNS runs; what it holds outside does not count
+ * @wrote:   gets how many pages were written
+ *
+ * QEMU must stand still. What it sees stays the same. Not after agentctl_track(). The map is not read anew: call
+ * agentctl_hello() when all is shared.
+ *
+ * Return: 0, or -errno with @e filled; -E2BIG: too many runs. After an answer by the agent (not -ETIMEDOUT, -EPIPE
+ * and -EPROTO) nothing has changed for QEMU.
+ */
+int agentctl_share(struct agentctl *a, const struct page_run *piece, const struct pageset *private, uint64_t *wrote,
+		   nstime deadline, struct err *e);
+
+enum { AGENTCTL_SHARE_RUNS = 4095 };
+
 #endif

@@ -89,6 +89,59 @@ int64_t svmmem_private(struct svmmem *m)
 	return rc < 0 ? rc : (int64_t)m->set.count;
 }
 
+/* part_of() - of the map the one range that @page lies in, from there on, at most @count pages; false: there is none */
+static bool part_of(const struct mem_map *map, uint64_t page, uint64_t count, struct mem_map *part)
+{
+	for (uint32_t i = 0; i < map->n; i++) {
+		const struct mem_range *r = &map->r[i];
+		uint64_t skip = page - r->first;
+
+		if (page < r->first || skip >= r->count)
+			continue;
+		*part = (struct mem_map){ .n = 1 };
+		part->r[0] = (struct mem_range){
+			.addr = r->addr + skip * RAM_PAGE, .first = page,
+			.count = r->count - skip < count ? r->count - skip : count,
+		};
+		return true;
+	}
+	return false;
+}
+
+int svmmem_share(struct svmmem *m, uint64_t *from, uint64_t limit, uint64_t *wrote, nstime deadline, struct err *e)
+{
+	struct page_run piece, run;
+	uint64_t at = *from, end, left = limit;
+	unsigned int runs = 0;
+	struct mem_map part;
+	int rc;
+
+	*wrote = 0;
+	if (limit == 0 || !part_of(&m->a->map, *from, SVMMEM_SHARE_WINDOW, &part))
+		return err_set(e, -ERANGE, "no such part of the guest's memory to be shared");
+	pageset_clear(&m->set);
+	rc = memscan_private(m->a->pagemap, &part, &m->set);
+	if (rc < 0)
+		return err_set(e, rc, "the VM's private pages cannot be scanned: %s", strerror(-rc));
+	end = *from + part.r[0].count;
+	for (; pageset_next(&m->set, at, 0, &run); at = run.first + run.count) {
+		if (++runs > AGENTCTL_SHARE_RUNS || left == 0) {
+			end = run.first;
+			break;
+		}
+		if (run.count > left) {
+			end = run.first + left;
+			break;
+		}
+		left -= run.count;
+	}
+	piece = (struct page_run){ .first = *from, .count = end - *from };
+	rc = agentctl_share(m->a, &piece, &m->set, wrote, deadline, e);
+	if (rc == 0)
+		*from = end;
+	return rc;
+}
+
 void svmmem_stats(const struct svmmem *m, struct svmmem_stats *out)
 {
 	*out = m->st;

@@ -52,6 +52,25 @@ int svmmem_revert(struct svmmem *m, nstime deadline, struct err *e);
  */
 int64_t svmmem_private(struct svmmem *m);
 
+enum {
+	SVMMEM_SHARE_PAGES = 8192,	/* private pages of one step: 32 MB */
+	SVMMEM_SHARE_WINDOW = 131072,	/* pages that one step looks at: 512 MB */
+};
+
+/*
+ * svmmem_share() - one step of making a promoted VM's memory the image itself, so that it can be protected again
+ * @from:  the page where the step begins, 0 at first; gets where the next one begins; the guest's pages: all is done
+ * @limit: private pages that are written at most, SVMMEM_SHARE_PAGES or fewer; it bounds how long the VM has to stand
+ * @wrote: gets how many were
+ *
+ * QEMU must stand still in each step and may run between two. After the last one: svmmem_free(), agentctl_hello(),
+ * which finds all of it shared, agentctl_track() where pages are followed by userfaultfd, and a tracker (dirty_new())
+ * can be had. No svmmem_revert() once it has begun.
+ *
+ * Return: 0; -errno with @e filled: as agentctl_share(); @from stays, and the step can be tried again
+ */
+int svmmem_share(struct svmmem *m, uint64_t *from, uint64_t limit, uint64_t *wrote, nstime deadline, struct err *e);
+
 void svmmem_stats(const struct svmmem *m, struct svmmem_stats *out);
 
 #endif

@@ -5,12 +5,12 @@
  *
  *	engine_mem --kernel FILE --initrd FILE --init FILE --agent FILE [--module FILE]... [--machine pc]
  *		   [--nic virtio-net-pci] [--mem 256] [--rounds 50] [--delay 100] [--per-ms 2] [--work-mb 64]
- *		   [--loads 0] [--sandbox] [--life] [--quick] [--extra ARG]...
+ *		   [--loads 0] [--sandbox] [--life] [--again] [--quick] [--extra ARG]...
  *
  * Kernel and initrd are guest/build's; --init replaces the guest's first process, modules are added. --loads N loads
  * one state N times; --life has the SVM's guest switch itself off, panic (with pvpanic) and reset before a checkpoint;
- * --quick leaves the comparisons out, for measuring. Exit 0: all
- * held; 77: the kernel of this machine cannot do it.
+ * --again lets the secondary take over, makes its memory fit for protection and protects it with another one;
+ * --quick leaves the comparisons out, for measuring. Exit 0: all held; 77: the kernel of this machine cannot do it.
  */
 #include <errno.h>
 #include <getopt.h>
@@ -87,24 +87,31 @@ static void drain(void)
 		die("stage_put: %s", strerror(-rc));
 }
 
-/* compare() - what the SVM sees against what the PVM had */
-static void compare(const char *when)
+/* look() - what @vm's QEMU sees of guest memory into @seen */
+static void look(struct vm *vm)
 {
-	const struct mem_map *m = &s->agent->map;
-	uint64_t bad = 0, first = 0;
+	const struct mem_map *m = &vm->agent->map;
 
 	for (uint32_t i = 0; i < m->n; i++) {
 		uint64_t done = 0, len = m->r[i].count * RAM_PAGE;
 
 		while (done < len) {
-			ssize_t n = pread(s->mem, seen + m->r[i].first * RAM_PAGE + done, len - done,
+			ssize_t n = pread(vm->mem, seen + m->r[i].first * RAM_PAGE + done, len - done,
 					  (off_t)(m->r[i].addr + done));
 
 			if (n <= 0)
-				die("the secondary's memory cannot be read: %s", strerror(errno));
+				die("the %s's memory cannot be read: %s", vm->name, strerror(errno));
 			done += (uint64_t)n;
 		}
 	}
+}
+
+/* compare() - what the SVM sees against what the PVM had */
+static void compare(const char *when)
+{
+	uint64_t bad = 0, first = 0;
+
+	look(s);
 	pageset_clear(&mine);
 	if (memscan_private(s->agent->pagemap, &s->agent->map, &mine) < 0 || mine.count > 0)
 		die("round %u, %s: %" PRIu64 " private pages are left", n_rounds, when, mine.count);
@@ -260,6 +267,67 @@ static void restart(const struct vm_opts *o)
 	checkpoint(false, false);
 }
 
+/*
+ * reprotect() - the primary is gone; the secondary's memory becomes the image itself, step by step while its guest
+ * works, and it is the primary of another pair then
+ */
+static void reprotect(const struct vm_opts *o, unsigned int rounds)
+{
+	uint64_t from = 0, wrote, sum = 0, private;
+	unsigned int steps = 0;
+	double ms = 0, max = 0;
+	struct err e;
+
+	vm_end(p);
+	vm_sleep_ms(2000);
+	private = (uint64_t)svmmem_private(mem);
+	for (; from < s->ram->n_pages; steps++) {
+		nstime t;
+		double d;
+
+		vm_do(s, "{\"execute\":\"stop\"}");
+		look(s);
+		memcpy(copy, seen, s->ram->size);
+		t = clock_ns();
+		if (svmmem_share(mem, &from, 1024, &wrote, clock_ns() + 10 * NS_PER_S, &e) < 0)
+			die("share: %s", e.msg);
+		d = (double)(clock_ns() - t) / 1e6;
+		ms += d;
+		max = d > max ? d : max;
+		sum += wrote;
+		look(s);
+		if (memcmp(seen, copy, s->ram->size) != 0)
+			die("step %u, up to page %" PRIu64 ": the guest sees other memory than before", steps, from);
+		if (memcmp(seen, s->ram->base, from * RAM_PAGE) != 0)
+			die("step %u, up to page %" PRIu64 ": the image is not the memory", steps, from);
+		vm_do(s, "{\"execute\":\"cont\"}");
+		if (steps % 8 == 0 && !vm_wait_frames(s, 2, 30))
+			die("the guest is silent after step %u", steps);
+	}
+	svmmem_free(mem);
+	printf("  shared again: %u steps, %" PRIu64 " private pages at the begin, %" PRIu64 " written; longest %.2f ms; "
+	       "%.1f ms for 100 MB\n", steps, private, sum, max, sum > 0 ? ms / (double)sum * 25600 : 0.0);
+	if (agentctl_hello(s->agent, s->ram, (uint32_t)s->pid, clock_ns() + 5 * NS_PER_S, &e) < 0 ||
+	    agentctl_track(s->agent, clock_ns() + 5 * NS_PER_S, &e) < 0)
+		die("%s", e.msg);
+	p = s;
+	s = vm_start("next secondary", o, true);
+	dirty_free(dirty);
+	dirty = dirty_new(DIRTY_WP_ASYNC, &p->agent->map, p->agent->pagemap, p->agent->clear_refs, &e);
+	mem = svmmem_new(s->agent, s->ram, &e);
+	if (!dirty || !mem || dirty_arm(dirty) < 0)
+		die("%s", e.msg);
+	for (unsigned int i = 0; i <= rounds; i++) {
+		checkpoint(i == 0, false);
+		vm_sleep_ms(50);
+		if (p->errors > 0 || s->errors > 0)
+			die("the guest found wrong pages after it was protected again");
+	}
+	if (!vm_wait_frames(s, 3, 30) || s->id != p->id)
+		die("the next secondary's guest is not the primary's");
+	printf("  protected again: %u checkpoints\n", rounds + 1);
+}
+
 static void clean(void)
 {
 	unlink(initrd);
@@ -273,13 +341,14 @@ int main(int argc, char **argv)
 		{ "nic", 1, NULL, 'n' }, { "mem", 1, NULL, 'm' }, { "rounds", 1, NULL, 'r' },
 		{ "delay", 1, NULL, 'd' }, { "per-ms", 1, NULL, 'p' }, { "loads", 1, NULL, 'l' },
 		{ "sandbox", 0, NULL, 's' }, { "life", 0, NULL, 'f' }, { "qemu", 1, NULL, 'q' },
-		{ "quick", 0, NULL, 'Q' }, { "extra", 1, NULL, 'x' }, { "work-mb", 1, NULL, 'w' }, { 0 },
+		{ "quick", 0, NULL, 'Q' }, { "extra", 1, NULL, 'x' }, { "work-mb", 1, NULL, 'w' },
+		{ "again", 0, NULL, 'A' }, { 0 },
 	};
 	struct vm_opts o = { .qemu = "qemu-system-x86_64", .machine = "pc", .nic = "virtio-net-pci", .mb = 256 };
 	unsigned int rounds = 50, delay = 100, per_ms = 2, loads = 0, n_modules = 0, n_extra = 0, work_mb = 64;
 	char *module[32] = { 0 }, *extra[32] = { 0 }, append[256];
 	const char *init = NULL, *base = NULL;
-	bool want_life = false, quick = false, pvpanic = false;
+	bool want_life = false, again = false, quick = false, pvpanic = false;
 	struct err e;
 	int c;
 
@@ -302,6 +371,7 @@ int main(int argc, char **argv)
 		case 's': o.sandbox = true; break;
 		case 'f': want_life = true; break;
 		case 'q': o.qemu = optarg; break;
+		case 'A': again = true; break;
 		case 'Q': quick = true; break;
 		case 'x':
 			extra[n_extra < 31 ? n_extra++ : 30] = optarg;
@@ -405,6 +475,8 @@ int main(int argc, char **argv)
 		o.initrd = initrd;
 		restart(&o);
 	}
+	if (again)
+		reprotect(&o, 10);
 	vm_end(p);
 	vm_end(s);
 	dirty_free(dirty);

@@ -329,6 +329,124 @@ static void revert_pieces(void **state)
 	kid_end(&k);
 }
 
+/* share_in() - private pages become the image's, step by step, and are followed then */
+static void share_in(const char *how)
+{
+	uint64_t seen[PAGES], from = 0, steps = 0;
+	struct page_run all = { .first = 0, .count = PAGES };
+	struct pageset set, want;
+	struct svmmem *m;
+	struct kid k;
+	struct err e;
+
+	kid_start(&k, how, true);
+	for (unsigned int i = 0; i < PAGES; i++) {
+		seen[i] = rnd();
+		memcpy(ram_page(k.ram, i), &seen[i], 8);
+	}
+	assert_int_equal(agentctl_hello(k.agent, k.ram, 0, soon(), &e), 0);
+	m = svmmem_new(k.agent, k.ram, &e);
+	assert_non_null(m);
+	pageset_init(&set, PAGES);
+	pageset_init(&want, PAGES);
+	for (; from < PAGES; steps++) {
+		uint64_t before = from, limit = 1 + rnd() % 40, private, wrote;
+
+		for (uint64_t n = rnd() % 200; n > 0; n--) {
+			uint64_t page = rnd() % PAGES;
+
+			if (rnd() % 4 == 0)
+				order(&k, 'r', page, seen[page]);
+			else
+				order(&k, rnd() % 4 ? 'w' : 's', page, seen[page] = rnd());
+		}
+		private = (uint64_t)svmmem_private(m);
+		assert_int_equal(svmmem_share(m, &from, limit, &wrote, soon(), &e), 0);
+		assert_true(from > before && from <= PAGES && wrote <= limit);
+		/* What was shared has left the private pages, and nothing else has. */
+		assert_int_equal(svmmem_private(m), private - wrote);
+		for (uint64_t i = 0; i < from; i++)
+			assert_memory_equal(ram_page(k.ram, i), &seen[i], 8);
+		for (uint64_t i = 0; i < PAGES; i++)
+			assert_int_equal(order(&k, 'r', i, seen[i]), 'y');
+	}
+	assert_true(steps > 5);
+	assert_int_equal(svmmem_share(m, &from, 1, &steps, soon(), &e), -ERANGE);
+	svmmem_free(m);
+	assert_int_equal(agentctl_hello(k.agent, k.ram, (uint32_t)k.pid, soon(), &e), 0);
+	assert_true(k.agent->map.shared);
+	assert_null(svmmem_new(k.agent, k.ram, &e));
+	/* A piece that is shared already may come again: the answer was lost. */
+	for (unsigned int i = 0; i < k.agent->map.n; i++) {
+		struct page_run piece = { k.agent->map.r[i].first, k.agent->map.r[i].count };
+
+		assert_int_equal(agentctl_share(k.agent, &piece, &set, &steps, soon(), &e), 0);
+	}
+	if (dirty_probe(&e) == DIRTY_WP_ASYNC) {
+		struct dirty *d;
+
+		assert_int_equal(agentctl_track(k.agent, soon(), &e), 0);
+		assert_int_equal(agentctl_share(k.agent, &all, &set, &steps, soon(), &e), -EBUSY);
+		d = dirty_new(DIRTY_WP_ASYNC, &k.agent->map, k.agent->pagemap, -1, &e);
+		assert_int_equal(dirty_arm(d), 0);
+		for (uint64_t n = 100; n > 0; n--) {
+			uint64_t page = rnd() % PAGES;
+
+			order(&k, rnd() % 4 ? 'w' : 's', page, seen[page] = rnd());
+			pageset_add(&want, page, 1);
+			assert_memory_equal(ram_page(k.ram, page), &seen[page], 8);
+		}
+		assert_int_equal(dirty_scan(d, true, &set), 0);
+		assert_int_equal(set.count, want.count);
+		assert_memory_equal(set.bits, want.bits, PAGES / 8);
+		dirty_free(d);
+	}
+	pageset_fini(&set);
+	pageset_fini(&want);
+	kid_end(&k);
+}
+
+static void share(void **state)
+{
+	struct agent_run run[2] = { { 0, PAGES }, { 0, 1 } };
+	struct page_run piece = { 0, PAGES };
+	struct pageset set;
+	uint64_t wrote;
+	struct kid k;
+	struct err e;
+
+	if (memscan_probe_private(NULL) < 0)
+		skip();
+	share_in("private");
+	share_in("pieces");
+	kid_start(&k, "private", true);
+	pageset_init(&set, PAGES + 1);
+	assert_int_equal(agentctl_share(k.agent, &piece, &set, &wrote, soon(), &e), -ERANGE);
+	assert_int_equal(agentctl_hello(k.agent, k.ram, 0, soon(), &e), 0);
+	for (unsigned int i = 0; i < 4; i++) {
+		/* a piece too long, one behind the end, an empty one, one that is none */
+		piece = (struct page_run){ i == 1 ? PAGES : i == 3 ? UINT64_MAX : 0, i == 0 ? PAGES + 1 : i == 2 ? 0 : 1 };
+		assert_int_equal(agentctl_share(k.agent, &piece, &set, &wrote, soon(), &e), -ERANGE);
+	}
+	run[0] = (struct agent_run){ 1, 4 };
+	for (unsigned int i = 0; i < 3; i++) {
+		struct { struct agent_msg m; struct agent_run run[2]; } __attribute__((packed)) q = {
+			.m = { .magic = AGENT_MAGIC, .version = AGENT_VERSION, .type = AGENT_SHARE,
+			       .len = sizeof(q.run) },
+		};
+
+		/* private pages outside of the piece */
+		run[1] = (struct agent_run){ i == 0 ? 0 : i == 1 ? 4 : 5, i == 1 ? 2 : 1 };
+		memcpy(q.run, run, sizeof(run));
+		assert_int_equal(send(k.agent->sock, &q, sizeof(q), 0), sizeof(q));
+		assert_true(recv(k.agent->sock, &q, sizeof(q), 0) >= (ssize_t)sizeof(q.m));
+		assert_int_equal(q.m.rc, -ERANGE);
+	}
+	assert_int_equal(order(&k, 'w', 5, 1), 'y');
+	pageset_fini(&set);
+	kid_end(&k);
+}
+
 static void refused(void **state)
 {
 	static const struct { const char *how; bool ram; int rc; const char *text; } row[] = {
@@ -505,6 +623,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(drop_pieces),
 		cmocka_unit_test(revert),
 		cmocka_unit_test(revert_pieces),
+		cmocka_unit_test(share),
 		cmocka_unit_test(refused),
 		cmocka_unit_test(garbage),
 		cmocka_unit_test(liar),
