@@ -59,6 +59,7 @@ void node_event(struct node *n, const struct ft_ev *ev)
 		n->generation = ft_generation(n->ft);
 		for (unsigned int i = 0; i < acts.n && !n->ended; i++)
 			node_carry_out(n, &acts.a[i]);
+		node_tell_memory(n);
 	}
 	n->stepping = false;
 	arm_tick(n);

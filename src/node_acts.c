@@ -77,6 +77,12 @@ static void on_vm_done(void *arg, enum vm_job job, uint64_t num, int rc, const c
 	}
 	if (rc && rc != -ECONNRESET && rc != -ECANCELED)
 		log_warn("step failed step=%s epoch=%llu: %s", ft_step_name(vm_step[job]), (unsigned long long)num, why);
+	if (job == VM_CONT && !rc && ft_memory(n->ft) == FT_MEM_SHARING && ft_state(n->ft) == FT_ALONE) {
+		nstime stood = clock_ns() - n->share_stopped;
+
+		n->share_pieces++;
+		n->share_longest = stood > n->share_longest ? stood : n->share_longest;
+	}
 	if (job == VM_LOAD && !rc)
 		crash_point(CRASH_s_loaded);
 	step_done(n, vm_step[job], num, rc, 0);
@@ -152,7 +158,7 @@ const struct vm_ops node_vm_ops = {
 static const enum ft_step mem_step[MEM_JOBS] = {
 	[MEM_ROUND] = STEP_ROUND, [MEM_PRECOPY] = STEP_PRECOPY, [MEM_COPY] = STEP_COPY, [MEM_SEND] = STEP_SEND,
 	[MEM_AGAIN] = STEP_AGAIN, [MEM_RESERVE] = STEP_RESERVE, [MEM_APPLY] = STEP_APPLY,
-	[MEM_MEND] = STEP_MEND, [MEM_FORGET] = STEP_FORGET,
+	[MEM_MEND] = STEP_MEND, [MEM_FORGET] = STEP_FORGET, [MEM_SHARE] = STEP_SHARE,
 };
 
 static void on_mem_done(void *arg, enum mem_job job, uint64_t num, int rc, uint64_t value, const char *why)
@@ -321,6 +327,7 @@ static void do_step(struct node *n, enum ft_step step, uint64_t num)
 	log_trace("step %s epoch=%llu", ft_step_name(step), (unsigned long long)num);
 	switch (step) {
 	case STEP_STOP:
+		n->share_stopped = clock_ns();
 		vm_job(n->vm, VM_STOP, num);
 		break;
 	case STEP_CONT:
@@ -360,6 +367,9 @@ static void do_step(struct node *n, enum ft_step step, uint64_t num)
 		break;
 	case STEP_FORGET:
 		memwork_job(n->mem, MEM_FORGET, num);
+		break;
+	case STEP_SHARE:
+		memwork_job(n->mem, MEM_SHARE, num);
 		break;
 	case STEP_RESTART:
 		restart(n, num);
@@ -417,6 +427,8 @@ void node_carry_out(struct node *n, const struct ft_act *a)
 		vm_kill(n->vm);
 		break;
 	case FA_ANNOUNCE:
+		if (ft_state(n->ft) == FT_ALONE)
+			vm_serves(n->vm);
 		node_tell_state(n, a);
 		break;
 	case FA_CKPT_DONE:

@@ -98,6 +98,9 @@ struct node {
 	uint64_t hybrid_entered, hybrid_left;	/* as they were told last */
 	struct loop_timer report;	/* progress of the synchronisation */
 	enum ft_state last_state;
+	enum ft_memory last_memory;
+	nstime share_at, share_stopped, share_longest;	/* sharing a promoted VM's memory */
+	uint64_t share_pieces;
 
 	int exit_status;
 	bool ended;
@@ -140,6 +143,8 @@ void node_tell_state(struct node *n, const struct ft_act *a);
 void node_tell_checkpoint(struct node *n);
 void node_tell_abort(struct node *n, const struct ft_act *a);
 void node_tell_end(struct node *n);
+/* node_tell_memory() - after each event: how the VM's memory is mapped may have changed */
+void node_tell_memory(struct node *n);
 /* node_tell_step() - a step of a failover goes to the log */
 void node_tell_step(struct node *n, const struct ft_act *a);
 /* node_noticed() - the peer is or will be gone; @since: when that began, as far as is known */

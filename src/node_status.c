@@ -85,6 +85,10 @@ static struct json_object *fill_status(void *arg)
 	s->memory.limit_staged = m.limit.asked_staged;
 	s->memory.limit_full = m.limit.full;
 	s->memory.buffered = m.buffered;
+	s->memory.mapping = ft_memory(n->ft);
+	s->memory.shared_pages = m.shared_pages;
+	s->memory.share_pieces = n->share_pieces;
+	s->memory.share_longest = n->share_longest;
 	s->failover.at = n->failed_over_at;
 	s->failover.reason = n->failover_reason;
 	s->failover.took = n->failover_took;
@@ -296,6 +300,39 @@ void node_tell_state(struct node *n, const struct ft_act *a)
 		loop_timer_set(n->control, &n->blackbox, now + NS_PER_S);
 	if (s == FT_ENDED && was_paired(was))
 		node_blackbox(n);
+}
+
+void node_tell_memory(struct node *n)
+{
+	enum ft_memory m = ft_memory(n->ft), was = n->last_memory;
+	nstime now = clock_ns();
+	struct memwork_stats st;
+	struct json_object *o;
+
+	n->last_memory = m;
+	if (m == was || n->ended)
+		return;
+	if (m == FT_MEM_SHARING) {
+		n->share_at = now;
+		return;
+	}
+	if (was != FT_MEM_SHARING)
+		return;
+	memwork_stats(n->mem, &st);
+	if (m == FT_MEM_SHARED)
+		log_note("memory shared again: fit for protection pages=%llu pieces=%llu longest_stop_ms=%.1f after_ms=%.0f",
+			 (unsigned long long)st.shared_pages, (unsigned long long)n->share_pieces, ms(n->share_longest),
+			 ms(now - n->share_at));
+	else
+		log_warn("the VM's memory could not be shared again: this node cannot be protected before it was started anew");
+	o = json_object_new_object();
+	if (o) {
+		json_object_object_add(o, "memory", json_object_new_string(ft_memory_name(m)));
+		json_object_object_add(o, "pages", json_object_new_uint64(st.shared_pages));
+		json_object_object_add(o, "pieces", json_object_new_uint64(n->share_pieces));
+		json_object_object_add(o, "longest_stop_ms", json_object_new_double(ms(n->share_longest)));
+	}
+	monitor_event(n->monitor, "MEMORY", o);
 }
 
 void node_tell_end(struct node *n)

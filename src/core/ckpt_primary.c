@@ -56,6 +56,8 @@ void pri_sync(struct ft *ft, struct ft_ctx *c)
 {
 	if (ft->state != FT_ALONE || !ft->link || ft->p.phase != PRI_OFF || ft->leave != LEAVE_NO)
 		return;
+	if (share_busy(ft))
+		return;
 	/* A worker that is still busy with an earlier peer's pages must not get in the way. */
 	for (int i = 0; i < STEP_MAX; i++)
 		if (ft->busy[i].on)

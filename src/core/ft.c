@@ -12,6 +12,8 @@
  *	INIT -> JOINING -> STANDBY -> PROMOTING -> ALONE	a standby node; after a promotion it serves like any other
  *	... -> ENDED					one way; QEMU is killed first
  *
+ * A node that was promoted takes a peer only when its memory is shared again (share.c).
+ *
  * Promises:
  * - A node that serves stops serving before it says so: ft_end() takes the lease away and kills QEMU, then the
  *   message is sent (CTL_PROMOTE), then the link is closed.
@@ -127,8 +129,9 @@ static const struct ft_cell table[FT_STATE_MAX][FE_TYPE_MAX] = {
 		[FE_QEMU_DIED] = F(ft_alone_qemu_died), [FE_QEMU_HUNG] = NO,
 		[FE_GUEST_OFF] = F(ft_alone_guest_off), [FE_GUEST_RESET] = NO, [FE_GUEST_PANIC] = NO,
 		[FE_CTL] = F(ft_alone_ctl), [FE_NET] = NO, [FE_BULK_BARRIER] = NO, [FE_PROGRESS] = NO,
-		[FE_WANT] = NO, [FE_FULL] = NO, [FE_DONE] = F(pri_done), [FE_FAILOVER] = NO, [FE_QUIT] = F(ft_alone_quit),
-		[FE_SET_DELAY] = F(set_delay), [FE_TICK] = F(ft_pair_timer),
+		[FE_WANT] = NO, [FE_FULL] = NO, [FE_DONE] = F(ft_alone_done), [FE_FAILOVER] = NO,
+		[FE_QUIT] = F(ft_alone_quit),
+		[FE_SET_DELAY] = F(set_delay), [FE_TICK] = F(ft_alone_timer),
 	},
 	[FT_SYNC] = {
 		[FE_START] = NO, [FE_LINK_UP] = NO, [FE_LINK_DOWN] = F(ft_pair_link_down),
@@ -226,6 +229,8 @@ nstime ft_deadline(const struct ft *ft)
 	t = ft_min(t, ft->takeover_at);
 	t = ft_min(t, ft->p.deadline);
 	t = ft_min(t, ft->s.deadline);
+	if (ft->state == FT_ALONE)
+		t = ft_min(t, ft->share.deadline);
 	return ft_min(t, ft_min(pri_next(ft), pri_next_round(ft)));
 }
 
@@ -261,6 +266,7 @@ void ft_cfg_default(struct ft_cfg *cfg, enum ft_role role)
 		.load_deadline = 5 * NS_PER_S,
 		.lease = 500 * NS_PER_MS,
 		.drift = 10 * NS_PER_MS,
+		.share_after = 2 * NS_PER_S,
 		.max_rounds = 10,
 		.round_goal = 2000,
 		.precopy = { .goal = 512, .min = 10 * NS_PER_MS, .max = 1 * NS_PER_S, .share = 4 },
@@ -280,6 +286,23 @@ void ft_init(struct ft *ft, const struct ft_cfg *cfg, uint32_t generation)
 		ft->busy[i].deadline = NS_NEVER;
 	pri_init(ft);
 	sec_init(ft);
+	ft->share.deadline = NS_NEVER;
+	if (cfg->role == FT_SECONDARY)
+		ft->share.phase = SHARE_DUE;
+}
+
+enum ft_memory ft_memory(const struct ft *ft)
+{
+	switch (ft->share.phase) {
+	case SHARE_OFF:
+		return FT_MEM_SHARED;
+	case SHARE_FAILED:
+		return FT_MEM_STUCK;
+	case SHARE_DUE:
+		return FT_MEM_PRIVATE;
+	default:
+		return FT_MEM_SHARING;
+	}
 }
 
 enum ft_state ft_state(const struct ft *ft)

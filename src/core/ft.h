@@ -68,6 +68,8 @@ enum ft_step {
 	STEP_MEND,	/* secondary: put right what the load has touched; forget n's staging area */
 	STEP_RESTART,	/* secondary: kill what is left of QEMU and start it anew, stopped, from the image; what was
 			 * under way on the old process gets no FE_DONE any more, its death is not reported */
+	STEP_SHARE,	/* promoted, VM stopped: make a piece of its memory shared; value: pages left, 0: all is shared, and
+			 * what the VM writes is followed. Always answered; -ETIMEDOUT: perhaps done, perhaps not */
 	STEP_FORGET,	/* secondary: drop the staging area of n (it never became STAGED) */
 	STEP_MAX
 };
@@ -85,6 +87,7 @@ struct ft_cfg {
 	nstime load_deadline;		/* STEP_LOAD, STEP_RESTART on the secondary */
 	nstime lease;			/* L of P5, at least the heartbeat's timeout */
 	nstime drift;			/* what two clocks may differ over a lease; the secondary waits that much longer */
+	nstime share_after;		/* from serving alone to the first piece of memory that is shared again */
 	uint32_t max_rounds;		/* pre-copy rounds in the first synchronisation */
 	uint32_t round_goal;		/* dirty pages below which the first checkpoint is made */
 	struct precopy_cfg precopy;	/* rounds between checkpoints */
@@ -249,6 +252,15 @@ uint32_t ft_generation(const struct ft *ft);
 uint64_t ft_checkpoints(const struct ft *ft, enum ckpt_cause cause);	/* completed, by cause; CAUSE_MAX: all */
 uint64_t ft_aborted(const struct ft *ft);		/* checkpoints that were given up and tried again (primary) */
 const struct ckpt_times *ft_last(const struct ft *ft);	/* the last complete checkpoint (primary) */
+/* How the VM's memory is mapped: whether it can be protected. */
+enum ft_memory {
+	FT_MEM_SHARED,		/* it can */
+	FT_MEM_PRIVATE,		/* of a secondary, and of a promoted node at first */
+	FT_MEM_SHARING,		/* promoted: being shared, piece by piece */
+	FT_MEM_STUCK,		/* promoted: it could not be shared */
+};
+enum ft_memory ft_memory(const struct ft *ft);
+const char *ft_memory_name(enum ft_memory m);		/* "shared", "private", "sharing", "stuck" */
 enum ft_step ft_failed_step(const struct ft *ft);	/* of FT_WHY_STEP_FAILED; STEP_MAX: none */
 uint64_t ft_refused(const struct ft *ft);		/* actions that found no room in struct ft_acts: always 0 */
 

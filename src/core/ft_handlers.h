@@ -12,6 +12,8 @@ typedef void (*ft_fn)(struct ft *ft, struct ft_ctx *c);
 void ft_alone_link_up(struct ft *ft, struct ft_ctx *c);
 void ft_alone_link_down(struct ft *ft, struct ft_ctx *c);
 void ft_alone_silent(struct ft *ft, struct ft_ctx *c);
+void ft_alone_done(struct ft *ft, struct ft_ctx *c);
+void ft_alone_timer(struct ft *ft, struct ft_ctx *c);
 void ft_alone_ctl(struct ft *ft, struct ft_ctx *c);
 void ft_alone_qemu_died(struct ft *ft, struct ft_ctx *c);
 void ft_alone_guest_off(struct ft *ft, struct ft_ctx *c);

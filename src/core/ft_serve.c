@@ -77,6 +77,20 @@ void ft_alone_ctl(struct ft *ft, struct ft_ctx *c)
 		ft_alone_silent(ft, c);
 }
 
+void ft_alone_done(struct ft *ft, struct ft_ctx *c)
+{
+	if (share_done(ft, c))
+		pri_sync(ft, c);
+	else
+		pri_done(ft, c);
+}
+
+void ft_alone_timer(struct ft *ft, struct ft_ctx *c)
+{
+	if (!share_tick(ft, c))
+		ft_pair_timer(ft, c);
+}
+
 void ft_alone_qemu_died(struct ft *ft, struct ft_ctx *c)
 {
 	ft_end(ft, c, FT_WHY_QEMU_DIED, STEP_MAX, FT_EXIT_FAILED, CTL_QUIT);

@@ -192,6 +192,7 @@ void ft_served(struct ft *ft, struct ft_ctx *c)
 	ft->covered = false;
 	ft->rival = false;
 	ft_set_state(ft, c, FT_ALONE, ft->reason);
+	share_served(ft, c);
 }
 
 void ft_promoting_guest_off(struct ft *ft, struct ft_ctx *c)

@@ -5,6 +5,7 @@
 #include "core/ckpt_primary.h"
 #include "core/ckpt_secondary.h"
 #include "core/ft.h"
+#include "core/share.h"
 
 /*
  * struct ft, complete: for who embeds it, copies it or replays it (ring.c). No pointers and no I/O in it: an
@@ -43,6 +44,7 @@ struct ft {
 	struct ft_busy busy[STEP_MAX];
 	struct ckpt_primary p;
 	struct ckpt_secondary s;
+	struct share share;
 	uint64_t done[CAUSE_MAX];	/* completed checkpoints */
 	uint64_t done_all;
 	uint64_t aborted;		/* checkpoints given up and tried again */

@@ -18,6 +18,16 @@ const char *ft_state_name(enum ft_state s)
 	return NAME(names, s);
 }
 
+const char *ft_memory_name(enum ft_memory m)
+{
+	static const char *const names[] = {
+		[FT_MEM_SHARED] = "shared", [FT_MEM_PRIVATE] = "private", [FT_MEM_SHARING] = "sharing",
+		[FT_MEM_STUCK] = "stuck",
+	};
+
+	return NAME(names, m);
+}
+
 const char *ft_reason_name(enum ft_reason r)
 {
 	static const char *const names[FT_WHY_MAX] = {
@@ -38,7 +48,7 @@ const char *ft_step_name(enum ft_step s)
 		[STEP_STOP] = "stop", [STEP_CONT] = "cont", [STEP_SAVE] = "save", [STEP_ROUND] = "round",
 		[STEP_PRECOPY] = "precopy", [STEP_COPY] = "copy", [STEP_SEND] = "send", [STEP_RESERVE] = "reserve", [STEP_APPLY] = "apply",
 		[STEP_LOAD] = "load", [STEP_MEND] = "mend", [STEP_RESTART] = "restart", [STEP_FORGET] = "forget",
-		[STEP_AGAIN] = "again",
+		[STEP_SHARE] = "share", [STEP_AGAIN] = "again",
 	};
 
 	return NAME(names, s);

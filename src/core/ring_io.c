@@ -105,6 +105,7 @@ static void io_cfg(struct io *io, struct ft_cfg *c)
 	io_u64(io, &c->load_deadline);
 	io_u64(io, &c->lease);
 	io_u64(io, &c->drift);
+	io_u64(io, &c->share_after);
 	io_u32(io, &c->max_rounds);
 	io_u32(io, &c->round_goal);
 	io_u32(io, &c->precopy.goal);
@@ -173,6 +174,15 @@ static void io_secondary(struct io *io, struct ckpt_secondary *s)
 	io_u64(io, &s->deadline);
 }
 
+static void io_share(struct io *io, struct share *h)
+{
+	IO_ENUM(io, h->phase, SHARE_PHASE_MAX - 1);
+	io_bool(io, &h->last);
+	io_u32(io, &h->failures);
+	io_u64(io, &h->stopped_at);
+	io_u64(io, &h->deadline);
+}
+
 static void io_ft(struct io *io, struct ft *ft)
 {
 	io_cfg(io, &ft->cfg);
@@ -201,6 +211,7 @@ static void io_ft(struct io *io, struct ft *ft)
 	}
 	io_primary(io, &ft->p);
 	io_secondary(io, &ft->s);
+	io_share(io, &ft->share);
 	for (int i = 0; i < CAUSE_MAX; i++)
 		io_u64(io, &ft->done[i]);
 	io_u64(io, &ft->done_all);

@@ -31,6 +31,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
 #include <xxhash.h>
 
@@ -46,6 +47,7 @@
 #define SLICE_PAGES	256		/* pages that a round copies and sends before it looks at what else there is */
 #define STATE_PIECE	(64u << 10)
 #define DROP_NS		(5 * NS_PER_S)
+#define SHARE_PAGES	1024		/* private pages that are written while a promoted VM stands */
 #define PROGRESS_NS	(50 * NS_PER_MS)
 
 struct memwork {
@@ -71,6 +73,7 @@ struct memwork {
 	struct pagebuf *buf;
 	uint64_t buf_pages;
 	struct pagesend *send;
+	bool pack;
 	bool full_due;			/* the peer has nothing yet */
 	uint64_t copied, hash;
 	const uint8_t *state;
@@ -86,6 +89,8 @@ struct memwork {
 	struct memlimit *limit;
 	bool filling;			/* before the first marker */
 	int stage_rc;
+	bool soft;
+	uint64_t share_from;		/* promoted: memory up to this page is shared */
 	uint8_t *in_state;
 	uint64_t in_state_len, in_pages, marker_n, marker_state, marker_hash;
 
@@ -364,6 +369,32 @@ static void note_staged(struct memwork *w)
 	memlimit_staged(w->limit, ss.bytes / RAM_PAGE);
 }
 
+/* follow() - from now on what the VM writes is known; its memory is shared, and tracked where that is the agent's */
+static int follow(struct memwork *w, struct err *e)
+{
+	int rc;
+
+	w->dirty = dirty_new(w->soft ? DIRTY_SOFT : DIRTY_WP_ASYNC, &w->agent->map, w->agent->pagemap,
+			     w->soft ? w->agent->clear_refs : -1, e);
+	if (!w->dirty)
+		return e->code;
+	dirty_workers(w->dirty, w->workers);
+	/*
+	 * The kernel loses the soft-dirty bit of a page of shared memory that it swaps out. Mapped by us and locked, a page
+	 * stays in memory.
+	 */
+	if (w->soft && mlock(w->ram->base, w->ram->size) == -1)
+		log_warn("guest memory cannot be kept from being swapped out: %s; on this kernel a page that is swapped out may "
+			 "be missed by a checkpoint, so use no swap", strerror(errno));
+	rc = dirty_arm(w->dirty);
+	if (rc < 0) {
+		dirty_free(w->dirty);
+		w->dirty = NULL;
+		return err_set(e, rc, "%s", strerror(-rc));
+	}
+	return 0;
+}
+
 /* Give the SVM's private pages back. Return: 0 and how many, or -errno with @e */
 static int revert(struct memwork *w, uint64_t *n, struct err *e)
 {
@@ -490,6 +521,74 @@ static void do_reserve(struct memwork *w)
 	done(w, rc, w->in_state_len, e.msg);
 }
 
+static uint64_t sender_pages(const struct memwork *w)
+{
+	return w->ram->n_pages / 4 < BUF_PAGES ? w->ram->n_pages / 4 : BUF_PAGES;
+}
+
+/* A copy buffer of so many pages, and who sends what is in it; in the place of what there was, which must be empty. */
+static int new_sender(struct memwork *w, uint64_t pages, struct err *e)
+{
+	struct pagebuf *buf = pagebuf_new(pages, e);
+	struct pagesend *send;
+
+	if (!buf)
+		return e->code;
+	pagebuf_workers(buf, w->workers);
+	send = pagesend_new(buf, w->workers, w->pack, send_message, w, e);
+	if (!send) {
+		pagebuf_free(buf);
+		return e->code;
+	}
+	pagesend_free(w->send);
+	pagebuf_free(w->buf);
+	w->send = send;
+	w->buf = buf;
+	w->buf_pages = pages;
+	return 0;
+}
+
+/* All of the memory is shared: from here on this node is what one is that has always served. */
+static int become_serving(struct memwork *w, struct err *e)
+{
+	int rc = new_sender(w, sender_pages(w), e);
+
+	if (!rc)
+		rc = agentctl_hello(w->agent, w->ram, w->agent->pid, clock_ns() + DROP_NS, e);
+	if (!rc && !w->soft)
+		rc = agentctl_track(w->agent, clock_ns() + DROP_NS, e);
+	if (!rc)
+		rc = follow(w, e);
+	if (rc)
+		return rc;
+	svmmem_free(w->svm);
+	w->svm = NULL;
+	/* Nothing is staged here any more. */
+	stage_free(w->stage);
+	w->stage = NULL;
+	pthread_mutex_lock(&w->lock);
+	w->st.pool_bytes = w->st.staged_bytes = 0;
+	pthread_mutex_unlock(&w->lock);
+	return 0;
+}
+
+static void do_share(struct memwork *w)
+{
+	struct err e = { 0 };
+	uint64_t wrote = 0;
+	int rc = 0;
+
+	memlimit_end(w->limit);
+	if (w->share_from < w->ram->n_pages)
+		rc = svmmem_share(w->svm, &w->share_from, SHARE_PAGES, &wrote, clock_ns() + DROP_NS, &e);
+	pthread_mutex_lock(&w->lock);
+	w->st.shared_pages += wrote;
+	pthread_mutex_unlock(&w->lock);
+	if (!rc && w->share_from == w->ram->n_pages)
+		rc = become_serving(w, &e);
+	done(w, rc, w->ram->n_pages - w->share_from, e.msg);
+}
+
 static void on_job(void *arg, const void *data, size_t len)
 {
 	struct memwork *w = arg;
@@ -504,7 +603,7 @@ static void on_job(void *arg, const void *data, size_t len)
 	w->job_seq++;
 	w->job = m.job;
 	w->n = m.n;
-	if ((m.job <= MEM_AGAIN && !w->dirty) || (m.job > MEM_AGAIN && !w->stage)) {
+	if (m.job == MEM_SHARE ? !w->svm : m.job <= MEM_AGAIN ? !w->dirty : !w->stage) {
 		done(w, -ENOTSUP, 0, "this node is not in the role for it");
 		return;
 	}
@@ -537,6 +636,9 @@ static void on_job(void *arg, const void *data, size_t len)
 		break;
 	case MEM_FORGET:
 		do_forget(w);
+		break;
+	case MEM_SHARE:
+		do_share(w);
 		break;
 	case MEM_JOBS:
 		break;
@@ -603,6 +705,8 @@ static void on_qemu_up(void *arg, const void *data, size_t len)
 	svmmem_free(w->svm);
 	w->svm = NULL;
 	w->agent = m.agent;
+	w->soft = m.soft;
+	w->share_from = 0;
 	if (!m.agent)
 		return;
 	if (!m.share) {
@@ -613,11 +717,7 @@ static void on_qemu_up(void *arg, const void *data, size_t len)
 			log_error("the SVM's own pages cannot be followed: %s", e.msg);
 		return;
 	}
-	w->dirty = dirty_new(m.soft ? DIRTY_SOFT : DIRTY_WP_ASYNC, &m.agent->map, m.agent->pagemap,
-			     m.soft ? m.agent->clear_refs : -1, &e);
-	if (w->dirty)
-		dirty_workers(w->dirty, w->workers);
-	if (!w->dirty || dirty_arm(w->dirty) < 0)
+	if (follow(w, &e) < 0)
 		log_error("the VM's writes cannot be followed, so it cannot be protected: %s", e.msg);
 }
 
@@ -745,7 +845,7 @@ struct memwork *memwork_new(struct loop *loop, struct ram *ram, struct devstate 
 {
 	struct memwork *w = calloc(1, sizeof(*w));
 	const char *check = getenv("LOCKSTEP_MEMCHECK");
-	uint64_t cap = ram->n_pages / 4 < BUF_PAGES ? ram->n_pages / 4 : BUF_PAGES, share = ram->n_pages / MEMLIMIT_SHARE;
+	uint64_t share = ram->n_pages / MEMLIMIT_SHARE;
 	struct memlimit_cfg limits = { .private_pages = share, .staged_pages = share };
 
 	if (!w) {
@@ -767,13 +867,8 @@ struct memwork *memwork_new(struct loop *loop, struct ram *ram, struct devstate 
 	w->workers = workers_new(cfg->workers ? cfg->workers : workers_default(), e);
 	if (!w->workers)
 		goto fail;
-	w->buf_pages = cfg->standby ? 1 : cap;
-	w->buf = pagebuf_new(w->buf_pages, e);
-	if (!w->buf)
-		goto fail;
-	pagebuf_workers(w->buf, w->workers);
-	w->send = pagesend_new(w->buf, w->workers, cfg->pack, send_message, w, e);
-	if (!w->send)
+	w->pack = cfg->pack;
+	if (new_sender(w, cfg->standby ? 1 : sender_pages(w), e) < 0)
 		goto fail;
 	if (cfg->standby) {
 		w->stage = stage_new(ram->n_pages, 0, cfg->spill_dir, e);

@@ -31,6 +31,8 @@ enum mem_job {
 	MEM_APPLY,	/* standby, SVM stopped: its private pages go, n's pages into the image; value: private pages */
 	MEM_MEND,	/* standby, SVM stopped: put right what the load has written, forget n; value: pages mended */
 	MEM_FORGET,	/* standby: forget what is staged */
+	MEM_SHARE,	/* promoted, VM stopped: a piece of its memory is mapped shared; value: pages left; 0: all is shared,
+			 * and what the VM writes is followed */
 	MEM_JOBS
 };
 
@@ -60,6 +62,7 @@ struct memwork_stats {
 	uint64_t mended_pages;
 	uint64_t pool_bytes;		/* memory that staging has now */
 	struct memlimit_stats limit;
+	uint64_t shared_pages;		/* promoted: private pages that were written to the image in sharing it */
 	uint64_t buffered;
 	uint64_t precopy_rounds, precopy_pages;	/* between checkpoints, since the start */
 	uint64_t sent, received;	/* bytes on the bulk connection */

@@ -488,6 +488,11 @@ struct agentctl *vm_agent_take(struct vm *vm)
 	return a;
 }
 
+void vm_serves(struct vm *vm)
+{
+	vm->share = true;
+}
+
 void vm_kill(struct vm *vm)
 {
 	struct qmp *q = vm->qmp;

@@ -64,6 +64,9 @@ void vm_free(struct vm *vm);
  */
 int vm_start(struct vm *vm, bool share, int nic_fd[CMDLINE_NICS_MAX], struct err *e);
 
+/* vm_serves() - it was a private copy and is the VM from now on: when it is off, a stop does not reset it any more */
+void vm_serves(struct vm *vm);
+
 /* vm_job() - begin a job; done() follows in any case (unless the VM is killed) */
 void vm_job(struct vm *vm, enum vm_job job, uint64_t n);
 

@@ -188,6 +188,10 @@ struct json_object *status_json(const struct status *s)
 	put_u64(sub, "guest_bytes", s->memory.guest);
 	put_u64(sub, "staged_bytes", s->memory.staged);
 	put_u64(sub, "private_pages", s->memory.private_pages);
+	put_str(sub, "mapping", ft_memory_name(s->memory.mapping));
+	put_u64(sub, "shared_pages", s->memory.shared_pages);
+	put_u64(sub, "share_pieces", s->memory.share_pieces);
+	put(sub, "share_longest_ms", json_object_new_double((double)s->memory.share_longest / NS_PER_MS));
 	put_u64(sub, "private_limit_bytes", s->memory.private_limit);
 	put_u64(sub, "staged_limit_bytes", s->memory.staged_limit);
 	put_u64(sub, "pool_bytes", s->memory.pool);

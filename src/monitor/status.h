@@ -86,6 +86,9 @@ struct status {
 		uint64_t pool;		/* secondary: bytes of memory that staging has now */
 		uint64_t limit_private, limit_staged;	/* how often a checkpoint was asked for at a limit */
 		uint64_t limit_full;	/* how often the SVM was stopped at twice its limit */
+		enum ft_memory mapping;		/* whether the VM's memory can be protected */
+		uint64_t shared_pages, share_pieces;	/* promoted: written to the image, and in how many stops */
+		nstime share_longest;		/* the longest of them */
 		uint64_t buffered;	/* primary: bytes copied and not yet sent */
 	} memory;
 

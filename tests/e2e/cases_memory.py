@@ -3,9 +3,9 @@
 
 import time
 
-from bed import SANITIZED, Machine, Skip
+from bed import SANITIZED, Machine, Skip, until
 from harness import case, must, note, say
-from load import Fill, Incr, Load
+from load import Ask, Count, Fill, Incr, Load
 from memgroup import MemGroup, guest_ram_resident
 
 MB = 1 << 20
@@ -80,3 +80,45 @@ def memory_secondary(bed):
 @case("redis60", "memory", timeout=300)
 def memory_secondary_60s(bed):
     secondary_memory(bed, 60)
+
+
+def checked(bed, when):
+    """The guest looks at each page that it has dirtied."""
+    with Ask(bed, timeout=60) as ask:
+        got = ask("check")
+        must(got.startswith("ok"), "%s: check gave %r", when, got)
+
+
+def limited(bed, mb, pages, region, reached):
+    """The SVM writes beyond its limit of mb MiB: reached(status of a, of b) in the end, and no page is lost."""
+    bed.start_pair(options=["--checkpoint-delay", "60000"], b_options=["--private-limit", str(mb)])
+    with Load(bed, [Incr("a", depth=2), Count()]) as load:
+        load.wait_answers(3, 30)
+        with Ask(bed, timeout=60) as ask:
+            must(ask("dirty %d %d" % (pages, region)) == "ok", "dirty")
+        until(lambda: load.check() or reached(bed.a.status(), bed.b.status()), 60,
+              lambda: "the limit (%s)" % bed.b.status()["memory"])
+        a, b = bed.a.status(), bed.b.status()
+        must((a["state"], b["state"]) == ("protected", "standby"), "the pair came apart: %s, %s", a["state"], b["state"])
+        note("%s; checkpoints %s", {k: v for k, v in b["memory"].items() if "private" in k or k == "limit_full"},
+             {k: v for k, v in a["checkpoints"]["by_cause"].items() if v})
+        checked(bed, "at the limit")
+        load.wait_answers(5, 30)
+        bed.kill(bed.a)
+        bed.wait_alone(bed.b, 20)
+        load.wait_answers(5, 30)
+        checked(bed, "after the failover")
+        load.finish()
+
+
+@case()
+def private_limit(bed):
+    limited(bed, 12, 1500, 48, lambda a, b: a["checkpoints"]["by_cause"]["private"] >= 3 and
+            b["memory"]["limit_private"] >= 3)
+
+
+@case()
+def private_limit_hard(bed):
+    """So much at once that the SVM has to stand until the checkpoint."""
+    limited(bed, 1, 20000, 48, lambda a, b: b["memory"]["limit_full"] >= 3 and
+            a["checkpoints"]["by_cause"]["private"] >= 3)

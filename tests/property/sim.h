@@ -115,7 +115,7 @@ struct gcore {
 struct guest {
 	struct gcore core;
 	uint64_t image[SIM_PAGES], priv[SIM_PAGES];
-	uint32_t privmap, dirty, touched;
+	uint32_t privmap, dirty, touched, shared;	/* @shared: of a promoted VM, pages that are the image's again */
 	bool cow, valid;
 	uint64_t image_n;		/* the checkpoint that the image is (0: a mixture is under way) */
 };
@@ -357,7 +357,7 @@ struct ev {
 #define SIM_STATS(X) \
 	X(schedules) X(events) X(frames_out) X(frames_in) X(transactions) X(uploads) X(random_last) X(udp_answers) \
 	X(guest_opened) X(retransmissions) X(fast_rexmit) X(paws_drops) X(acks_beyond) X(reneg) X(lost_ext) X(dup_ext) \
-	X(checkpoints) X(ck_mismatch) X(ck_timeout) X(ck_other) X(ck_held) X(ck_inlog) X(ck_delay) X(ck_private) X(svm_full) X(gate_expired) \
+	X(checkpoints) X(ck_mismatch) X(ck_timeout) X(ck_other) X(ck_held) X(ck_inlog) X(ck_delay) X(ck_private) X(svm_full) X(shared) X(gate_expired) \
 	X(rel_compared) X(rel_staged) X(passed) X(splits) X(mismatches) X(acks_lowered) X(acks_made) X(acks_swallowed) \
 	X(replayed) X(purged) X(vanished) X(silent_drops) X(p1_checked) X(switch_checked) X(det_checked) \
 	X(p2_checked) X(replay_checked) X(staged_checked) X(syn_checked) \

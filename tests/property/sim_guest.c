@@ -118,7 +118,7 @@ static void page_write(struct sim *s, struct guest *g)
 	uint64_t v = mix(sim_rand(s), ++g->core.writes);
 
 	g->core.sum ^= mix(i + 77, guest_page(g, i)) ^ mix(i + 77, v);
-	if (g->cow) {
+	if (g->cow && !(g->shared & 1u << i)) {
 		g->priv[i] = v;
 		g->privmap |= 1u << i;
 	} else {

@@ -344,6 +344,12 @@ static void draw(struct sim *s)
 	storm_draw(s);
 	if (!s->deterministic && chance(s, 1500))
 		s->private_limit = 1 + rnd(s, 12);
+	/* Else most schedules are over before a promoted VM's memory is shared. */
+	if (chance(s, 2500))
+		for (int i = 0; i < NODES; i++) {
+			s->node[i].fcfg.share_after = us(s, 0, 100000);
+			ft_init(s->node[i].ft, &s->node[i].fcfg, 1);
+		}
 }
 
 static bool pair_settled(struct sim *s)

@@ -18,7 +18,7 @@ static nstime step_time(struct sim *s, enum ft_step step)
 	static const uint32_t most[STEP_MAX] = {
 		[STEP_STOP] = 20, [STEP_CONT] = 20, [STEP_SAVE] = 40, [STEP_ROUND] = 60, [STEP_PRECOPY] = 60, [STEP_COPY] = 40, [STEP_SEND] = 10,
 		[STEP_RESERVE] = 5, [STEP_APPLY] = 40, [STEP_LOAD] = 200, [STEP_MEND] = 10, [STEP_RESTART] = 1500,
-		[STEP_FORGET] = 5, [STEP_AGAIN] = 10 };
+		[STEP_SHARE] = 20, [STEP_FORGET] = 5, [STEP_AGAIN] = 10 };
 
 	return us(s, 1, most[step] * s->step_us);
 }
@@ -26,7 +26,7 @@ static nstime step_time(struct sim *s, enum ft_step step)
 static bool of_qemu(enum ft_step step)
 {
 	return step == STEP_STOP || step == STEP_CONT || step == STEP_SAVE || step == STEP_LOAD || step == STEP_MEND ||
-	       step == STEP_APPLY;
+	       step == STEP_APPLY || step == STEP_SHARE;
 }
 
 /* QMP commands are answered in their order. */
@@ -292,6 +292,35 @@ static bool step_effect(struct sim *s, struct node *nd, struct step_run *r)
 		g->privmap = 0;
 		lose_queues(s, nd);
 		pktq_clear(s, &nd->outq);
+		break;
+	case STEP_SHARE:
+		if (nd->q_running)
+			sim_fail(s, "P3", "node %s: memory is shared while the VM runs", who(nd));
+		/* Now and then a piece cannot be had, or nobody knows whether it could. */
+		if (chance(s, 1000)) {
+			r->rc = -EIO;
+			break;
+		}
+		for (i = 0; i < SIM_PAGES; i++) {
+			if (g->shared & 1u << i)
+				continue;
+			if (g->privmap & 1u << i)
+				g->image[i] = g->priv[i];
+			g->privmap &= ~(1u << i);
+			g->shared |= 1u << i;
+			if ((i & 7) == 7)
+				break;
+		}
+		r->value = SIM_PAGES - (uint32_t)__builtin_popcount(g->shared);
+		if (chance(s, 1000)) {
+			r->rc = -ETIMEDOUT;
+			break;
+		}
+		if (r->value == 0) {
+			g->cow = false;
+			g->dirty = (1u << SIM_PAGES) - 1;
+			s->st->shared++;
+		}
 		break;
 	case STEP_FORGET:
 		for (i = 0; i < SIM_PAGES; i++)

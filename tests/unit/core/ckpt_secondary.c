@@ -192,7 +192,9 @@ static void promotion(void **state)
 			STATE(&d, FT_ALONE, "idle");
 			if (d.ft.busy[STEP_FORGET].on)
 				done(&d, STEP_FORGET, d.ft.busy[STEP_FORGET].n);
-			assert_true(ft_deadline(&d.ft) == NS_NEVER);
+			/* What remains to be done is its memory, later. */
+			assert_int_equal(ft_memory(&d.ft), FT_MEM_SHARING);
+			assert_true(ft_deadline(&d.ft) == d.now + d.ft.cfg.share_after);
 			assert_int_equal(ft_epoch(&d.ft), t[i].place == FIRST_APPLY ? 2 : t[i].place == IDLE ? 2 : 3);
 		}
 }
@@ -622,6 +624,88 @@ static void full_promotion(void **state)
 	STATE(&d, FT_ENDED, "idle");
 }
 
+/* Up to the moment at which the first piece is due. */
+static void promoted(struct drive *d)
+{
+	to(d, IDLE);
+	assert_int_equal(ft_memory(&d->ft), FT_MEM_PRIVATE);
+	ev0(d, FE_LINK_DOWN, 1);
+	done(d, STEP_FORGET, 2);
+	assert_int_equal(ft_memory(&d->ft), FT_MEM_SHARING);
+	SAYS(ev0(d, FE_TICK, 0), "");
+}
+
+/* A promoted VM's memory is shared piece by piece, and only then a peer is taken. */
+static void share(void **state)
+{
+	nstime stopped;
+	struct drive d;
+
+	promoted(&d);
+	SAYS(tick(&d), "stop:2");
+	stopped = d.now;
+	SAYS(ev0(&d, FE_LINK_UP, 3), "");
+	d.now += 2 * NS_PER_MS;
+	SAYS(done(&d, STEP_STOP, 2), "share:2");
+	d.now += 6 * NS_PER_MS;
+	SAYS(done_rc(&d, STEP_SHARE, 2, 0, 500), "cont:2");
+	d.now += 2 * NS_PER_MS;
+	SAYS(done(&d, STEP_CONT, 2), "");
+	STATE(&d, FT_ALONE, "idle");
+	/* Then it runs nine times as long as it has stood. */
+	assert_true(d.now - stopped == 10 * NS_PER_MS);
+	assert_true(ft_deadline(&d.ft) == d.now + 90 * NS_PER_MS);
+	SAYS(tick(&d), "stop:2");
+	SAYS(done(&d, STEP_STOP, 2), "share:2");
+	/* Nobody knows whether it was done: it must not run before that is known. */
+	SAYS(done_rc(&d, STEP_SHARE, 2, -ETIMEDOUT, 0), "share:2");
+	assert_true(ft_deadline(&d.ft) == NS_NEVER);
+	SAYS(done_rc(&d, STEP_SHARE, 2, 0, 0), "cont:2");
+	assert_int_equal(ft_memory(&d.ft), FT_MEM_SHARING);
+	/* A cont is asked for until it is answered well. */
+	SAYS(done_rc(&d, STEP_CONT, 2, -EIO, 0), "");
+	SAYS(tick(&d), "cont:2");
+	SAYS(tick(&d), "cont:2");
+	SAYS(done(&d, STEP_CONT, 2), "net-role:2 round:2");
+	assert_int_equal(ft_memory(&d.ft), FT_MEM_SHARED);
+	STATE(&d, FT_SYNC, "precopy");
+}
+
+/* A piece that cannot be shared, a QEMU that does not stop: it goes on as it is, and in the end without a peer. */
+static void share_fails(void **state)
+{
+	struct drive d;
+
+	promoted(&d);
+	SAYS(ev0(&d, FE_LINK_UP, 3), "");
+	for (int i = 0; i < 5; i++) {
+		SAYS(tick(&d), "stop:2");
+		if (i == 1) {
+			SAYS(tick(&d), "cont:2");
+			/* A late answer is nobody's. */
+			SAYS(done(&d, STEP_STOP, 2), "");
+		} else if (i == 2) {
+			SAYS(done_rc(&d, STEP_STOP, 2, -EIO, 0), "cont:2");
+		} else {
+			SAYS(done(&d, STEP_STOP, 2), "share:2");
+			SAYS(done_rc(&d, STEP_SHARE, 2, -EIO, 7), "cont:2");
+		}
+		SAYS(done(&d, STEP_CONT, 2), "");
+	}
+	assert_int_equal(ft_memory(&d.ft), FT_MEM_STUCK);
+	assert_true(ft_deadline(&d.ft) == NS_NEVER);
+	STATE(&d, FT_ALONE, "idle");
+	/* It ends at any time. */
+	promoted(&d);
+	tick(&d);
+	SAYS(ev0(&d, FE_QUIT, 0), "lease-none kill-qemu end:0");
+	promoted(&d);
+	tick(&d);
+	done(&d, STEP_STOP, 2);
+	done_rc(&d, STEP_SHARE, 2, -ECONNRESET, 0);
+	SAYS(done_rc(&d, STEP_CONT, 2, -ECONNRESET, 0), "lease-none kill-qemu end:1");
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -631,7 +715,7 @@ int main(void)
 		cmocka_unit_test(lease), cmocka_unit_test(joining_never_promotes),
 		cmocka_unit_test(told_to_end), cmocka_unit_test(own_qemu), cmocka_unit_test(barriers_overdue),
 		cmocka_unit_test(svm_alone), cmocka_unit_test(out_of_order), cmocka_unit_test(full),
-		cmocka_unit_test(full_promotion),
+		cmocka_unit_test(full_promotion), cmocka_unit_test(share), cmocka_unit_test(share_fails),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -105,6 +105,8 @@ static struct ft_ev next_event(const struct ft *ft)
 		ev = (struct ft_ev){ .type = FE_CTL, .ctl = { .type = CTL_EPOCH_END } };
 	else if (ft->p.phase == PRI_IDLE)
 		ev = (struct ft_ev){ .type = FE_WANT, .cause = CAUSE_COMMAND };
+	else if (ft->state == FT_ALONE && share_busy(ft) && rnd(4))
+		ev.type = FE_TICK;
 	else if (ft->state == FT_ALONE)
 		ev = (struct ft_ev){ .type = FE_LINK_UP };
 	ev.ctl.n = n;
@@ -168,7 +170,7 @@ static void slow_hosts(void **state)
 static void random_events(void **state)
 {
 	const char *e = getenv("LOCKSTEP_SEED"), *n = getenv("STEPS");
-	uint64_t seed = e ? strtoull(e, NULL, 0) : 1, steps = n ? strtoull(n, NULL, 0) : 1000000, lives = 0;
+	uint64_t seed = e ? strtoull(e, NULL, 0) : 1, steps = n ? strtoull(n, NULL, 0) : 1500000, lives = 0;
 	uint64_t seen[FT_STATE_MAX][FE_TYPE_MAX] = { 0 };
 	struct drive d = { .ft = { .state = FT_ENDED } };
 

@@ -140,24 +140,24 @@ static void last_round(void **state)
 	/* One for which nobody waits has a round before it, where that pays. */
 	serving(&d, 10000);
 	d.now += 110 * NS_PER_MS;
-	SAYS(want(&d, CAUSE_MEMORY), "precopy:3");
+	SAYS(want(&d, CAUSE_PRIVATE), "precopy:3");
 	SAYS(want(&d, CAUSE_INLOG), "");
 	SAYS(done_rc(&d, STEP_PRECOPY, 3, 0, 1000), "net-close:3");
 	/* An order that comes meanwhile goes at once. */
 	serving(&d, 10000);
 	d.now += 110 * NS_PER_MS;
-	SAYS(want(&d, CAUSE_MEMORY), "precopy:3");
+	SAYS(want(&d, CAUSE_PRIVATE), "precopy:3");
 	SAYS(want(&d, CAUSE_COMMAND), "net-close:3");
 	/* And where the guest writes little, there is none. */
 	serving(&d, 100);
 	d.now += 110 * NS_PER_MS;
-	SAYS(want(&d, CAUSE_MEMORY), "net-close:3");
+	SAYS(want(&d, CAUSE_PRIVATE), "net-close:3");
 	/* One that is under way is waited for. */
 	serving(&d, 100);
 	d.now += 110 * NS_PER_MS;
 	d.ft.p.pre.scanned_at -= NS_PER_S;
 	SAYS(ev0(&d, FE_TICK, 0), "precopy:3");
-	SAYS(want(&d, CAUSE_MEMORY), "");
+	SAYS(want(&d, CAUSE_PRIVATE), "");
 	SAYS(done_rc(&d, STEP_PRECOPY, 3, 0, 10), "net-close:3");
 }
 
