@@ -5,11 +5,12 @@
  *
  *	engine_mem --kernel FILE --initrd FILE --init FILE --agent FILE [--module FILE]... [--machine pc]
  *		   [--nic virtio-net-pci] [--mem 256] [--rounds 50] [--delay 100] [--per-ms 2] [--work-mb 64]
- *		   [--loads 0] [--sandbox] [--life] [--again] [--quick] [--extra ARG]...
+ *		   [--loads 0] [--sandbox] [--life] [--again] [--swap] [--quick] [--extra ARG]...
  *
  * Kernel and initrd are guest/build's; --init replaces the guest's first process, modules are added. --loads N loads
  * one state N times; --life has the SVM's guest switch itself off, panic (with pvpanic) and reset before a checkpoint;
  * --again lets the secondary take over, makes its memory fit for protection and protects it with another one;
+ * --swap has pages of both swapped out before each checkpoint, where this machine can have a swap file;
  * --quick leaves the comparisons out, for measuring. Exit 0: all held; 77: the kernel of this machine cannot do it.
  */
 #include <errno.h>
@@ -19,7 +20,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #include <xxhash.h>
@@ -29,6 +33,17 @@
 #include "engine/stage.h"
 #include "engine/svmmem.h"
 #include "engine_mem_vm.h"
+#include "mem_swapfile.h"
+
+#ifndef MADV_PAGEOUT
+#define MADV_PAGEOUT 21
+#endif
+#ifndef SYS_pidfd_open
+#define SYS_pidfd_open 434
+#endif
+#ifndef SYS_process_madvise
+#define SYS_process_madvise 440
+#endif
 
 enum {
 	STEP_STOP, STEP_SAVE, STEP_SCAN, STEP_COPY, STEP_CONT, STEP_S_STOP, STEP_STAGE, STEP_REVERT, STEP_APPLY,
@@ -124,6 +139,32 @@ static void compare(const char *when)
 		}
 	die("round %u, %s: %" PRIu64 " pages differ, the first is %" PRIu64 " (staged this time: %d)", n_rounds, when,
 	    bad, first, pageset_has(stage_pages(stage), first));
+}
+
+/* push_out() - have pages of a QEMU's guest memory swapped out, half of it, another half each time; how many are out */
+static uint64_t push_out(const struct vm *vm, unsigned int turn)
+{
+	int pidfd = (int)syscall(SYS_pidfd_open, vm->pid, 0);
+	unsigned char *core = malloc(vm->ram->n_pages);
+	uint64_t out = 0;
+
+	/* Pages that two have mapped are left alone. */
+	madvise(vm->ram->base, vm->ram->size, MADV_DONTNEED);
+	for (uint32_t i = 0; i < vm->agent->map.n; i++) {
+		const struct mem_range *r = &vm->agent->map.r[i];
+		uint64_t half = r->count / 2 * RAM_PAGE;
+		struct iovec iov = { (void *)(uintptr_t)(r->addr + turn % 2 * half), half };
+
+		if (syscall(SYS_process_madvise, pidfd, &iov, 1, MADV_PAGEOUT, 0u) == -1)
+			die("process_madvise: %s", strerror(errno));
+	}
+	close(pidfd);
+	if (!core || mincore(vm->ram->base, vm->ram->size, core) == -1)
+		die("mincore");
+	for (uint64_t i = 0; i < vm->ram->n_pages; i++)
+		out += !(core[i] & 1);
+	free(core);
+	return out;
 }
 
 /* revert() - and see by the kernel's other way of telling that nothing private is left */
@@ -342,13 +383,14 @@ int main(int argc, char **argv)
 		{ "delay", 1, NULL, 'd' }, { "per-ms", 1, NULL, 'p' }, { "loads", 1, NULL, 'l' },
 		{ "sandbox", 0, NULL, 's' }, { "life", 0, NULL, 'f' }, { "qemu", 1, NULL, 'q' },
 		{ "quick", 0, NULL, 'Q' }, { "extra", 1, NULL, 'x' }, { "work-mb", 1, NULL, 'w' },
-		{ "again", 0, NULL, 'A' }, { 0 },
+		{ "again", 0, NULL, 'A' }, { "swap", 0, NULL, 'S' }, { 0 },
 	};
 	struct vm_opts o = { .qemu = "qemu-system-x86_64", .machine = "pc", .nic = "virtio-net-pci", .mb = 256 };
 	unsigned int rounds = 50, delay = 100, per_ms = 2, loads = 0, n_modules = 0, n_extra = 0, work_mb = 64;
 	char *module[32] = { 0 }, *extra[32] = { 0 }, append[256];
-	const char *init = NULL, *base = NULL;
-	bool want_life = false, again = false, quick = false, pvpanic = false;
+	const char *init = NULL, *base = NULL, *why;
+	uint64_t out_p = 0, out_s = 0;
+	bool want_swap = false, want_life = false, again = false, quick = false, pvpanic = false;
 	struct err e;
 	int c;
 
@@ -373,6 +415,7 @@ int main(int argc, char **argv)
 		case 'q': o.qemu = optarg; break;
 		case 'A': again = true; break;
 		case 'Q': quick = true; break;
+		case 'S': want_swap = true; break;
 		case 'x':
 			extra[n_extra < 31 ? n_extra++ : 30] = optarg;
 			pvpanic = pvpanic || strcmp(optarg, "pvpanic") == 0;
@@ -421,6 +464,10 @@ int main(int argc, char **argv)
 		die("the guest does not come up");
 	printf("guest up after %.1f s\n", (double)(clock_ns() - t) / 1e9);
 	checkpoint(true, false);
+	why = want_swap ? swapfile_new(1ull << 30) : NULL;
+	if (why)
+		printf("no swap here: %s\n", why);
+	want_swap = want_swap && !why;
 	for (unsigned int i = 0; i < rounds; i++) {
 		uint64_t want = s->count;
 
@@ -428,6 +475,10 @@ int main(int argc, char **argv)
 		/* The SVM must be alive before it is replaced, or the comparison compares standing still. */
 		if (!quick && i % 10 == 9 && !vm_wait_frames(s, 2, 30))
 			die("round %u: the secondary's guest is silent (%" PRIu64 ")", i, want);
+		if (want_swap) {
+			out_p += push_out(p, i);
+			out_s += push_out(s, i / 2);
+		}
 		checkpoint(false, quick);
 		if (p->errors > 0 || s->errors > 0)
 			die("round %u: the guest found wrong pages: P %" PRIu64 ", S %" PRIu64, i, p->errors,
@@ -435,6 +486,12 @@ int main(int argc, char **argv)
 	}
 	if (!vm_wait_frames(s, 3, 30) || s->id != p->id)
 		die("the secondary's guest is not the primary's: %" PRIx64 " %" PRIx64, s->id, p->id);
+	if (want_swap) {
+		printf("  pages of the memory files that were out of memory at a checkpoint: P %" PRIu64 ", S %" PRIu64 "\n",
+		       out_p / rounds, out_s / rounds);
+		if (out_p < 1000 * rounds || out_s < 1000 * rounds)
+			die("next to nothing was swapped out");
+	}
 	report();
 	printf("  writes by the guests: P %" PRIu64 ", S %" PRIu64 "; errors %" PRIu64 " %" PRIu64 "\n", p->writes,
 	       s->writes, p->errors, s->errors);

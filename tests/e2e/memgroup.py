@@ -6,8 +6,11 @@ goes at the end of the process, however that comes about; the swap file even aft
 
 import atexit
 import contextlib
+import ctypes
+import fcntl
 import os
 import re
+import struct
 import subprocess
 import tempfile
 
@@ -118,3 +121,26 @@ def guest_ram_resident(pid, size):
             if m and int(m[2], 16) - int(m[1], 16) == size:
                 return int(re.search(r"^Rss:\s+(\d+) kB", block, re.M)[1]) * 1024
     return 0
+
+
+def guest_ram(pid, size):
+    """Where a node's QEMU maps guest memory: a list of (from, to, shared); together they are size bytes, else it is empty."""
+    with open("/proc/%d/maps" % pid, encoding="utf-8") as f:
+        found = re.findall(r"^([0-9a-f]+)-([0-9a-f]+) ..(?:.)([sp]) .*memfd:lockstep-ram", f.read(), re.M)
+    maps = [(int(a, 16), int(b, 16), p == "s") for a, b, p in found]
+    return maps if sum(b - a for a, b, _ in maps) == size else []
+
+
+def written_pages(pid, maps):
+    """How many pages of these the kernel has for written since they were armed. An error where nothing is registered."""
+    vec = (ctypes.c_uint64 * (3 * 65536))()
+    count = 0
+    with open("/proc/%d/pagemap" % pid, "rb") as f:
+        for start, end, _ in maps:
+            while start < end:
+                # struct pm_scan_arg: size, CHECK_WPASYNC, start, end, walk_end, vec, vec_len, max_pages, categories
+                arg = bytearray(struct.pack("<12Q", 96, 2, start, end, 0, ctypes.addressof(vec), 65536, 0, 0, 2, 0, 2))
+                n = fcntl.ioctl(f, 0xc0606610, arg, True)
+                count += sum((vec[3 * i + 1] - vec[3 * i]) // 4096 for i in range(n))
+                start = struct.unpack_from("<Q", arg, 32)[0]
+    return count
