@@ -190,9 +190,14 @@ static void on_mem_limit(void *arg, enum memlimit_what what)
 {
 	struct ft_ev ev = { .type = what == MEMLIMIT_FULL ? FE_FULL : FE_WANT,
 			    .cause = what == MEMLIMIT_STAGED ? CAUSE_STAGED : CAUSE_PRIVATE };
+	struct node *n = arg;
+	nstime now = clock_ns();
 
-	if (what == MEMLIMIT_FULL)
-		log_warn("the SVM has twice the pages of its own that it may have: it stands until the next checkpoint");
+	if (what == MEMLIMIT_FULL && (!n->full_at || now - n->full_at >= 60 * NS_PER_S)) {
+		n->full_at = now;
+		log_warn("the SVM has twice the pages of its own that it may have: it stands until the next checkpoint "
+			 "(said once a minute; limit_full of the status counts)");
+	}
 	send_event(arg, &ev);
 }
 

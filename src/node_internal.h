@@ -67,6 +67,7 @@ struct node {
 	struct vm *vm;
 	struct memwork *mem;
 	struct memlimit_cfg limits;
+	nstime full_at;			/* when the hard limit was told last; bulk loop */
 	struct proxy *px;
 	const char *nic_ids[CMDLINE_NICS_MAX];	/* the netdevs', as in cl */
 	struct net_cfg net;		/* its nic[] is kept up to date; the rules in force are the proxy's */

@@ -94,7 +94,7 @@ class Swap:
         self.dir = tempfile.mkdtemp(prefix="lockstep-swap-", dir="/var/tmp")
         # It ends with the pipe, and is in a session of its own, so that killing the test's group spares it.
         script = ('f="$0/swap"; (umask 077; dd if=/dev/zero of="$f" bs=1M count=%d 2>/dev/null) && '
-                  'mkswap -q "$f" >/dev/null && swapon "$f" && echo on; cat >/dev/null; '
+                  'mkswap -q "$f" >/dev/null && swapon "$f" && echo on || echo off; cat >/dev/null; '
                   'swapoff "$f" 2>/dev/null; rm -rf "$0"' % (size >> 20))
         self.proc = subprocess.Popen(["sh", "-c", script, self.dir], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                                      stderr=subprocess.DEVNULL, start_new_session=True)
