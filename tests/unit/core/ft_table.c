@@ -170,7 +170,7 @@ static void slow_hosts(void **state)
 static void random_events(void **state)
 {
 	const char *e = getenv("LOCKSTEP_SEED"), *n = getenv("STEPS");
-	uint64_t seed = e ? strtoull(e, NULL, 0) : 1, steps = n ? strtoull(n, NULL, 0) : 1500000, lives = 0;
+	uint64_t seed = e ? strtoull(e, NULL, 0) : 1, steps = n ? strtoull(n, NULL, 0) : 2500000, lives = 0;
 	uint64_t seen[FT_STATE_MAX][FE_TYPE_MAX] = { 0 };
 	struct drive d = { .ft = { .state = FT_ENDED } };
 
