@@ -90,9 +90,9 @@ def checked(bed, when):
         must(got.startswith("ok"), "%s: check gave %r", when, got)
 
 
-def limited(bed, mb, pages, region, reached):
-    """The SVM writes beyond its limit of mb MiB: reached(status of a, of b) in the end, and no page is lost."""
-    bed.start_pair(options=["--checkpoint-delay", "60000"], b_options=["--private-limit", str(mb)])
+def limited(bed, options, pages, region, reached):
+    """Memory is written beyond a limit: reached(status of a, of b) in the end, and no page is lost."""
+    bed.start_pair(options=["--checkpoint-delay", "60000"], b_options=options)
     with Load(bed, [Incr("a", depth=2), Count()]) as load:
         load.wait_answers(3, 30)
         with Ask(bed, timeout=60) as ask:
@@ -101,7 +101,7 @@ def limited(bed, mb, pages, region, reached):
               lambda: "the limit (%s)" % bed.b.status()["memory"])
         a, b = bed.a.status(), bed.b.status()
         must((a["state"], b["state"]) == ("protected", "standby"), "the pair came apart: %s, %s", a["state"], b["state"])
-        note("%s; checkpoints %s", {k: v for k, v in b["memory"].items() if "private" in k or k == "limit_full"},
+        note("%s; checkpoints %s", {k: v for k, v in b["memory"].items() if k == "private_pages" or "limit" in k},
              {k: v for k, v in a["checkpoints"]["by_cause"].items() if v})
         checked(bed, "at the limit")
         load.wait_answers(5, 30)
@@ -114,15 +114,22 @@ def limited(bed, mb, pages, region, reached):
 
 @case()
 def private_limit(bed):
-    limited(bed, 12, 1500, 48, lambda a, b: a["checkpoints"]["by_cause"]["private"] >= 3 and
+    limited(bed, ["--private-limit", "12"], 1500, 48, lambda a, b: a["checkpoints"]["by_cause"]["private"] >= 3 and
             b["memory"]["limit_private"] >= 3)
 
 
 @case()
 def private_limit_hard(bed):
     """So much at once that the SVM has to stand until the checkpoint."""
-    limited(bed, 1, 20000, 48, lambda a, b: b["memory"]["limit_full"] >= 3 and
+    limited(bed, ["--private-limit", "1"], 20000, 48, lambda a, b: b["memory"]["limit_full"] >= 3 and
             a["checkpoints"]["by_cause"]["private"] >= 3)
+
+
+@case()
+def staged_limit(bed):
+    """What is sent before it is needed waits at the secondary; there it has a limit, too."""
+    limited(bed, ["--staged-limit", "6", "--private-limit", "400"], 1500, 48, lambda a, b:
+            a["checkpoints"]["by_cause"]["staged"] >= 2 and b["memory"]["limit_staged"] >= 2)
 
 
 @case()
