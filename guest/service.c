@@ -262,6 +262,20 @@ static void cmd_time(struct conn *c, const char *s)
 	answer(c, "%" PRId64 "\n", clock_ms(CLOCK_REALTIME));
 }
 
+static void cmd_clock(struct conn *c, const char *s)
+{
+	char source[64] = "";
+	int fd = open("/sys/devices/system/clocksource/clocksource0/current_clocksource", O_RDONLY | O_CLOEXEC);
+	ssize_t n = fd == -1 ? 0 : read(fd, source, sizeof(source) - 1);
+
+	if (fd != -1)
+		close(fd);
+	source[n > 0 ? n : 0] = 0;
+	source[strcspn(source, "\n")] = 0;
+	answer(c, "%s %" PRId64 " %" PRId64 "\n", source[0] ? source : "unknown", clock_ms(CLOCK_MONOTONIC),
+	       clock_ms(CLOCK_REALTIME));
+}
+
 static void go_down(struct conn *c, int how)
 {
 	answer(c, "ok\n");
@@ -381,7 +395,8 @@ static const struct command {
 	{ "count", false, cmd_count }, { "gcount", false, cmd_gcount }, { "echo", true, cmd_echo },
 	{ "send", true, cmd_send }, { "take", true, cmd_take }, { "dirty", true, cmd_dirty },
 	{ "check", false, cmd_check }, { "random", true, cmd_random }, { "last", false, cmd_last },
-	{ "uptime", false, cmd_uptime }, { "time", false, cmd_time }, { "poweroff", false, cmd_poweroff },
+	{ "uptime", false, cmd_uptime }, { "time", false, cmd_time },
+	{ "clock", false, cmd_clock }, { "poweroff", false, cmd_poweroff },
 	{ "reboot", false, cmd_reboot }, { "quit", false, cmd_quit }, { "shell", false, cmd_shell },
 	{ "connect", true, cmd_connect }, { "udp-to", true, cmd_udp_to },
 };
