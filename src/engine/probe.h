@@ -12,7 +12,7 @@ enum {
 	PROBE_ROWS_MAX = 48,
 	PROBE_MACHINES_MAX = 128,
 	PROBE_MACHINE_LEN = 48,
-	PROBE_TIMEOUT_MS = 10000,	/* QEMU's answers; they take 0.1 s */
+	PROBE_TIMEOUT_MS = 60000,	/* QEMU's answers; they take 0.1 s, on a very slow host a hundred times that */
 };
 
 struct probe_row {

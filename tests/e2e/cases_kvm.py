@@ -25,7 +25,7 @@ CLOCK_RULE = ["--rule", "bypass,proto=tcp,client-port=%d-%d" % CLOCK_PORTS]
 def kvm(append=""):
     if not os.path.exists("/dev/kvm"):
         raise Skip("no /dev/kvm")
-    return Machine(mem=256, accel="kvm", append=append)
+    return Machine(mem=160, accel="kvm", append=append)
 
 
 @case("kvm", bed=False, timeout=120)
@@ -33,7 +33,7 @@ def kvm_demo():
     kvm()
     logs = os.path.join(os.environ.get("LOCKSTEP_LOGS", os.path.join(BUILD, "e2e-logs")), "kvm_demo")
     demo = os.path.join(os.path.dirname(os.path.abspath(__file__)), "demo.py")
-    r = subprocess.run([sys.executable, demo, "--accel", "kvm", "--mem", "256", "--gap-limit", str(PATIENCE), "--logs",
+    r = subprocess.run([sys.executable, demo, "--accel", "kvm", "--mem", "160", "--gap-limit", str(PATIENCE), "--logs",
                         logs], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
                        check=False)
     say("%s", r.stdout)
