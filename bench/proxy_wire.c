@@ -101,6 +101,13 @@ static void on_closed(void *arg, enum conn_why why, const char *sentence)
 	failed(nd->w, sentence);
 }
 
+static void on_flush(void *arg)
+{
+	struct node *nd = arg;
+
+	conn_flush(nd->conn);
+}
+
 static void on_gone(void *arg)
 {
 	struct node *nd = arg;
@@ -322,8 +329,8 @@ static int set_up(struct wire *w, struct err *e)
 		return err_set(e, -errno, "no TCP connection on the loopback: %s", strerror(errno));
 	for (int i = 0; i < 2; i++) {
 		struct node *nd = &w->node[i];
-		struct proxy_ops ops = { .send = send_msg, .answer = on_answer, .settle = on_settle, .qemu_gone = on_gone,
-					 .arg = nd };
+		struct proxy_ops ops = { .send = send_msg, .flush = on_flush, .answer = on_answer, .settle = on_settle,
+					 .qemu_gone = on_gone, .arg = nd };
 		struct conn_cfg cc = { .channel = WIRE_FRAMES, .message = on_message, .closed = on_closed, .arg = nd };
 		struct proxy_nic nic;
 		struct stream *st;

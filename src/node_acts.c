@@ -278,6 +278,13 @@ static void px_send(void *arg, const struct net_msg *m, const uint8_t *frame, ui
 	}
 }
 
+static void px_flush(void *arg)
+{
+	struct node *n = arg;
+
+	conn_flush(n->conns[WIRE_FRAMES].conn);
+}
+
 static void px_answer(void *arg, enum net_act_type type, uint64_t num, uint32_t cause)
 {
 	struct ft_ev ev = { .type = FE_NET, .value = type, .n = num, .cause = (enum ckpt_cause)cause };
@@ -307,7 +314,9 @@ static void px_settle(void *arg)
 	loop_post(n->control, settle_now, n, NULL, 0);
 }
 
-const struct proxy_ops node_proxy_ops = { .send = px_send, .answer = px_answer, .settle = px_settle, .qemu_gone = px_qemu_gone };
+const struct proxy_ops node_proxy_ops = {
+	.send = px_send, .flush = px_flush, .answer = px_answer, .settle = px_settle, .qemu_gone = px_qemu_gone,
+};
 
 /* Actions. */
 

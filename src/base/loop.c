@@ -10,6 +10,9 @@
  * expired timers and unread sockets at once; what the sockets hold may be "the peer has taken over". So timers run
  * last, after every descriptor that was readable was served.
  *
+ * The kernel's timer is set only when the earliest timer of the heap comes before what it is set to. A deadline that moves
+ * on with each turn, as most do, then costs one turn that finds nothing due now and then, not a system call in each.
+ *
  * Deleting a watch while its event waits in the same batch is made safe by clearing the pointer in the batch. No
  * priority, no signal handling, no nesting: nobody needs them here.
  */
@@ -44,6 +47,7 @@ struct loop {
 	_Atomic nstime progress;
 	atomic_bool stop;
 
+	nstime armed;	/* what timerfd is set to, NS_NEVER: not at all */
 	struct loop_timer **heap;
 	size_t n_heap, cap_heap;
 
@@ -89,6 +93,7 @@ struct loop *loop_new(const char *name, struct err *e)
 	if (epoll_ctl(l->epfd, EPOLL_CTL_ADD, l->timerfd, &ev) < 0)
 		goto fail;
 	l->now = clock_ns();
+	l->armed = NS_NEVER;
 	atomic_store(&l->progress, l->now);
 	return l;
 fail:
@@ -296,13 +301,15 @@ static void loop_messages(struct loop *l)
 static void loop_arm(struct loop *l)
 {
 	struct itimerspec its = { 0 };
+	nstime at = l->n_heap ? l->heap[0]->at : NS_NEVER;
 
-	if (l->n_heap) {
-		nstime at = l->heap[0]->at ? l->heap[0]->at : 1;
-
-		its.it_value.tv_sec = (time_t)(at / NS_PER_S);
-		its.it_value.tv_nsec = (long)(at % NS_PER_S);
-	}
+	if (at >= l->armed)
+		return;
+	l->armed = at;
+	/* All zero would disarm it. */
+	at = at ? at : 1;
+	its.it_value.tv_sec = (time_t)(at / NS_PER_S);
+	its.it_value.tv_nsec = (long)(at % NS_PER_S);
 	timerfd_settime(l->timerfd, TFD_TIMER_ABSTIME, &its, NULL);
 }
 
@@ -333,6 +340,8 @@ int loop_run(struct loop *l)
 			} else if (ev->data.ptr == &l->timerfd) {
 				if (read(l->timerfd, &n, sizeof(n)) < 0) {
 					/* Re-armed meanwhile; the heap below decides. */
+				} else {
+					l->armed = NS_NEVER;
 				}
 			} else if (w) {
 				w->fn(w, ev->events);

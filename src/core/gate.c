@@ -80,6 +80,7 @@ void gate_input(struct net *net, uint8_t nic, uint32_t frame)
 		a->msg.seq = seq;
 		a->frame = frame;
 		net->st.peer_out++;
+		net->speaks = true;
 	}
 	if (net->gate_open) {
 		give_input(net, nic, frame, seq, &p);

@@ -16,6 +16,10 @@
  * starts again at the cut; at promotion the running SVM is given once more what it has not acknowledged, for it may
  * have been in a queue of QEMU that is no more.
  *
+ * LOGGED wakes the primary, which waits for nothing in it: it only has to know, some way before the log is full, how much
+ * room there is. So it goes with the SVM's output, or after logged_every, or when the primary has used an eighth of the
+ * room that it knows of, or has little.
+ *
  * Trimming walks one flow's entries from the oldest, so it costs what it frees. Pure; belongs to one struct net.
  */
 #include <errno.h>
@@ -50,6 +54,7 @@ void inlog_reset(struct net *net)
 	log->last = log->given = log->forgot = 0;
 	log->told = 0;
 	log->told_room = 0;
+	log->tell_at = NS_NEVER;
 }
 
 /* Free the entry @i whose predecessor in the log is @prev. It must be the first of its flow. */
@@ -342,8 +347,16 @@ void inlog_tell(struct net *net)
 	room = keeps(net) ? log->n - inlog_live(log) : log->n / 2;
 	if (room > net->fp.n_free / 2)
 		room = net->fp.n_free / 2;
-	if (log->last == log->told && room / 8 == log->told_room / 8 && !net->flows_scarce)
+	if (log->last == log->told && room / 8 == log->told_room / 8 && !net->flows_scarce) {
+		log->tell_at = NS_NEVER;
 		return;
+	}
+	if (log->tell_at == NS_NEVER)
+		log->tell_at = net->now + net->cfg.logged_every;
+	if (!net->flows_scarce && !net->speaks && net->now < log->tell_at && log->told_room >= log->n / 4 &&
+	    room >= log->n / 4 && log->last - log->told < log->told_room / 8)
+		return;
+	log->tell_at = NS_NEVER;
 	log->told = log->last;
 	log->told_room = room;
 	a = net_msg_new(net, NM_LOGGED);

@@ -4,7 +4,8 @@
  *
  * The primary tells (RELEASED), for each flow of which something has left, how far its output and acknowledgements
  * got, the window's right edge and scale, and the highest timestamp of the PVM with its age; at most every
- * released_every, so it may be a little behind, and the last word may be lost with the primary. So the secondary keeps
+ * released_every and together with input if there is some, since a message by itself wakes the other node for nothing. So
+ * it may be a little behind, and the last word may be lost with the primary. So the secondary keeps
  * what its SVM has sent beyond that. At promotion it leaves at once: what the client has already is a retransmission
  * to it, and for the rest it need not wait for a retransmission timer. Pure; belongs to one struct net.
  */

@@ -68,6 +68,7 @@ void net_cfg_default(struct net_cfg *cfg, uint32_t n_nics, uint32_t mtu)
 	cfg->gate_wait = 2 * NS_PER_MS;
 	cfg->other_delay = 10 * NS_PER_MS;
 	cfg->released_every = 5 * NS_PER_MS;
+	cfg->logged_every = 2 * NS_PER_MS;
 	cfg->hybrid_from = 8;
 	cfg->hybrid_gap = 100 * NS_PER_MS;
 	cfg->hybrid_min = 2 * NS_PER_MS;
@@ -520,6 +521,7 @@ size_t net_step(struct net *net, nstime now, const struct net_ev *in, size_t n, 
 		net->act_head = 0;
 	}
 	if (!net->act_n || n) {
+		net->speaks = false;
 		for (size_t i = 0; i < n; i++)
 			event(net, &in[i]);
 		timers(net);
@@ -554,7 +556,9 @@ nstime net_deadline(const struct net *net)
 	if (net->announce_left)
 		at = sooner(at, net->announce_at);
 	if (net->flows.list_head[LIST_REL] != FLOW_NONE)
-		at = sooner(at, net->rel_at);
+		at = sooner(at, net->rel_at + net->cfg.released_every);
+	if (net->role == NET_SECONDARY)
+		at = sooner(at, net->log.tell_at);
 	/* There was no buffer for them. */
 	if (net->rules_due && net->role == NET_PRIMARY)
 		at = sooner(at, net->fp.n_free ? net->now : net->now + NS_PER_MS);

@@ -81,7 +81,8 @@ struct net_cfg {
 	nstime hybrid_try;		/* time in hybrid mode before comparing is tried again; doubles when it failed */
 	nstime gate_wait;		/* longest wait for QEMU to have read its input */
 	nstime other_delay;		/* from the first held frame that is not compared to the checkpoint */
-	nstime released_every;		/* least time between two rounds of RELEASED */
+	nstime released_every;		/* least time between two rounds of RELEASED; twice that is the longest */
+	nstime logged_every;		/* longest time until what was logged is confirmed */
 	uint64_t hash_key[2];
 	uint32_t faults;		/* planted faults (enum net_fault), only in a build with LOCKSTEP_FAULTS */
 };

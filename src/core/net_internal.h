@@ -44,6 +44,7 @@ struct inlog {
 	uint64_t forgot;		/* highest seq that made room for newer ones, before the first state */
 	uint64_t told;			/* last LOGGED sent */
 	uint32_t told_room;
+	nstime tell_at;			/* when there is news that has to go by itself, NS_NEVER: no news */
 };
 
 /* A fragmented datagram of the guest that is not complete. */
@@ -103,6 +104,7 @@ struct net {
 	uint64_t full_epoch;		/* the last in which a segment of a flow without room was held */
 	uint32_t wanted;		/* causes asked for in this epoch, a bit each */
 	nstime loaded_at, rel_at;
+	bool speaks;			/* this step sends the peer a frame: what is not urgent goes with it */
 	nstime scan_at[NET_MAX_NICS];
 	uint32_t rules_gen;
 	bool rules_due;			/* the peer must be told */

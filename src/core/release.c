@@ -616,6 +616,7 @@ void release_finish(struct net *net)
 		flow_list_del(&net->flows, f, LIST_DIRTY);
 		originate(net, f);
 	}
-	if (flow_list_first(&net->flows, LIST_REL) && net->now >= net->rel_at)
+	if (flow_list_first(&net->flows, LIST_REL) &&
+	    net->now >= net->rel_at + (net->speaks ? 0 : net->cfg.released_every))
 		keep_tell(net);
 }

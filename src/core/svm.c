@@ -26,6 +26,7 @@ static void tell_output(struct net *net, uint32_t frame, uint8_t nic)
 	a->nic = a->msg.nic = nic;
 	a->frame = frame;
 	net->st.peer_out++;
+	net->speaks = true;
 }
 
 static void send_output(struct net *net, uint32_t frame, uint8_t nic)

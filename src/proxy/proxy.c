@@ -14,6 +14,9 @@
  * tap_emit() is the only place where a frame leaves toward the network; it checks the lease there (P5): a process
  * that was frozen and wakes finds the deadline passed before its first write.
  *
+ * Of what one step of core has to say the link's part goes first, and at once: the other copy has the longer way to the
+ * client.
+ *
  * Rules and settings of a NIC come from the control loop as messages and hold from the next batch on; a capture looks at
  * what passes here (capture.c). The statistics are published under a lock, at most every 10 ms and 10 ms after the last
  * turn, the rules in force, which a peer may have sent, when they change.
@@ -196,6 +199,30 @@ static void publish(struct proxy *px, nstime now)
 			 "a checkpoint (said once)");
 }
 
+/*
+ * Messages keep their order among themselves, and so do all others. RELEASED, which core says last, tells of frames that
+ * have left, so from the first one on nothing is moved.
+ */
+static void carry_out_all(struct proxy *px, size_t k)
+{
+	size_t early = 0, msgs = 0;
+
+	while (early < k && !(px->acts[early].type == NA_MSG && px->acts[early].msg.type == NM_RELEASED))
+		early++;
+	for (size_t i = 0; i < early; i++) {
+		if (px->acts[i].type == NA_MSG) {
+			carry_out(px, &px->acts[i]);
+			msgs++;
+		}
+	}
+	/* By themselves they go at the end of the turn. */
+	if (msgs && msgs < early)
+		px->ops.flush(px->ops.arg);
+	for (size_t i = 0; i < k; i++)
+		if (i >= early || px->acts[i].type != NA_MSG)
+			carry_out(px, &px->acts[i]);
+}
+
 static void step(struct proxy *px)
 {
 	unsigned int n = px->n_ev;
@@ -205,8 +232,7 @@ static void step(struct proxy *px)
 	px->n_ev = 0;
 	k = net_step(px->net, now, px->ev, n, px->acts, ACTS);
 	for (;;) {
-		for (size_t i = 0; i < k; i++)
-			carry_out(px, &px->acts[i]);
+		carry_out_all(px, k);
 		if (k < ACTS)
 			break;
 		k = net_step(px->net, now, NULL, 0, px->acts, ACTS);

@@ -20,6 +20,8 @@ struct proxy_ops {
 	void (*send)(void *arg, const struct net_msg *m, const uint8_t *frame, uint32_t len);
 	/* NA_CUT, NA_DRAINED, NA_BARRIER, NA_WANT for ft. Frames loop: post it. */
 	void (*answer)(void *arg, enum net_act_type type, uint64_t n, uint32_t cause);
+	/* What was sent to the peer leaves now. Frames loop. */
+	void (*flush)(void *arg);
 	/* Have QEMU's main loop go once around, then call proxy_settled(). Frames loop: post it. */
 	void (*settle)(void *arg);
 	/* QEMU has closed a netdev socket. Frames loop. */

@@ -278,6 +278,7 @@ static void draw_nodes(struct sim *s)
 		nc->gate_wait = us(s, 100, 2000);
 		nc->other_delay = other;
 		nc->released_every = us(s, 500, 5000);
+		nc->logged_every = nc->released_every / 2;
 		nc->hash_key[0] = sim_rand(s);
 		nc->hash_key[1] = sim_rand(s);
 		nc->faults = s->net_faults;

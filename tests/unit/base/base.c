@@ -191,6 +191,40 @@ static void timers_after_descriptors_and_in_order(void **state)
 	close(p[1]);
 }
 
+static void on_move(struct loop_timer *t)
+{
+	struct seen *s = t->arg;
+
+	note(s, 'm');
+	if (s->n < 3) {
+		/* Later than what the kernel's timer is set to, then sooner. */
+		loop_timer_set(s->l, &s->late, clock_ns() + 60 * NS_PER_S);
+		loop_timer_set(s->l, &s->early, clock_ns() + NS_PER_MS);
+		loop_timer_set(s->l, t, clock_ns() + 3 * NS_PER_MS);
+	} else {
+		loop_timer_set(s->l, &s->late, clock_ns() + NS_PER_MS);
+	}
+}
+
+/* The kernel's timer is set only when something is due sooner: what moves on must come all the same, and what moves back. */
+static void timers_that_move(void **state)
+{
+	struct seen s = { 0 };
+	struct err e;
+
+	(void)state;
+	s.l = loop_new("test", &e);
+	assert_non_null(s.l);
+	s.late = (struct loop_timer){ .fn = on_late, .arg = &s };
+	s.early = (struct loop_timer){ .fn = on_early, .arg = &s };
+	s.never = (struct loop_timer){ .fn = on_move, .arg = &s };
+	loop_timer_set(s.l, &s.late, clock_ns() + 2 * NS_PER_MS);
+	loop_timer_set(s.l, &s.never, clock_ns() + NS_PER_MS);
+	assert_int_equal(loop_run(s.l), 0);
+	assert_string_equal(s.order, "meml");
+	loop_free(s.l);
+}
+
 static void many_timers(void **state)
 {
 	static struct loop_timer t[500];
@@ -276,6 +310,7 @@ int main(void)
 		cmocka_unit_test(errors_are_cut_not_overrun), cmocka_unit_test(siphash_of_the_paper),
 		cmocka_unit_test(crash_points_have_names), cmocka_unit_test(steps_fail_when_named),
 		cmocka_unit_test(timers_after_descriptors_and_in_order),
+		cmocka_unit_test(timers_that_move),
 		cmocka_unit_test(many_timers), cmocka_unit_test(posts_arrive_in_order_and_none_is_lost),
 	};
 

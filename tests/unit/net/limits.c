@@ -488,9 +488,82 @@ static void no_room_in_the_log(void **state)
 	bed_end(b);
 }
 
+/* Step 2 of a packet's life: LOGGED goes with output, or when its time has come, or before the room that is known is used up. */
+static void logged_in_company(void **state)
+{
+	struct bed *b = bed_secondary(NULL);
+	uint64_t seq = 1;
+
+	(void)state;
+	svm_flow(b, 9000);
+	input(b, 2, ++seq, DATA(b->c0, b->g0, "a"));
+	assert_int_equal(count(b, NA_GUEST), 1);
+	assert_null(msg(b, NM_LOGGED));
+	seg_in(b, NEV_GUEST, DATA(9001, b->c0 + 1, "b"));
+	assert_non_null(msg(b, NM_OUTPUT));
+	assert_int_equal(msg(b, NM_LOGGED)->msg.seq, seq);
+	/* No answer. */
+	input(b, 2, ++seq, DATA(b->c0 + 1, b->g0, "c"));
+	assert_null(msg(b, NM_LOGGED));
+	assert_true(net_deadline(b->net) <= b->now + 2 * NS_PER_MS);
+	tick(b, 2 * NS_PER_MS);
+	assert_int_equal(msg(b, NM_LOGGED)->msg.seq, seq);
+	tick(b, 100 * NS_PER_MS);
+	assert_null(msg(b, NM_LOGGED));
+	/* An eighth of what was told, at once; with little room each. */
+	for (uint32_t told = stats(b).logged, quiet = 0, i = 2; stats(b).logged < 60; i++) {
+		input(b, 2, ++seq, DATA(b->c0 + i, b->g0, "d"));
+		if (msg(b, NM_LOGGED)) {
+			assert_int_equal(msg(b, NM_LOGGED)->msg.room, 64 - stats(b).logged);
+			quiet = 0;
+		} else {
+			assert_true(++quiet < (64 - told) / 8 + 1);
+			assert_true(stats(b).logged <= 48);
+		}
+	}
+	bed_end(b);
+}
+
+/* RELEASED goes with input, or when twice its time has passed. */
+static void released_in_company(void **state)
+{
+	struct bed *b = bed_primary(NULL);
+	struct net_msg m;
+
+	(void)state;
+	open_flow(b, 2);
+	tick(b, NS_PER_S);
+	for (int input = 0; input < 2; input++) {
+		uint32_t at = 5001 + 2 * (uint32_t)input;
+
+		/* After a while of silence at once. */
+		seg_in(b, NEV_GUEST, DATA(at - 1, 1000, "w"));
+		svm(b, 2, DATA(at - 1, 1000, "w"));
+		assert_int_equal(msgs(b, NM_RELEASED), 1);
+		tick(b, 5 * NS_PER_MS);
+		seg_in(b, NEV_GUEST, DATA(at, 1000, "x"));
+		svm(b, 2, DATA(at, 1000, "x"));
+		assert_int_equal(count(b, NA_TAP), 1);
+		assert_int_equal(msgs(b, NM_RELEASED), 0);
+		if (input) {
+			seg_in(b, NEV_TAP, ACK(1000, at + 1));
+		} else {
+			assert_true(net_deadline(b->net) <= b->now + 5 * NS_PER_MS);
+			tick(b, 5 * NS_PER_MS);
+		}
+		assert_int_equal(msgs(b, NM_RELEASED), 1);
+		m = msg(b, NM_RELEASED)->msg;
+		assert_int_equal(m.seq32, at + 1);
+		tick(b, NS_PER_S);
+		assert_int_equal(msgs(b, NM_RELEASED), 0);
+	}
+	bed_end(b);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(logged_in_company), cmocka_unit_test(released_in_company),
 		cmocka_unit_test(frames_of_a_flow), cmocka_unit_test(frames_of_the_svm),
 		cmocka_unit_test(bytes_of_a_flow), cmocka_unit_test(all_together),
 		cmocka_unit_test(bytes_that_are_not_compared), cmocka_unit_test(far_beyond), cmocka_unit_test(flows),

@@ -89,7 +89,7 @@ static struct rules rules_of(const char *a, const char *b)
 
 static void open_side(struct side *s, const struct rules *rules)
 {
-	struct proxy_ops ops = { on_send, on_answer, on_nothing, on_nothing, s };
+	struct proxy_ops ops = { on_send, on_answer, on_nothing, on_nothing, on_nothing, s };
 	struct proxy_nic nic;
 	struct net_cfg cfg;
 	struct err e;
