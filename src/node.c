@@ -25,6 +25,7 @@
 #include <sys/signalfd.h>
 #include <unistd.h>
 
+#include "base/closer.h"
 #include "base/log.h"
 #include "engine/shape.h"
 #include "proxy/tap.h"
@@ -189,6 +190,19 @@ static void *run_loop(void *arg)
 	return NULL;
 }
 
+/* Once this thread is dead no frame leaves here any more, and the peer may hear of it. */
+static void *run_frames(void *arg)
+{
+	struct node *n = arg;
+
+	if (n->closer)
+		closer_watch(n->closer);
+	loop_run(n->frames);
+	if (n->closer)
+		closer_leave(n->closer);
+	return NULL;
+}
+
 static int make_machine(struct node *n, struct err *e)
 {
 	struct vm_spec spec = { .cl = &n->cl, .probe = &n->probe, .agent_lib = n->agent_lib,
@@ -270,6 +284,7 @@ static void take_down(struct node *n)
 		loop_stop(n->bulk);
 		pthread_join(n->bulk_thread, NULL);
 	}
+	closer_end(n->closer);
 	for (int i = 0; i < WIRE_CHANNELS; i++)
 		conn_free(n->conns[i].conn);
 	proxy_free(n->px);
@@ -302,6 +317,9 @@ int node_run(const struct run_opts *o, struct err *e)
 	n->o = o;
 	n->started_at = n->state_at = clock_ns();
 	n->generation = 1;
+	n->closer = closer_start(e);
+	if (!n->closer)
+		log_warn("%s; the peer will notice the death of this process later", e->msg);
 	rc = look_at_command(n, e);
 	if (!rc) {
 		n->control = loop_new("control", e);
@@ -314,7 +332,7 @@ int node_run(const struct run_opts *o, struct err *e)
 	if (!rc)
 		rc = make_machine(n, e);
 	if (!rc) {
-		n->frames_up = !pthread_create(&n->frames_thread, NULL, run_loop, n->frames);
+		n->frames_up = !pthread_create(&n->frames_thread, NULL, run_frames, n);
 		n->bulk_up = !pthread_create(&n->bulk_thread, NULL, run_loop, n->bulk);
 		if (!n->frames_up || !n->bulk_up)
 			rc = err_set(e, -EAGAIN, "cannot start a thread");

@@ -52,6 +52,7 @@ struct node {
 
 	struct loop *control, *frames, *bulk;
 	pthread_t frames_thread, bulk_thread;
+	struct closer *closer;	/* watches the frames thread; NULL: none could be had */
 	bool frames_up, bulk_up;
 
 	struct ft *ft;

@@ -8,10 +8,15 @@
 #include <string.h>
 #include <errno.h>
 #include <pthread.h>
+#include <signal.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cmocka.h>
 
+#include "base/closer.h"
 #include "base/crash.h"
 #include "base/cursor.h"
 #include "base/err.h"
@@ -225,6 +230,62 @@ static void timers_that_move(void **state)
 	loop_free(s.l);
 }
 
+struct watched {
+	struct closer *c;
+	bool dies;
+};
+
+static void *watched_thread(void *arg)
+{
+	struct watched *w = arg;
+
+	closer_watch(w->c);
+	if (w->dies)
+		syscall(SYS_exit, 0);
+	closer_leave(w->c);
+	return NULL;
+}
+
+/* What the peer of a process sees whose watched thread has died, or left in order, while the process itself lives on. */
+static void closer_closes(void **state)
+{
+	(void)state;
+	for (int dies = 0; dies < 2; dies++) {
+		int sp[2], status;
+		char c;
+		pid_t pid;
+
+		assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM, 0, sp), 0);
+		pid = fork();
+		if (!pid) {
+			struct err e;
+			struct watched w = { .c = closer_start(&e), .dies = dies };
+			pthread_t t;
+
+			close(sp[0]);
+			if (!w.c || pthread_create(&t, NULL, watched_thread, &w))
+				_exit(1);
+			if (!dies) {
+				pthread_join(t, NULL);
+				closer_end(w.c);
+				_exit(write(sp[1], "x", 1) == 1 ? 0 : 2);
+			}
+			for (;;)
+				pause();
+		}
+		close(sp[1]);
+		assert_int_equal(read(sp[0], &c, 1), !dies);
+		assert_int_equal(waitpid(pid, &status, dies ? WNOHANG : 0), dies ? 0 : pid);
+		if (dies) {
+			kill(pid, SIGKILL);
+			assert_int_equal(waitpid(pid, &status, 0), pid);
+		} else {
+			assert_int_equal(status, 0);
+		}
+		close(sp[0]);
+	}
+}
+
 static void many_timers(void **state)
 {
 	static struct loop_timer t[500];
@@ -310,7 +371,7 @@ int main(void)
 		cmocka_unit_test(errors_are_cut_not_overrun), cmocka_unit_test(siphash_of_the_paper),
 		cmocka_unit_test(crash_points_have_names), cmocka_unit_test(steps_fail_when_named),
 		cmocka_unit_test(timers_after_descriptors_and_in_order),
-		cmocka_unit_test(timers_that_move),
+		cmocka_unit_test(timers_that_move), cmocka_unit_test(closer_closes),
 		cmocka_unit_test(many_timers), cmocka_unit_test(posts_arrive_in_order_and_none_is_lost),
 	};
 

@@ -1,0 +1,130 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * Closing at once what a killed process has open: theory of operation
+ *
+ * A killed process gives back its memory first and its files last, and of memory Lockstep has mapped all that the guest
+ * has: 60 to 100 ms passed on a small machine between SIGKILL and the end of the connections, by which the peer learns of
+ * the death. So a helper shares the table of files (clone with CLONE_FILES; its memory is a copy of what there is at the
+ * start, almost nothing), waits for the death of one thread, and then shuts all sockets down and closes everything.
+ *
+ * It must not do so before that thread can do nothing any more: the peer takes the end of the connections as the proof
+ * that no frame leaves here (P5). The thread that is watched is the one that writes to the TAPs, and who says that it is
+ * dead is the kernel: it keeps a robust list (Linux Documentation/locking/robust-futexes.rst), which the kernel walks when
+ * the thread has left user space for good, and before it takes memory down. A process that is frozen or stopped is not
+ * dead.
+ *
+ * Should the helper be missing, everything is as without it. It ends with the main thread at the latest
+ * (PR_SET_PDEATHSIG), and blocks what a terminal sends to all processes. After the clone it only makes system calls: the
+ * C library in it knows nothing of the other process. glibc's own robust list of the watched thread is replaced; no robust
+ * mutex is locked there.
+ */
+#include "base/closer.h"
+
+#include <errno.h>
+#include <linux/futex.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define FIRST_FD	3	/* the standard ones are not ours alone */
+#define SOCKETS_TO	1024	/* descriptors below are looked at for sockets */
+#define LEFT		FUTEX_TID_MASK	/* no thread has this number */
+
+struct entry {
+	struct robust_list list;
+	_Atomic uint32_t word;	/* 0: nobody is watched yet; the thread's id with FUTEX_WAITERS; what the kernel makes of it; LEFT */
+};
+
+struct closer {
+	struct robust_list_head head;
+	struct entry entry;
+	pid_t helper;
+};
+
+static long futex(struct closer *c, int op, uint32_t value)
+{
+	return syscall(SYS_futex, &c->entry.word, op, value, NULL, NULL, 0);
+}
+
+static _Noreturn void help(struct closer *c, pid_t parent)
+{
+	uint32_t v;
+
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	prctl(PR_SET_NAME, "lockstep-closer");
+	while (syscall(SYS_getppid) == parent && (v = atomic_load(&c->entry.word)) != LEFT) {
+		if (!(v & FUTEX_OWNER_DIED)) {
+			futex(c, FUTEX_WAIT, v);
+			continue;
+		}
+		/* Closing a TAP waits for the kernel's readers: who listens at the other end of a socket hears of it before. */
+		for (int fd = FIRST_FD; fd < SOCKETS_TO; fd++)
+			syscall(SYS_shutdown, fd, SHUT_RDWR);
+		syscall(SYS_close_range, FIRST_FD, ~0u, 0);
+		break;
+	}
+	for (;;)
+		syscall(SYS_exit_group, 0);
+}
+
+struct closer *closer_start(struct err *e)
+{
+	struct closer *c = mmap(NULL, sizeof(*c), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	pid_t self = getpid();
+	sigset_t all, old;
+	long pid;
+
+	if (c == MAP_FAILED) {
+		err_set(e, -ENOMEM, "no memory for the helper that closes what a killed process has open");
+		return NULL;
+	}
+	sigfillset(&all);
+	sigprocmask(SIG_SETMASK, &all, &old);
+	/* No signal tells of its end: who waits for children in general does not meet it. */
+	pid = syscall(SYS_clone, CLONE_FILES, NULL, NULL, NULL, NULL);
+	if (!pid)
+		help(c, self);
+	sigprocmask(SIG_SETMASK, &old, NULL);
+	if (pid < 0) {
+		err_set(e, -errno, "cannot start the helper that closes what a killed process has open: %s", strerror(errno));
+		munmap(c, sizeof(*c));
+		return NULL;
+	}
+	c->helper = (pid_t)pid;
+	return c;
+}
+
+void closer_watch(struct closer *c)
+{
+	c->entry.list.next = &c->head.list;
+	c->head.list.next = &c->entry.list;
+	c->head.futex_offset = (long)offsetof(struct entry, word) - (long)offsetof(struct entry, list);
+	syscall(SYS_set_robust_list, &c->head, sizeof(c->head));
+	atomic_store(&c->entry.word, (uint32_t)syscall(SYS_gettid) | FUTEX_WAITERS);
+	futex(c, FUTEX_WAKE, 1);
+}
+
+void closer_leave(struct closer *c)
+{
+	atomic_store(&c->entry.word, LEFT);
+	futex(c, FUTEX_WAKE, 1);
+}
+
+void closer_end(struct closer *c)
+{
+	if (!c)
+		return;
+	closer_leave(c);
+	while (waitpid(c->helper, NULL, __WALL) < 0 && errno == EINTR)
+		;
+	munmap(c, sizeof(*c));
+}
