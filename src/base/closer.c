@@ -13,8 +13,9 @@
  * the thread has left user space for good, and before it takes memory down. A process that is frozen or stopped is not
  * dead.
  *
- * Should the helper be missing, everything is as without it. It ends with the main thread at the latest
- * (PR_SET_PDEATHSIG), and blocks what a terminal sends to all processes. After the clone it only makes system calls: the
+ * Should the helper be missing, everything is as without it. While nobody is watched it looks each second whether the
+ * process still lives. (PR_SET_PDEATHSIG would end it too early: that signal comes with the main thread's death, which may
+ * be before the watched one's.) It blocks what a terminal sends to all processes. After the clone it only makes system calls: the
  * C library in it knows nothing of the other process. glibc's own robust list of the watched thread is replaced; no robust
  * mutex is locked there.
  */
@@ -33,6 +34,7 @@
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #define FIRST_FD	3	/* the standard ones are not ours alone */
@@ -50,20 +52,23 @@ struct closer {
 	pid_t helper;
 };
 
-static long futex(struct closer *c, int op, uint32_t value)
+static long futex(struct closer *c, int op, uint32_t value, const struct timespec *limit)
 {
-	return syscall(SYS_futex, &c->entry.word, op, value, NULL, NULL, 0);
+	return syscall(SYS_futex, &c->entry.word, op, value, limit, NULL, 0);
 }
 
 static _Noreturn void help(struct closer *c, pid_t parent)
 {
+	const struct sched_param soon = { .sched_priority = 2 };
+	const struct timespec look = { .tv_sec = 1 };
 	uint32_t v;
 
-	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	/* Where it is not allowed, the helper waits for its turn; taking memory down is much work for a processor. */
+	syscall(SYS_sched_setscheduler, 0, SCHED_RR | SCHED_RESET_ON_FORK, &soon);
 	prctl(PR_SET_NAME, "lockstep-closer");
-	while (syscall(SYS_getppid) == parent && (v = atomic_load(&c->entry.word)) != LEFT) {
+	while ((v = atomic_load(&c->entry.word)) != LEFT && (v || syscall(SYS_getppid) == parent)) {
 		if (!(v & FUTEX_OWNER_DIED)) {
-			futex(c, FUTEX_WAIT, v);
+			futex(c, FUTEX_WAIT, v, v ? NULL : &look);
 			continue;
 		}
 		/* Closing a TAP waits for the kernel's readers: who listens at the other end of a socket hears of it before. */
@@ -110,13 +115,13 @@ void closer_watch(struct closer *c)
 	c->head.futex_offset = (long)offsetof(struct entry, word) - (long)offsetof(struct entry, list);
 	syscall(SYS_set_robust_list, &c->head, sizeof(c->head));
 	atomic_store(&c->entry.word, (uint32_t)syscall(SYS_gettid) | FUTEX_WAITERS);
-	futex(c, FUTEX_WAKE, 1);
+	futex(c, FUTEX_WAKE, 1, NULL);
 }
 
 void closer_leave(struct closer *c)
 {
 	atomic_store(&c->entry.word, LEFT);
-	futex(c, FUTEX_WAKE, 1);
+	futex(c, FUTEX_WAKE, 1, NULL);
 }
 
 void closer_end(struct closer *c)
