@@ -2,22 +2,23 @@
 /*
  * Closing at once what a killed process has open: theory of operation
  *
- * A killed process gives back its memory first and its files last, and of memory Lockstep has mapped all that the guest
- * has: 60 to 100 ms passed on a small machine between SIGKILL and the end of the connections, by which the peer learns of
- * the death. So a helper shares the table of files (clone with CLONE_FILES; its memory is a copy of what there is at the
- * start, almost nothing), waits for the death of one thread, and then shuts all sockets down and closes everything.
+ * A killed process gives back its memory first and its files last, and of memory Lockstep has mapped all that the
+ * guest has: with 512 MB some 25 to 40 ms pass on a small machine between SIGKILL and the end of the connections,
+ * by which the peer learns of the death. So a helper shares the table of files (clone with CLONE_FILES; its memory
+ * is a copy of what there is at the start, almost nothing), waits for the death of one thread, and then shuts all
+ * sockets down and closes everything.
  *
- * It must not do so before that thread can do nothing any more: the peer takes the end of the connections as the proof
- * that no frame leaves here (P5). The thread that is watched is the one that writes to the TAPs, and who says that it is
- * dead is the kernel: it keeps a robust list (Linux Documentation/locking/robust-futexes.rst), which the kernel walks when
- * the thread has left user space for good, and before it takes memory down. A process that is frozen or stopped is not
- * dead.
+ * It must not do so before that thread can do nothing any more: the peer takes the end of the connections as the
+ * proof that no frame leaves here (P5). The thread that is watched is the one that writes to the TAPs, and who says
+ * that it is dead is the kernel: it keeps a robust list (Linux Documentation/locking/robust-futexes.rst), which the
+ * kernel walks when the thread has left user space for good, and before it takes memory down. A process that is
+ * frozen or stopped is not dead.
  *
- * Should the helper be missing, everything is as without it. While nobody is watched it looks each second whether the
- * process still lives. (PR_SET_PDEATHSIG would end it too early: that signal comes with the main thread's death, which may
- * be before the watched one's.) It blocks what a terminal sends to all processes. After the clone it only makes system calls: the
- * C library in it knows nothing of the other process. glibc's own robust list of the watched thread is replaced; no robust
- * mutex is locked there.
+ * Should the helper be missing, everything is as without it. While nobody is watched it looks each second whether
+ * the process still lives. (PR_SET_PDEATHSIG would end it too early: that signal comes with the main thread's
+ * death, which may be before the watched one's.) It blocks what a terminal sends to all processes. After the clone
+ * it only makes system calls: the C library in it knows nothing of the other process. glibc's own robust list of
+ * the watched thread is replaced; no robust mutex is locked there.
  */
 #include "base/closer.h"
 
@@ -43,7 +44,8 @@
 
 struct entry {
 	struct robust_list list;
-	_Atomic uint32_t word;	/* 0: nobody is watched yet; the thread's id with FUTEX_WAITERS; what the kernel makes of it; LEFT */
+	/* 0: nobody is watched yet; then the thread's id with FUTEX_WAITERS, what the kernel makes of that, or LEFT */
+	_Atomic uint32_t word;
 };
 
 struct closer {
