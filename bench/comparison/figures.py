@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""
+What is measured on one running system. A figure returns its cells, {name: number}; report.py says what they mean. What
+cannot be measured is raised as BedError, with the reason for the report.
+
+A load runs without any checkpoint in its window (the delay is 20 s, and one is made just before) unless its name says
+_200: then there is one each 200 ms.
+"""
+
+import time
+
+from bed import CLIENT_IP, GUEST_IP, GUEST_IP6, BedError  # noqa: F401
+from load import percentile
+from comparison.systems import LONG_MS, Running, ask
+
+DIRTY_MB, PAGES_PER_MB = 128, 256
+SHORT_MS = 200
+UDP_PATIENCE = 5.0
+CONNECTIONS, ASK_EVERY_MS = 200, 400
+FAILOVER_EVERY_MS = 1
+
+
+class Figure:
+    """
+    name; function(system, seconds) -> cells; where: names of the systems that have it (None: all); cost: about how
+    many seconds it takes when seconds is 4; last: it ends the system.
+    """
+
+    def __init__(self, name, function, where=None, cost=6, last=False, v6=False):
+        self.name, self.function, self.where, self.cost, self.last, self.v6 = name, function, where, cost, last, v6
+
+    def on(self, system_name):
+        return self.where is None or system_name in self.where
+
+
+PAIRS = ("colo", "lockstep")
+
+
+def cells_of(system, got, before, *names):
+    cells = {n: got[n] for n in names if got.get(n) is not None}
+    if system.checkpoints:
+        cells["checkpoints"] = system.count() - before
+    return cells
+
+
+def load(mode, *names, delay=None, factor=1.0, **options):
+    """A figure's function that runs the client once; delay: of checkpoints."""
+    def measure(system, seconds):
+        if system.checkpoints:
+            if delay:
+                system.set_delay(delay)
+            else:
+                system.checkpoint()
+        try:
+            before = system.count()
+            got = system.load(mode, seconds * factor, **options)
+            cells = cells_of(system, got, before, *names)
+            if got.get("partial"):
+                cells["partial"] = 1
+        finally:
+            if delay and system.checkpoints:
+                system.set_delay(LONG_MS)
+        return cells
+    return measure
+
+
+def pause(mb_per_s, delay):
+    """How long the VM stands still, while its guest dirties so much memory."""
+    def measure(system, seconds):
+        if mb_per_s:
+            ask(system, "dirty %d %d" % (mb_per_s * PAGES_PER_MB, min(DIRTY_MB, system.setup.mem // 4)))
+        try:
+            system.set_delay(delay)
+            n = system.count()
+            deadline = time.monotonic() + 15
+            while system.count() < n + 2:  # those that still show what was before
+                if time.monotonic() > deadline:
+                    raise BedError("no checkpoint by time")
+                time.sleep(0.05)
+            begun = time.time()
+            time.sleep(max(seconds, 6 * delay / 1000.0))
+            traced, own = system.pauses(begun)
+            system.set_delay(LONG_MS)
+        finally:
+            if mb_per_s:
+                ask(system, "dirty 0 0")
+        if not traced:
+            raise BedError("no checkpoint in %g s" % max(seconds, 6 * delay / 1000.0))
+        cells = {"traced_p50_ms": percentile(traced, 50), "traced_max_ms": max(traced), "pauses": len(traced)}
+        if own:
+            cells.update(own_p50_ms=percentile(own, 50), own_max_ms=max(own))
+        cells["pause_p50_ms"] = cells.get("own_p50_ms", cells["traced_p50_ms"])
+        return cells
+    return measure
+
+
+def failover(host):
+    """
+    The primary is killed while a client asks each millisecond: its longest silence from then on. The same connection
+    must go on.
+    """
+    def measure(system, seconds):
+        bed = system.beds[0]
+        system.checkpoint()
+        client = Running(bed, "echo", 60, host=host, interval=FAILOVER_EVERY_MS, patience=20)
+        try:
+            time.sleep(min(1.0, seconds))
+            client.mark()
+            killed = system.kill_primary()
+            system.takes_over()
+            time.sleep(max(0.0, killed + 2.5 - time.monotonic()))
+            client.stop()
+            got = client.result()
+        finally:
+            client.close()
+        if got["error"]:
+            raise BedError(got["error"])
+        return {"gap_ms": got["gap_ms"]}
+    return measure
+
+
+LATENCY = ("rate", "p50_ms", "p99_ms", "max_ms")
+
+FIGURES = [
+    Figure("echo", load("echo", *LATENCY)),
+    Figure("echo_200", load("echo", *LATENCY, delay=SHORT_MS), where=PAIRS),
+    Figure("redis", load("incr", *LATENCY)),
+    Figure("redis_200", load("incr", *LATENCY, delay=SHORT_MS), where=PAIRS),
+    Figure("random", load("random", *LATENCY)),
+    Figure("new", load("new", *LATENCY)),
+    Figure("udp", load("udp", *LATENCY, "lost", patience=UDP_PATIENCE)),
+    Figure("many", load("echo", *LATENCY, factor=1.5, conns=CONNECTIONS, interval=ASK_EVERY_MS), cost=9),
+    Figure("download", load("download", "mb_per_s", factor=0.5, warm=0, patience=15), cost=4),
+    Figure("upload", load("upload", "mb_per_s", factor=0.5, warm=0, patience=15), cost=4),
+] + [
+    Figure("pause_%d_%d" % (rate, delay), pause(rate, delay), where=PAIRS, cost=9 if delay > SHORT_MS else 6)
+    for rate in (0, 50, 100) for delay in (1000, SHORT_MS)
+] + [
+    Figure("failover", failover(GUEST_IP), where=PAIRS, cost=5, last=True),
+    Figure("failover_6", failover(GUEST_IP6), where=PAIRS, cost=5, last=True, v6=True),
+]
