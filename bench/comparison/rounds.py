@@ -133,12 +133,10 @@ def say(figure, got):
 
 
 def run(setup, names, figures, seconds, rounds, progress):
-    """Everything; a list with one record a round."""
-    done = []
+    """Gives one record for each round."""
     for r in range(rounds):
         order = names[r % len(names):] + names[:r % len(names)]
         record = {"round": r + 1, "order": order, "systems": {}}
-        done.append(record)
         for name in order:
             mine = record["systems"][name] = {"boots_s": [], "figures": {}}
             for group in boots(figures, name):
@@ -151,4 +149,4 @@ def run(setup, names, figures, seconds, rounds, progress):
                         say(f, mine["figures"][f.name])
                 finally:
                     booted.drop()
-    return done
+        yield record

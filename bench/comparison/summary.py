@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Medians and spread of what the rounds gave, and ratios between systems."""
+
+import statistics
+
+
+class Summary:
+    """Looks into the records that rounds.run() made."""
+
+    def __init__(self, records):
+        self.records = records
+
+    def got(self, system, figure):
+        """(round, what run_figure() gave) of each round that tried it."""
+        return [(r["round"], r["systems"][system]["figures"][figure]) for r in self.records
+                if figure in r["systems"].get(system, {}).get("figures", {})]
+
+    def values(self, system, figure, cell):
+        """{round: value}"""
+        return {n: g["cells"][cell] for n, g in self.got(system, figure) if cell in g.get("cells", {})}
+
+    def median(self, system, figure, cell):
+        v = self.values(system, figure, cell)
+        return statistics.median(v.values()) if v else None
+
+    def ratio(self, one, other):
+        """
+        (ratio of the medians, least, most) of two (system, figure, cell); least and most are of the rounds that have
+        both. None when either was never measured.
+        """
+        a, b = self.median(*one), self.median(*other)
+        if a is None or not b:
+            return None
+        first, second = self.values(*one), self.values(*other)
+        each = [first[n] / second[n] for n in first if second.get(n)] or [a / b]
+        return a / b, min(each), max(each)
+
+    def errors(self):
+        """(system, figure, round, reason) of what could not be measured."""
+        return [(s, f, r["round"], g["error"]) for r in self.records for s, rec in r["systems"].items()
+                for f, g in rec["figures"].items() if "error" in g]
+
+    def panics(self):
+        """(system, figure, round, whose) of what was measured while a guest's kernel had just panicked."""
+        return [(s, f, r["round"], " and ".join(g["panicked"])) for r in self.records
+                for s, rec in r["systems"].items() for f, g in rec["figures"].items() if "panicked" in g]
+
+    def as_data(self):
+        """{system: {figure: {cell: {median, min, max, rounds}}}}"""
+        out = {}
+        for r in self.records:
+            for s, rec in r["systems"].items():
+                for f, g in rec["figures"].items():
+                    for c in g.get("cells", {}):
+                        v = self.values(s, f, c)
+                        out.setdefault(s, {}).setdefault(f, {})[c] = {
+                            "median": statistics.median(v.values()), "min": min(v.values()), "max": max(v.values()),
+                            "rounds": len(v)}
+        return out
