@@ -178,6 +178,9 @@ def troubles(summary, curves):
     for s, f, r, who in summary.panics():
         lines.append("- %s, %s, round %d: the guest's kernel panicked on the %s during it, so the figure is of a broken "
                      "copy" % (SYSTEMS[s].title, f, r, who))
+    for s, f, r, n in summary.disturbed():
+        lines.append("- %s, %s, round %d: %d checkpoints in a window that should have had none" % (
+            SYSTEMS[s].title, f, r, n))
     for name, systems in curves.items():
         for s, points in systems.items():
             for p in points:

@@ -4,8 +4,9 @@ The order of a run: rounds, in each of which every system is booted once and mea
 that what changes on the machine meanwhile meets all of them. Figures that end the system come last in a boot; what
 needs IPv6 has a boot of its own, since QEMU's COLO does not compare IPv6 and would be disturbed by it elsewhere.
 
-A figure that fails is recorded with its reason. If the system is not what it should be after it, the system is booted
-again for the figures that are left, RESTARTS times in a round.
+A figure that fails is recorded with its reason. If the system is not what it should be after it, or the secondary's
+kernel panicked and the next figure needs the secondary, the system is booted again, RESTARTS times at most in a boot's
+place.
 """
 
 import subprocess
@@ -17,7 +18,7 @@ from comparison.colo import Colo
 from comparison.systems import Down, Lockstep, Plain, Two, settle
 
 SYSTEMS = {c.name: c for c in (Plain, Two, Colo, Lockstep)}
-RESTARTS = 3
+RESTARTS = 8
 BOOT_COST = {"plain": 9, "two": 14, "colo": 22, "lockstep": 16}  # s, a guess that the run corrects
 FAILURES = (BedError, LoadError, OSError, subprocess.SubprocessError, ValueError, KeyError, TypeError)
 
@@ -83,6 +84,15 @@ class Booted:
             self.record["boots_s"].append(round(time.monotonic() - begun, 1))
         return self.system
 
+    def ready(self):
+        """get(), and it answers at once."""
+        if self.system:
+            try:
+                settle(self.system)
+            except FAILURES:
+                self.drop()
+        return self.get()
+
     def drop(self):
         if self.system:
             self.system.close()
@@ -93,7 +103,7 @@ def run_figure(figure, booted, seconds):
     """One figure of one boot, as it goes into the record."""
     got = {}
     try:
-        system = booted.get()
+        system = booted.ready()
         before = dict(system.panics())
         try:
             got["cells"] = figure.function(system, seconds)
@@ -111,13 +121,14 @@ def run_figure(figure, booted, seconds):
             booted.drop()
     if figure.last:
         booted.drop()
+    if figure.quiet and got.get("cells", {}).get("checkpoints"):
+        got["disturbed"] = got["cells"]["checkpoints"]
     return got
 
 
 def still_good(system):
     try:
         system.check()
-        settle(system)
         return True
     except FAILURES:
         return False
@@ -132,21 +143,26 @@ def say(figure, got):
               flush=True)
 
 
-def run(setup, names, figures, seconds, rounds, progress):
-    """Gives one record for each round."""
+def run(setup, names, figures, seconds, rounds, progress, records):
+    """Appends a record for each round to records, and yields when one of them has more in it."""
     for r in range(rounds):
         order = names[r % len(names):] + names[:r % len(names)]
         record = {"round": r + 1, "order": order, "systems": {}}
+        records.append(record)
         for name in order:
             mine = record["systems"][name] = {"boots_s": [], "figures": {}}
             for group in boots(figures, name):
-                booted = Booted(SYSTEMS[name], setup, group[0].v6, mine)
+                booted, broken = Booted(SYSTEMS[name], setup, group[0].v6, mine), False
                 progress.step(BOOT_COST[name], "round %d of %d, %s: boot" % (r + 1, rounds, name))
                 try:
                     for f in group:
                         progress.step(scaled(f, seconds), "round %d of %d, %s: %s" % (r + 1, rounds, name, f.name))
                         mine["figures"][f.name] = run_figure(f, booted, seconds)
                         say(f, mine["figures"][f.name])
+                        broken = broken or "panicked" in mine["figures"][f.name]
+                        if broken and f is not group[-1] and group[group.index(f) + 1].both:
+                            booted.drop()
+                            broken = False
                 finally:
                     booted.drop()
-        yield record
+            yield name

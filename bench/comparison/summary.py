@@ -45,6 +45,11 @@ class Summary:
         return [(s, f, r["round"], " and ".join(g["panicked"])) for r in self.records
                 for s, rec in r["systems"].items() for f, g in rec["figures"].items() if "panicked" in g]
 
+    def disturbed(self):
+        """(system, figure, round, how many) of checkpoints where there should have been none."""
+        return [(s, f, r["round"], g["disturbed"]) for r in self.records for s, rec in r["systems"].items()
+                for f, g in rec["figures"].items() if "disturbed" in g]
+
     def as_data(self):
         """{system: {figure: {cell: {median, min, max, rounds}}}}"""
         out = {}

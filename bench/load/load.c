@@ -260,7 +260,8 @@ int main(int argc, char **argv)
 		fprintf(stderr, "compare-load: no memory\n");
 		return 1;
 	}
-	run(&o, argv[optind], &r);
+	if (!run(&o, argv[optind], &r) && !r.answers)
+		load_fail(&r, "no answer in %g s", o.warm + o.seconds);
 	print(&o, argv[optind], &r);
 	free(r.samples);
 	return 0;
