@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """
-QEMU's own COLO, set up as docs/COLO-FT.txt of QEMU says: mirror and redirectors at the primary's NIC, colo-compare in
+QEMU's own COLO, set up as QEMU's docs/COLO-FT.txt says: mirror and redirectors at the primary's NIC, colo-compare in
 an iothread of its own, redirectors and rewriter at the secondary's, migration with x-colo, and the failover commands in
 the document's order.
 
@@ -72,7 +72,7 @@ class Colo(System):
         path = os.path.join(node.dir, "qmp")
         env = {"LD_PRELOAD": CONDWAIT} if self.setup.accel == "tcg" else None
         extra = self.trace.options() + ["-qmp", "unix:%s,server=on,wait=off" % path] + options
-        # Through /proc/self, ip would be preloaded too; it waits for no condition.
+        # `ip netns exec` gets the library as well; it waits for no condition.
         node.proc = node.qemu = node.popen(node.vm_argv(self.machine(extra)), env=env)
         return path
 

@@ -178,9 +178,12 @@ def troubles(summary, curves):
     for s, f, r, who in summary.panics():
         lines.append("- %s, %s, round %d: the guest's kernel panicked on the %s during it, so the figure is of a broken "
                      "copy" % (SYSTEMS[s].title, f, r, who))
+    for s, f, r in summary.partial():
+        lines.append("- %s, %s, round %d: the transfer was not at its end in time; the figure is its speed until then" % (
+            SYSTEMS[s].title, f, r))
     for s, f, r, n in summary.disturbed():
-        lines.append("- %s, %s, round %d: %d checkpoints in a window that should have had none" % (
-            SYSTEMS[s].title, f, r, n))
+        lines.append("- %s, %s, round %d: %d checkpoint%s in a window that should have had none" % (
+            SYSTEMS[s].title, f, r, n, "s" if n > 1 else ""))
     for name, systems in curves.items():
         for s, points in systems.items():
             for p in points:
@@ -229,7 +232,7 @@ def write(out, env, summary, figures, names, wanted, curves):
     """Everything into the directory out; returns the verdicts."""
     os.makedirs(out, exist_ok=True)
     notes = list(colo.NOTES) if "colo" in names else []
-    verdicts = judge(summary, curves, figures) if "lockstep" in names else []
+    verdicts = judge(summary, curves, figures, names) if "lockstep" in names else []
     put(os.path.join(out, "compare.json"), json.dumps(
         {"environment": env, "notes": notes, "targets": verdicts, "summary": summary.as_data(),
          "rounds": summary.records, "curves": curves}, indent=1) + "\n")

@@ -5,8 +5,8 @@ that what changes on the machine meanwhile meets all of them. Figures that end t
 needs IPv6 has a boot of its own, since QEMU's COLO does not compare IPv6 and would be disturbed by it elsewhere.
 
 A figure that fails is recorded with its reason. If the system is not what it should be after it, or the secondary's
-kernel panicked and the next figure needs the secondary, the system is booted again, RESTARTS times at most in a boot's
-place.
+kernel panicked and the next figure needs it, the system is booted again, at most RESTARTS times for each boot that was
+planned.
 """
 
 import subprocess

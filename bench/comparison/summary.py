@@ -35,30 +35,34 @@ class Summary:
         each = [first[n] / second[n] for n in first if second.get(n)] or [a / b]
         return a / b, min(each), max(each)
 
+    def _all(self):
+        """(system, figure, round, what run_figure() gave)"""
+        return [(s, f, r["round"], g) for r in self.records for s, rec in r["systems"].items()
+                for f, g in rec["figures"].items()]
+
     def errors(self):
         """(system, figure, round, reason) of what could not be measured."""
-        return [(s, f, r["round"], g["error"]) for r in self.records for s, rec in r["systems"].items()
-                for f, g in rec["figures"].items() if "error" in g]
+        return [(s, f, n, g["error"]) for s, f, n, g in self._all() if "error" in g]
 
     def panics(self):
-        """(system, figure, round, whose) of what was measured while a guest's kernel had just panicked."""
-        return [(s, f, r["round"], " and ".join(g["panicked"])) for r in self.records
-                for s, rec in r["systems"].items() for f, g in rec["figures"].items() if "panicked" in g]
+        """(system, figure, round, whose) of what was measured while a guest's kernel panicked."""
+        return [(s, f, n, " and ".join(g["panicked"])) for s, f, n, g in self._all() if "panicked" in g]
 
     def disturbed(self):
         """(system, figure, round, how many) of checkpoints where there should have been none."""
-        return [(s, f, r["round"], g["disturbed"]) for r in self.records for s, rec in r["systems"].items()
-                for f, g in rec["figures"].items() if "disturbed" in g]
+        return [(s, f, n, g["disturbed"]) for s, f, n, g in self._all() if "disturbed" in g]
+
+    def partial(self):
+        """(system, figure, round) of transfers that were given up."""
+        return [(s, f, n) for s, f, n, g in self._all() if g.get("cells", {}).get("partial")]
 
     def as_data(self):
         """{system: {figure: {cell: {median, min, max, rounds}}}}"""
         out = {}
-        for r in self.records:
-            for s, rec in r["systems"].items():
-                for f, g in rec["figures"].items():
-                    for c in g.get("cells", {}):
-                        v = self.values(s, f, c)
-                        out.setdefault(s, {}).setdefault(f, {})[c] = {
-                            "median": statistics.median(v.values()), "min": min(v.values()), "max": max(v.values()),
-                            "rounds": len(v)}
+        for s, f, _, g in self._all():
+            for c in g.get("cells", {}):
+                v = self.values(s, f, c)
+                out.setdefault(s, {}).setdefault(f, {})[c] = {
+                    "median": statistics.median(v.values()), "min": min(v.values()), "max": max(v.values()),
+                    "rounds": len(v)}
         return out

@@ -76,9 +76,10 @@ def judge_size(curves):
             "min": value, "max": value, "reached": value <= 2, "room": round(2 / value, 3)}
 
 
-def judge(summary, curves, figures):
-    """One verdict for each target whose figure was asked for."""
+def judge(summary, curves, figures, names):
+    """One verdict for each target whose figure, and whose system to compare with, were asked for."""
     asked = {f.name for f in figures}
-    verdicts = [t.judge(summary) for t in TARGETS if t.figure in asked]
+    verdicts = [t.judge(summary) for t in TARGETS if t.figure in asked and (t.beside or t.figure) in asked and
+                t.against in names + [None]]
     size = judge_size(curves)
     return verdicts + ([size] if size else [])

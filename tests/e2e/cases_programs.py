@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 
 from bed import PATIENCE, ROOT
 from harness import case, must, note
@@ -60,3 +61,24 @@ def bench_pause_idle(*_):
 @case("bench", bed=False, timeout=300)
 def bench_pause_50(*_):
     pause("--count", "200", "--dirty", "50", seconds=280)
+
+
+@case("bench", bed=False, timeout=400)
+def bench_compare_sample(*_):
+    """All four systems, a little of each kind of figure; what cannot be measured of QEMU's COLO is no failure here."""
+    only = ("echo", "redis_200", "udp", "download", "pause_50_200", "failover", "rate")
+    with tempfile.TemporaryDirectory() as out:
+        code, lines = program("bench/compare", "--quick", "--only", ",".join(only), "--out", out, seconds=380)
+        must(code == 0, "exit status %d: %s", code, lines[-1:])
+        with open(os.path.join(out, "compare.json"), encoding="utf-8") as f:
+            got = json.load(f)
+        with open(os.path.join(out, "compare.md"), encoding="utf-8") as f:
+            text = f.read()
+        must(os.path.exists(os.path.join(out, "compare-rate.svg")), "no plot: %s", os.listdir(out))
+    must(got["environment"]["qemu"] in text and got["notes"][0] in text, "the report does not say how it was taken")
+    ours = got["rounds"][0]["systems"]["lockstep"]["figures"]
+    must(not [f for f, g in ours.items() if "error" in g], "Lockstep: %s", ours)
+    must("echo" in got["summary"]["plain"] and "echo" in got["summary"]["two"], "%s", got["summary"].keys())
+    gap = got["summary"]["lockstep"]["failover"]["gap_ms"]["median"]
+    must(gap > 0, "a failover that nobody noticed: %s ms", gap)
+    note("%d of %d targets reached, gap %.0f ms", sum(1 for t in got["targets"] if t["reached"]), len(got["targets"]), gap)
