@@ -141,6 +141,10 @@ class Colo(System):
         """(by trace, nothing: COLO reports none)"""
         return [ms for _, ms in self.trace.pauses(self.beds[0].a.proc.pid, since)], []
 
+    def standing(self, since):
+        """The primary goes on when the secondary has loaded."""
+        return sum(self.pauses(since)[0]) / 1000.0
+
     def kill_primary(self):
         now = time.monotonic()
         self.beds[0].a.proc.kill()

@@ -55,9 +55,12 @@ def load(mode, *names, delay=None, factor=1.0, **options):
             else:
                 system.checkpoint()
         try:
-            before = system.count()
+            before, begun = system.count(), time.time()
             got = system.load(mode, seconds * factor, **options)
+            took = time.time() - begun
             cells = cells_of(system, got, before, *names)
+            if delay and system.checkpoints:
+                cells["standing"] = system.standing(begun) / took
             if got.get("partial"):
                 cells["partial"] = 1
         finally:

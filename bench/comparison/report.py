@@ -147,6 +147,22 @@ def targets_table(verdicts):
     return table(["to reach", "measured", "reached", "which is"], rows)
 
 
+def redis_loss(summary, names):
+    """Where the rate goes that frequent checkpoints cost: they themselves, or slower running between them."""
+    lines = []
+    for n in names:
+        got = summary.ratio((n, "redis_200", "rate"), (n, "redis", "rate"))
+        standing = summary.median(n, "redis_200", "standing")
+        if not got or standing is None:
+            continue
+        lost = 1 - got[0]
+        lines.append("- %s, Redis with a checkpoint each 200 ms: %.0f %% of the rate is lost; for %.0f %% of the time a "
+                     "checkpoint kept one of the copies from running, the other %.0f %% is slower running after each "
+                     "(under TCG a copy that was loaded translates its code anew)." % (
+                         SYSTEMS[n].title, 100 * lost, 100 * standing, 100 * max(0.0, lost - standing)))
+    return lines + [""] if lines else []
+
+
 def curve_table(curve, drawn):
     names = [n for n in curve.where if n in drawn]
     head = [curve.xlabel] + ["%s, %s" % (SYSTEMS[n].title, called) for n in names for _, called, _ in curve.lines]
@@ -209,6 +225,7 @@ def markdown(env, summary, verdicts, names, wanted, curves, notes):
         lines += ["## What is to be reached", "", "%d of %d reached." % (reached, len(verdicts)), ""]
         lines += targets_table(verdicts) + [""]
     lines += ["## Figures", ""] + figures_table(summary, names) + [""]
+    lines += redis_loss(summary, names)
     for c in wanted:
         if curves.get(c.name):
             lines += ["## " + c.title, "", "![%s](%s.svg)" % (c.title, file_of(c)), ""]

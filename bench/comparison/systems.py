@@ -127,6 +127,10 @@ class System:
         """How many there have been."""
         return 0
 
+    def standing(self, since):
+        """Seconds, since that second of the epoch, in which a checkpoint kept either copy from running; None: unknown."""
+        return None
+
     # -- what went wrong in the guests
 
     def panics(self):
@@ -203,6 +207,13 @@ class Lockstep(System):
         own = list(self.events.checkpoints)
         found = [ms for _, ms in self.trace.pauses(self.beds[0].a.qemu_process().pid, since)]
         return found, [c["pause_ms"] for c in own[-len(found):]] if found else []
+
+    def standing(self, since):
+        n = len(self.trace.pauses(self.beds[0].a.qemu_process().pid, since))
+        mine = self.events.checkpoints[-n:] if n else []
+        steps = [c["steps_ms"] for c in mine]
+        return sum(c["pause_ms"] + sum(s.get(k) or 0 for k in ("gate", "staged", "loaded"))
+                   for c, s in zip(mine, steps)) / 1000.0
 
     def kill_primary(self):
         """Returns when it was sent, as time.monotonic() has it."""

@@ -60,6 +60,13 @@ class Numbers(unittest.TestCase):
         some = [f for f in FIGURES if f.name == "echo"]
         self.assertEqual({v["against"] for v in judge(self.summary, {}, some, ["plain", "lockstep"])}, {"plain"})
 
+    def test_loss(self):
+        ours = {"redis": {"cells": {"rate": 100}}, "redis_200": {"cells": {"rate": 30, "standing": 0.2}}}
+        got = report.redis_loss(Summary([record(1, lockstep=ours)]), NAMES)[0]
+        self.assertIn(" 70 % of the rate", got)
+        self.assertIn(" 20 % of the time", got)
+        self.assertIn("the other 50 %", got)
+
     def test_size(self):
         drawn = {"size": {"lockstep": [{"x": x, "cells": {"pause_p50_ms": y}} for x, y in ((512, 4.0), (8192, 9.0))]}}
         self.assertEqual([v["reached"] for v in judge(self.summary, drawn, [], NAMES)], [False])
