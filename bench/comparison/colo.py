@@ -24,8 +24,8 @@ LOCAL = "127.0.0.1"
 NOTES = (
     "QEMU's COLO ran with compare-condwait preloaded (bench/load/condwait.c), under TCG: without it the primary locks "
     "itself up within a few checkpoints under load.",
-    "COLO's disk part is left out, since Lockstep has no disk yet; no system has one. The document's USB tablet is left "
-    "out of all of them as well.",
+    "COLO's disk part is left out, since Lockstep has no disk yet; no system has one. The document's USB tablet is "
+    "left out of all of them as well.",
 )
 
 

@@ -55,8 +55,8 @@ HOW = """\
   pages at random over %(dirty)d MB, each with new content.
 - The pause by QEMU's trace (runstate_set) is the same means for both pairs; it leaves out stopping and continuing. What
   Lockstep reports is longer: from `stop` sent until `cont` is answered. The targets compare that with COLO's trace.
-- Failover: both processes of the primary are killed (COLO: its QEMU, and the document's commands are given at once) while
-  a client asks every %(every)d ms; its longest silence counts, and the same connection must go on.
+- Failover: both processes of the primary are killed (COLO: its QEMU, and the document's commands are given at once)
+  while a client asks every %(every)d ms; its longest silence counts, and the same connection must go on.
 """ % {"dirty": DIRTY_MB, "every": FAILOVER_EVERY_MS}
 
 
@@ -156,8 +156,8 @@ def redis_loss(summary, names):
         if not got or standing is None:
             continue
         lost = 1 - got[0]
-        lines.append("- %s, Redis with a checkpoint each 200 ms: %.0f %% of the rate is lost; for %.0f %% of the time a "
-                     "checkpoint kept one of the copies from running, the other %.0f %% is slower running after each "
+        lines.append("- %s, Redis with a checkpoint each 200 ms: %.0f %% of the rate is lost; for %.0f %% of the time "
+                     "a checkpoint kept one of the copies from running, the other %.0f %% is slower running after each "
                      "(under TCG a copy that was loaded translates its code anew)." % (
                          SYSTEMS[n].title, 100 * lost, 100 * standing, 100 * max(0.0, lost - standing)))
     return lines + [""] if lines else []
@@ -192,22 +192,22 @@ def troubles(summary, curves):
     for s, f, r, why in summary.errors():
         lines.append("- %s, %s, round %d: not measured: %s" % (SYSTEMS[s].title, f, r, why))
     for s, f, r, who in summary.panics():
-        lines.append("- %s, %s, round %d: the guest's kernel panicked on the %s during it, so the figure is of a broken "
-                     "copy" % (SYSTEMS[s].title, f, r, who))
+        lines.append("- %s, %s, round %d: the guest's kernel panicked on the %s during it, so the figure is of a "
+                     "broken copy" % (SYSTEMS[s].title, f, r, who))
     for s, f, r in summary.partial():
-        lines.append("- %s, %s, round %d: the transfer was not at its end in time; the figure is its speed until then" % (
-            SYSTEMS[s].title, f, r))
+        lines.append("- %s, %s, round %d: the transfer was not at its end in time; the figure is its speed until "
+                     "then" % (SYSTEMS[s].title, f, r))
     for s, f, r, n in summary.disturbed():
         lines.append("- %s, %s, round %d: %d checkpoint%s in a window that should have had none" % (
             SYSTEMS[s].title, f, r, n, "s" if n > 1 else ""))
     for name, systems in curves.items():
         for s, points in systems.items():
             for p in points:
+                where = "- %s, curve %s at %s: " % (SYSTEMS[s].title, name, p["x"])
                 if "error" in p:
-                    lines.append("- %s, curve %s at %s: not measured: %s" % (SYSTEMS[s].title, name, p["x"], p["error"]))
+                    lines.append(where + "not measured: " + p["error"])
                 if "panicked" in p:
-                    lines.append("- %s, curve %s at %s: the guest's kernel panicked on the %s" % (
-                        SYSTEMS[s].title, name, p["x"], " and ".join(p["panicked"])))
+                    lines.append(where + "the guest's kernel panicked on the " + " and ".join(p["panicked"]))
     return lines or ["- nothing"]
 
 
@@ -215,12 +215,12 @@ def markdown(env, summary, verdicts, names, wanted, curves, notes):
     g = env["guest"]
     reached = sum(1 for v in verdicts if v["reached"])
     lines = ["# Lockstep beside plain QEMU and QEMU's COLO", "",
-             "Taken by `bench/compare` on %s: %s, %d CPUs, %d MB, Linux %s, %s. Commit %s%s. Guest: %s, %s, %d MB, one CPU, "
-             "%s. %d rounds, %g s a figure%s." % (
-                 env["date"][:16].replace("T", " "), env["cpu"], env["cpus"], env["memory_mb"], env["kernel"], env["qemu"],
-                 env["commit"][:12], " with changes" if env["changed"] else "", g["machine"], g["nic"], g["mb"],
-                 g["accel"].upper(), env["rounds"], env["seconds"], ", quick: for trying, not for reading"
-                 if env["quick"] else ""), ""]
+             "Taken by `bench/compare` on %s: %s, %d CPUs, %d MB, Linux %s, %s. Commit %s%s. Guest: %s, %s, %d MB, one "
+             "CPU, %s. %d round%s, %g s a figure%s." % (
+                 env["date"][:16].replace("T", " "), env["cpu"], env["cpus"], env["memory_mb"], env["kernel"],
+                 env["qemu"], env["commit"][:12], " with changes" if env["changed"] else "", g["machine"], g["nic"],
+                 g["mb"], g["accel"].upper(), env["rounds"], "s" if env["rounds"] > 1 else "", env["seconds"],
+                 ", quick: for trying, not for reading" if env["quick"] else ""), ""]
     if verdicts:
         lines += ["## What is to be reached", "", "%d of %d reached." % (reached, len(verdicts)), ""]
         lines += targets_table(verdicts) + [""]

@@ -128,7 +128,7 @@ class System:
         return 0
 
     def standing(self, since):
-        """Seconds, since that second of the epoch, in which a checkpoint kept either copy from running; None: unknown."""
+        """Seconds since that second of the epoch in which a checkpoint kept a copy from running; None: unknown."""
         return None
 
     # -- what went wrong in the guests

@@ -66,7 +66,8 @@ TARGETS = [
 
 def judge_size(curves):
     """The one target that is seen in a curve: a guest of 8 GB beside one of 512 MB. None when it was not drawn."""
-    points = {p["x"]: p["cells"].get("pause_p50_ms") for p in curves.get("size", {}).get("lockstep", []) if "cells" in p}
+    drawn = curves.get("size", {}).get("lockstep", [])
+    points = {p["x"]: p["cells"].get("pause_p50_ms") for p in drawn if "cells" in p}
     small, large = points.get(512), points.get(8192)
     if not small or not large:
         return None

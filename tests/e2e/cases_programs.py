@@ -66,7 +66,7 @@ def bench_pause_50(*_):
 @case("bench", bed=False, timeout=400)
 def bench_compare_sample(*_):
     """All four systems, a little of each kind of figure; what cannot be measured of QEMU's COLO is no failure here."""
-    only = ("echo", "redis_200", "udp", "download", "pause_50_200", "failover", "rate")
+    only = ("echo", "redis_200", "download", "pause_50_200", "failover", "rate")
     with tempfile.TemporaryDirectory() as out:
         code, lines = program("bench/compare", "--quick", "--only", ",".join(only), "--out", out, seconds=380)
         must(code == 0, "exit status %d: %s", code, lines[-1:])
@@ -81,4 +81,5 @@ def bench_compare_sample(*_):
     must("echo" in got["summary"]["plain"] and "echo" in got["summary"]["two"], "%s", got["summary"].keys())
     gap = got["summary"]["lockstep"]["failover"]["gap_ms"]["median"]
     must(gap > 0, "a failover that nobody noticed: %s ms", gap)
-    note("%d of %d targets reached, gap %.0f ms", sum(1 for t in got["targets"] if t["reached"]), len(got["targets"]), gap)
+    reached = sum(1 for t in got["targets"] if t["reached"])
+    note("%d of %d targets reached, gap %.0f ms", reached, len(got["targets"]), gap)
