@@ -59,9 +59,9 @@ def cost(wanted, names, mem, seconds):
     return total
 
 
-def run(wanted, setup, names, seconds, progress):
-    """{curve: {system: [{x, cells or error}]}}"""
-    out = {c.name: {} for c in wanted}
+def run(wanted, setup, names, seconds, progress, out):
+    """Into out: {curve: {system: [{x, cells or error}]}}"""
+    out.update({c.name: {} for c in wanted})
     for name in names:
         for mb, points in boots(wanted, name, setup.mem).items():
             booted = Booted(SYSTEMS[name], Setup(setup.machine, setup.nic, mb, setup.accel), False, {"boots_s": []})
@@ -74,4 +74,3 @@ def run(wanted, setup, names, seconds, progress):
                     out[c.name].setdefault(name, []).append(dict(got, x=x))
             finally:
                 booted.drop()
-    return out

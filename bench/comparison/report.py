@@ -93,7 +93,8 @@ def environment(setup, args):
         "changed": bool(run_text("git", "status", "--porcelain", "--untracked-files=no")),
         "guest": {"machine": setup.machine, "nic": setup.nic, "mb": setup.mem, "accel": setup.accel, "cpus": 1,
                   "kernel_sha256": file_hash(kernel), "initramfs_sha256": file_hash(initrd)},
-        "rounds": args.rounds, "seconds": args.seconds, "quick": args.quick}
+        "rounds": args.rounds, "seconds": args.seconds, "quick": args.quick,
+        "finished": False}
 
 
 def amount(v):
@@ -221,6 +222,8 @@ def markdown(env, summary, verdicts, names, wanted, curves, notes):
                  env["qemu"], env["commit"][:12], " with changes" if env["changed"] else "", g["machine"], g["nic"],
                  g["mb"], g["accel"].upper(), env["rounds"], "s" if env["rounds"] > 1 else "", env["seconds"],
                  ", quick: for trying, not for reading" if env["quick"] else ""), ""]
+    if not env["finished"]:
+        lines += ["The run was not at its end when this was written.", ""]
     if verdicts:
         lines += ["## What is to be reached", "", "%d of %d reached." % (reached, len(verdicts)), ""]
         lines += targets_table(verdicts) + [""]

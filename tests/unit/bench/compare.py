@@ -121,7 +121,7 @@ class Plots(unittest.TestCase):
 
 class Report(unittest.TestCase):
     ENV = {"date": "2026-01-02T03:04:05+00:00", "cpu": "c", "cpus": 2, "memory_mb": 1, "kernel": "k", "qemu": "q",
-           "commit": "0123456789abcdef", "changed": False, "rounds": 1, "seconds": 4, "quick": False,
+           "commit": "0123456789abcdef", "changed": False, "rounds": 1, "seconds": 4, "quick": False, "finished": True,
            "guest": {"machine": "pc", "nic": "rtl8139", "mb": 512, "accel": "tcg"}}
 
     def test_written(self):
