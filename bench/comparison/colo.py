@@ -36,7 +36,8 @@ def socket_chardev(name, host, port, *more):
 class Colo(System):
     """One pair of QEMUs."""
 
-    name, title, checkpoints = "colo", "QEMU's COLO", True
+    # The secondary has a second copy of all of the memory; guests themselves touch little of theirs.
+    name, title, checkpoints, share = "colo", "QEMU's COLO", True, 1.25
     qmps = ()
 
     def _filters(self, *objects):

@@ -74,6 +74,7 @@ class Booted:
             self.starts += 1
             begun = time.monotonic()
             system = self.cls(self.setup)
+            system.fits()
             try:
                 system.start(self.v6)
                 settle(system)

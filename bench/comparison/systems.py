@@ -66,6 +66,7 @@ class System:
 
     name = title = None
     checkpoints = False  # whether it makes any
+    share = 1.0          # of the guest's memory: what it can take of the machine's at most, about
 
     def __init__(self, setup):
         self.setup, self.beds = setup, []
@@ -78,6 +79,14 @@ class System:
     def machine(self, extra=()):
         s = self.setup
         return Machine(s.machine, s.nic, s.mem, s.accel, extra=list(extra))
+
+    def fits(self):
+        """Raises BedError when the machine has not enough memory left for it; it would take somebody else's."""
+        with open("/proc/meminfo", encoding="utf-8") as f:
+            free = next(int(x.split()[1]) for x in f if x.startswith("MemAvailable")) // 1024
+        need = int(self.share * self.setup.mem) + 512
+        if need > free:
+            raise BedError("needs %d MB of memory, %d MB are left" % (need, free))
 
     def start(self, v6=False):
         raise NotImplementedError
@@ -153,7 +162,7 @@ class Plain(System):
 class Two(System):
     """Two of them, each with its client, all at once: what two cores can give to two copies of a VM at most."""
 
-    name, title = "two", "two plain QEMUs"
+    name, title, share = "two", "two plain QEMUs", 2.0
 
     def start(self, v6=False):
         for _ in range(2):
@@ -166,7 +175,7 @@ class Two(System):
 class Lockstep(System):
     """A protected pair. Its pauses are told twice: by itself, and by QEMU's trace as for the others."""
 
-    name, title, checkpoints = "lockstep", "Lockstep", True
+    name, title, checkpoints, share = "lockstep", "Lockstep", True, 2.0
 
     def start(self, v6=False):
         b = self.bed(v6)
