@@ -86,10 +86,11 @@ def pause(mb_per_s, delay):
             begun = time.time()
             time.sleep(max(seconds, 6 * delay / 1000.0))
             traced, own = system.pauses(begun)
-            system.set_delay(LONG_MS)
         finally:
+            # As long as checkpoints come often, no answer is held for long.
             if mb_per_s:
                 ask(system, "dirty 0 0")
+            system.set_delay(LONG_MS)
         if not traced:
             raise BedError("no checkpoint in %g s" % max(seconds, 6 * delay / 1000.0))
         cells = {"traced_p50_ms": percentile(traced, 50), "traced_max_ms": max(traced), "pauses": len(traced)}
