@@ -11,8 +11,8 @@
  * (`modalias`); the buses are walked until a walk loads nothing new, because a driver brings up further devices
  * (virtio_pci the virtio bus, a disk controller its disks).
  *
- * The interfaces are net.c's. Of the parameters on the kernel command line only lockstep.disks=N is read here: load the
- * drivers of disks, too, and be ready only when N disks are there.
+ * The interfaces are net.c's. Of the parameters on the kernel command line only lockstep.disks=N and lockstep.cdroms=N
+ * are read here: load the drivers of disks, too, and be ready only when N disks and N CD-ROM drives are there.
  *
  * iperf3 is started when everything else is ready, and again when it ends: nothing waits for it.
  *
@@ -250,7 +250,8 @@ void load_drivers(bool storage)
 	} while (found);
 }
 
-static unsigned int disks_seen(void)
+/* Disks, or CD-ROM drives, that the kernel has found. */
+static unsigned int disks_seen(bool cdroms)
 {
 	unsigned int n = 0;
 	size_t i;
@@ -259,25 +260,30 @@ static unsigned int disks_seen(void)
 	if (glob("/sys/block/*/device", 0, NULL, &g))
 		return 0;
 	for (i = 0; i < g.gl_pathc; i++)
-		n += strncmp(g.gl_pathv[i], "/sys/block/sr", 13) != 0;
+		n += (strncmp(g.gl_pathv[i], "/sys/block/sr", 13) == 0) == cdroms;
 	globfree(&g);
 	return n;
+}
+
+/* How many of them were announced. */
+static unsigned int announced(const char *name)
+{
+	char value[16];
+
+	return parameter(name, value, sizeof(value)) ? (unsigned int)atoi(value) : 0;
 }
 
 /* Brings up as many disks as were announced. Without any, their drivers would cost the boot half a second for nothing. */
 static int disks(void)
 {
 	int64_t deadline = now_ms() + DISK_WAIT_MS;
-	unsigned int wanted;
-	char value[16];
+	unsigned int wanted = announced("lockstep.disks"), cdroms = announced("lockstep.cdroms");
 
-	if (!parameter("lockstep.disks", value, sizeof(value)))
-		return 0;
-	wanted = (unsigned int)atoi(value);
-	while (disks_seen() < wanted) {
+	while (disks_seen(false) < wanted || disks_seen(true) < cdroms) {
 		load_drivers(true);
 		if (now_ms() > deadline) {
-			say("lockstep-guest: error: %u disks instead of %u", disks_seen(), wanted);
+			say("lockstep-guest: error: %u disks instead of %u, %u CD-ROMs instead of %u", disks_seen(false),
+			    wanted, disks_seen(true), cdroms);
 			return -ENODEV;
 		}
 		nap();

@@ -51,6 +51,7 @@ enum {
 	IN_SIZE = 16384,
 	OUT_SIZE = 65536,
 	LINE_MAX_LEN = 4096,	/* one command line, without its newline */
+	HASH_MAX = 1 << 30,	/* bytes of one `hash` */
 	RANDOM_MAX = 4096,	/* bytes of one `random` */
 	ANSWER_MAX = 2 * RANDOM_MAX + 64,	/* the longest answer that is not streamed */
 	GOODBYE_MS = 3000,	/* how long `poweroff` waits for its answer to be acknowledged */
@@ -257,6 +258,65 @@ static void cmd_uptime(struct conn *c, const char *s)
 	answer(c, "%" PRId64 "\n", clock_ms(CLOCK_MONOTONIC));
 }
 
+/* hash FILE N: as it is on the device, past the page cache where that is possible */
+static void cmd_hash(struct conn *c, const char *s)
+{
+	static _Alignas(4096) uint8_t buf[64 << 10];
+	char path[128];
+	size_t len = strcspn(s, " ");
+	const char *rest = s + len + strspn(s + len, " ");
+	struct xxh64 h;
+	uint64_t n;
+	ssize_t got = 0;
+	int fd;
+
+	if (len == 0 || len >= sizeof(path) || parse_u64(&rest, HASH_MAX, &n)) {
+		answer(c, "error: use: hash FILE N (N up to %d)\n", HASH_MAX);
+		return;
+	}
+	memcpy(path, s, len);
+	path[len] = 0;
+	fd = open(path, O_RDONLY | O_CLOEXEC | O_DIRECT);
+	if (fd < 0 && errno == EINVAL)
+		fd = open(path, O_RDONLY | O_CLOEXEC);
+	xxh64_init(&h, 0);
+	while (fd >= 0 && n > 0 && (got = read(fd, buf, sizeof(buf))) > 0) {
+		if ((uint64_t)got > n)
+			got = (ssize_t)n;
+		xxh64_update(&h, buf, (size_t)got);
+		n -= (uint64_t)got;
+	}
+	if (fd < 0 || got < 0)
+		answer(c, "error: %s: %s\n", path, strerror(errno));
+	else
+		answer(c, "%016" PRIx64 "\n", xxh64_digest(&h));
+	if (fd >= 0)
+		close(fd);
+}
+
+/* put FILE TEXT: a line into a device */
+static void cmd_put(struct conn *c, const char *s)
+{
+	char path[128], line[1024];
+	size_t len = strcspn(s, " ");
+	int fd, n;
+
+	if (len == 0 || len >= sizeof(path) || s[len] == 0) {
+		answer(c, "error: use: put FILE TEXT\n");
+		return;
+	}
+	memcpy(path, s, len);
+	path[len] = 0;
+	n = snprintf(line, sizeof(line), "%s\n", s + len + 1);
+	fd = open(path, O_WRONLY | O_CLOEXEC | O_NOCTTY);
+	if (fd < 0 || write(fd, line, (size_t)n < sizeof(line) ? (size_t)n : sizeof(line) - 1) < 0)
+		answer(c, "error: %s: %s\n", path, strerror(errno));
+	else
+		answer(c, "ok\n");
+	if (fd >= 0)
+		close(fd);
+}
+
 static void cmd_time(struct conn *c, const char *s)
 {
 	answer(c, "%" PRId64 "\n", clock_ms(CLOCK_REALTIME));
@@ -398,7 +458,7 @@ static const struct command {
 	{ "uptime", false, cmd_uptime }, { "time", false, cmd_time },
 	{ "clock", false, cmd_clock }, { "poweroff", false, cmd_poweroff },
 	{ "reboot", false, cmd_reboot }, { "quit", false, cmd_quit }, { "shell", false, cmd_shell },
-	{ "connect", true, cmd_connect }, { "udp-to", true, cmd_udp_to },
+	{ "hash", true, cmd_hash }, { "put", true, cmd_put }, { "connect", true, cmd_connect }, { "udp-to", true, cmd_udp_to },
 };
 
 static void run_line(struct conn *c, char *line)
