@@ -18,8 +18,8 @@
  * - Nothing leaks into QEMU's children: the preload entry and the variables leave the environment in the
  *   constructor, and the descriptors get close-on-exec.
  * - No memory is allocated after the constructor; one request at a time, its size bounded by AGENT_MAX_MSG.
- * - Only pages of private mappings of the guest's memory file are ever dropped, and only mappings of that file are
- *   ever replaced.
+ * - Only pages of private mappings of the guest's memory file are ever dropped, and only mappings of that file, and
+ *   blocks that are to be moved into it, are ever replaced.
  *
  * If the process forks (-daemonize), the thread is not in the child; Lockstep does not let QEMU daemonize.
  */
@@ -129,6 +129,10 @@ static void *serve(void *arg)
 			agent_share(&m);
 		else if (m.type == AGENT_STOPPED)
 			do_stopped(&m);
+		else if (m.type == AGENT_BLOCKS)
+			agent_blocks(&m);
+		else if (m.type == AGENT_PLACE)
+			agent_place(&m);
 		else
 			agent_refuse(&m, -ENOSYS, "an unknown request");
 	}
@@ -195,6 +199,7 @@ __attribute__((constructor)) static void agent_start(void)
 		ag.dev = st.st_dev;
 		ag.ino = st.st_ino;
 	}
+	agent_block_init();
 	ag.maps = open("/proc/self/maps", O_RDONLY | O_CLOEXEC);
 	ag.pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
 	ag.clear_refs = open("/proc/self/clear_refs", O_WRONLY | O_CLOEXEC);

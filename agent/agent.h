@@ -55,5 +55,10 @@ void agent_hello(const struct agent_msg *req);
 void agent_track(const struct agent_msg *req);
 void agent_drop(const struct agent_msg *req);
 void agent_share(const struct agent_msg *req);
+void agent_blocks(const struct agent_msg *req);
+void agent_place(const struct agent_msg *req);
+
+/* agent_block_init() - look for QEMU's functions; in the constructor */
+void agent_block_init(void);
 
 #endif

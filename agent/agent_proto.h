@@ -19,6 +19,8 @@ enum {
 	AGENT_VERSION = 2,
 	AGENT_MAX_RANGES = 64,		/* mappings of guest memory in one QEMU */
 	AGENT_MAX_RUNS = 4096,		/* runs of pages in one request */
+	AGENT_MAX_BLOCKS = 64,		/* blocks of memory in one QEMU */
+	AGENT_NAME = 256,		/* a block's name, with its final 0 */
 	AGENT_TEXT = 160,		/* a sentence, with its final 0 */
 };
 
@@ -28,6 +30,8 @@ enum agent_type {
 	AGENT_DROP,		/* struct agent_run[] -> struct agent_dropped */
 	AGENT_STOPPED,		/* struct agent_stopped -> nothing */
 	AGENT_SHARE,		/* struct agent_run[]: a piece, then the private pages in it -> struct agent_shared */
+	AGENT_BLOCKS,		/* no payload -> struct agent_blocks, blocks; -ENOSYS: QEMU does not tell */
+	AGENT_PLACE,		/* struct agent_place -> struct agent_placed */
 	AGENT_TYPE_MAX
 };
 
@@ -85,6 +89,42 @@ struct agent_shared {
 	uint64_t pages;		/* written to the file */
 } __attribute__((packed));
 static_assert(sizeof(struct agent_shared) == 8, "agent_shared");
+
+enum agent_block_flags {
+	AGENT_BLOCK_STATE = 1,		/* QEMU takes it for state that a migration carries */
+	AGENT_BLOCK_IN_FILE = 2,	/* it lies in the guest's memory file */
+};
+
+/* A block of QEMU's memory ("RAM block"). */
+struct agent_block {
+	char name[AGENT_NAME];
+	uint64_t addr;
+	uint64_t len;		/* bytes that are set aside for it */
+	uint32_t flags;
+	uint32_t zero;
+} __attribute__((packed));
+static_assert(sizeof(struct agent_block) == 280, "agent_block");
+
+struct agent_blocks {
+	uint32_t n;		/* struct agent_block follow */
+	uint32_t zero;
+} __attribute__((packed));
+static_assert(sizeof(struct agent_blocks) == 8, "agent_blocks");
+
+/* Move a block into the guest's memory file. */
+struct agent_place {
+	uint64_t addr;
+	uint64_t len;		/* bytes, whole pages */
+	uint64_t offset;	/* in the file */
+	uint32_t shared;	/* 1: MAP_SHARED, 0: MAP_PRIVATE */
+	uint32_t copy;		/* 1: its content goes into the file; 0: it becomes what is there */
+} __attribute__((packed));
+static_assert(sizeof(struct agent_place) == 32, "agent_place");
+
+struct agent_placed {
+	uint64_t pages;		/* copied */
+} __attribute__((packed));
+static_assert(sizeof(struct agent_placed) == 8, "agent_placed");
 
 #define AGENT_MAX_MSG	(sizeof(struct agent_msg) + AGENT_MAX_RUNS * sizeof(struct agent_run))
 

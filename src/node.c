@@ -207,12 +207,10 @@ static int make_machine(struct node *n, struct err *e)
 {
 	struct vm_spec spec = { .cl = &n->cl, .probe = &n->probe, .agent_lib = n->agent_lib,
 				.qemu_timeout = n->o->qemu_timeout };
-	struct memwork_ops mem_ops = node_mem_ops;
-	struct memwork_cfg mem_cfg = { 0 };
 	struct vm_ops vm_ops = node_vm_ops;
 	struct ft_cfg cfg;
 
-	mem_ops.arg = vm_ops.arg = n;
+	vm_ops.arg = n;
 	n->limits.private_pages = n->o->private_limit ? n->o->private_limit / RAM_PAGE :
 				  n->cl.mem_bytes / RAM_PAGE / MEMLIMIT_SHARE;
 	n->limits.staged_pages = n->o->staged_limit ? n->o->staged_limit / RAM_PAGE :
@@ -222,15 +220,6 @@ static int make_machine(struct node *n, struct err *e)
 		return e->code;
 	n->ds = devstate_new(VM_FD_SAVE, VM_FD_LOAD, e);
 	if (!n->ds)
-		return e->code;
-	mem_cfg.spill_dir = n->o->spill_dir;
-	mem_cfg.standby = n->o->role == RUN_SECONDARY;
-	mem_cfg.pack = n->o->compress;
-	mem_cfg.workers = n->o->workers;
-	n->mem = memwork_new(n->bulk, n->ram, n->ds, &mem_cfg, &mem_ops, e);
-	if (!n->mem)
-		return e->code;
-	if (memwork_limits(n->mem, &n->limits, e) < 0)
 		return e->code;
 	spec.ram = n->ram;
 	spec.ds = n->ds;
@@ -249,6 +238,43 @@ static int make_machine(struct node *n, struct err *e)
 	ft_init(n->ft, &cfg, 1);
 	n->tick = (struct loop_timer){ .fn = on_tick, .arg = n };
 	return node_start_qemu(n, e);
+}
+
+/* What QEMU says of itself is the last part of the shape. */
+static int shape_add_ident(struct node *n, struct err *e)
+{
+	size_t len = strlen(n->shape), size;
+	char *text = NULL;
+	FILE *f = open_memstream(&text, &size);
+	int rc;
+
+	if (!f)
+		return err_set(e, -ENOMEM, "no memory for the description of the machine");
+	fputs(n->shape, f);
+	rc = ident_shape(vm_ident(n->vm), n->ram, len < SHAPE_MAX ? SHAPE_MAX - len : 0, f, e);
+	if (fclose(f) && !rc)
+		rc = err_set(e, -ENOMEM, "no memory for the description of the machine");
+	if (rc) {
+		free(text);
+		return rc;
+	}
+	free(n->shape);
+	n->shape = text;
+	return 0;
+}
+
+int node_qemu_known(struct node *n, struct err *e)
+{
+	struct memwork_ops ops = node_mem_ops;
+	struct memwork_cfg cfg = { .spill_dir = n->o->spill_dir, .standby = n->o->role == RUN_SECONDARY,
+				   .pack = n->o->compress, .workers = n->o->workers };
+	int rc = shape_add_ident(n, e);
+
+	if (rc)
+		return rc;
+	ops.arg = n;
+	n->mem = memwork_new(n->bulk, n->ram, n->ds, &cfg, &ops, e);
+	return n->mem ? memwork_limits(n->mem, &n->limits, e) : e->code;
 }
 
 static int look_at_command(struct node *n, struct err *e)

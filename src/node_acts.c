@@ -46,7 +46,7 @@ static void on_vm_ready(void *arg, struct agentctl *agent)
 	struct ft_ev ev = { .type = FE_START };
 	struct err e = { 0 };
 
-	if (!n->started && node_link_start(n, &e) < 0) {
+	if (!n->started && (node_qemu_known(n, &e) < 0 || node_link_start(n, &e) < 0)) {
 		log_error("%s", e.msg);
 		n->exit_status = 1;
 		n->ended = true;

@@ -115,6 +115,9 @@ void node_event(struct node *n, const struct ft_ev *ev);
 /* node_start_qemu() - start (or restart) QEMU for the present role */
 int node_start_qemu(struct node *n, struct err *e);
 
+/* node_qemu_known() - QEMU is up for the first time, its memory is laid out: what depends on that */
+int node_qemu_known(struct node *n, struct err *e);
+
 /* node_acts.c */
 void node_carry_out(struct node *n, const struct ft_act *a);
 extern const struct vm_ops node_vm_ops;

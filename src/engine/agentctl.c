@@ -17,23 +17,10 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "agent/agent_proto.h"
-#include "base/cursor.h"
+#include "engine/agentctl_internal.h"
 
-enum {
-	REPLY_MAX = sizeof(struct agent_msg) + sizeof(struct agent_hello) +
-		    AGENT_MAX_RANGES * sizeof(struct agent_range),
-	REPLY_FDS = 4,
-};
 _Static_assert((int)AGENTCTL_SHARE_RUNS == (int)AGENT_MAX_RUNS - 1, "a request holds the piece, too");
 _Static_assert((int)MEM_MAX_RANGES == (int)AGENT_MAX_RANGES, "a map holds what the agent can say");
-
-struct reply {
-	struct cursor body;
-	int fds[REPLY_FDS];
-	int n_fds;
-	uint8_t buf[REPLY_MAX];
-};
 
 static void close_fd(int *fd)
 {
@@ -42,7 +29,7 @@ static void close_fd(int *fd)
 	*fd = -1;
 }
 
-static void reply_end(struct reply *r)
+void agentctl_reply_end(struct agent_answer *r)
 {
 	for (int i = 0; i < r->n_fds; i++)
 		close_fd(&r->fds[i]);
@@ -137,7 +124,7 @@ static int send_request(struct agentctl *a, uint16_t type, const void *payload, 
 }
 
 /* receive() - one packet; its descriptors belong to @r then */
-static ssize_t receive(struct agentctl *a, struct reply *r)
+static ssize_t receive(struct agentctl *a, struct agent_answer *r)
 {
 	union {
 		char buf[CMSG_SPACE(REPLY_FDS * sizeof(int))];
@@ -170,12 +157,8 @@ static ssize_t receive(struct agentctl *a, struct reply *r)
 	return got;
 }
 
-/*
- * exchange() - one request and its reply
- * @r: filled when 0 is returned; reply_end() it
- */
-static int exchange(struct agentctl *a, uint16_t type, const void *payload, size_t len, struct reply *r,
-		    nstime deadline, struct err *e)
+int agentctl_exchange(struct agentctl *a, uint16_t type, const void *payload, size_t len, struct agent_answer *r,
+		      nstime deadline, struct err *e)
 {
 	int rc = send_request(a, type, payload, len, deadline);
 
@@ -197,18 +180,18 @@ static int exchange(struct agentctl *a, uint16_t type, const void *payload, size
 		r->body = cursor_of(r->buf, (size_t)got);
 		cursor_copy(&r->body, &m, sizeof(m));
 		if (r->body.bad || m.magic != AGENT_MAGIC || m.version != AGENT_VERSION || m.len != r->body.left) {
-			reply_end(r);
+			agentctl_reply_end(r);
 			return err_set(e, -EPROTO, "the agent in QEMU answers in another protocol version");
 		}
 		if (m.seq != a->seq) {
-			reply_end(r);
+			agentctl_reply_end(r);
 			continue;
 		}
 		if (m.rc < 0) {
 			char text[AGENT_TEXT] = "";
 
 			cursor_copy(&r->body, text, sizeof(text) - 1);
-			reply_end(r);
+			agentctl_reply_end(r);
 			for (char *c = text; *c; c++)
 				if ((unsigned char)*c < ' ')
 					*c = '?';
@@ -270,8 +253,8 @@ static int read_map(struct cursor *c, uint32_t n, const struct ram *ram, struct 
 int agentctl_hello(struct agentctl *a, const struct ram *ram, uint32_t pid, nstime deadline, struct err *e)
 {
 	struct agent_hello h = { 0 };
-	struct reply r;
-	int rc = exchange(a, AGENT_HELLO, NULL, 0, &r, deadline, e);
+	struct agent_answer r;
+	int rc = agentctl_exchange(a, AGENT_HELLO, NULL, 0, &r, deadline, e);
 
 	if (rc < 0)
 		return rc;
@@ -294,15 +277,15 @@ int agentctl_hello(struct agentctl *a, const struct ram *ram, uint32_t pid, nsti
 			r.fds[1] = -1;
 		}
 	}
-	reply_end(&r);
+	agentctl_reply_end(&r);
 	return rc;
 }
 
 int agentctl_track(struct agentctl *a, nstime deadline, struct err *e)
 {
 	struct agent_track t = { 0 };
-	struct reply r;
-	int rc = exchange(a, AGENT_TRACK, NULL, 0, &r, deadline, e);
+	struct agent_answer r;
+	int rc = agentctl_exchange(a, AGENT_TRACK, NULL, 0, &r, deadline, e);
 
 	if (rc < 0)
 		return rc;
@@ -315,18 +298,18 @@ int agentctl_track(struct agentctl *a, nstime deadline, struct err *e)
 		a->features = t.features;
 		r.fds[0] = -1;
 	}
-	reply_end(&r);
+	agentctl_reply_end(&r);
 	return rc;
 }
 
 int agentctl_stopped(struct agentctl *a, nstime at, nstime deadline, struct err *e)
 {
 	struct agent_stopped s = { .at = at };
-	struct reply r;
-	int rc = exchange(a, AGENT_STOPPED, &s, sizeof(s), &r, deadline, e);
+	struct agent_answer r;
+	int rc = agentctl_exchange(a, AGENT_STOPPED, &s, sizeof(s), &r, deadline, e);
 
 	if (rc == 0)
-		reply_end(&r);
+		agentctl_reply_end(&r);
 	return rc;
 }
 
@@ -335,15 +318,15 @@ static int drop_some(struct agentctl *a, const struct agent_run *runs, size_t n,
 		     struct err *e)
 {
 	struct agent_dropped d = { 0 };
-	struct reply r;
-	int rc = exchange(a, AGENT_DROP, runs, n * sizeof(*runs), &r, deadline, e);
+	struct agent_answer r;
+	int rc = agentctl_exchange(a, AGENT_DROP, runs, n * sizeof(*runs), &r, deadline, e);
 
 	if (rc < 0)
 		return rc;
 	cursor_copy(&r.body, &d, sizeof(d));
 	if (r.body.bad || d.pages != pages)
 		rc = err_set(e, -EPROTO, "the agent in QEMU dropped another number of pages than it was told");
-	reply_end(&r);
+	agentctl_reply_end(&r);
 	return rc;
 }
 
@@ -389,7 +372,7 @@ int agentctl_share(struct agentctl *a, const struct page_run *piece, const struc
 	uint64_t end = piece->first + piece->count, from = piece->first;
 	struct agent_shared s = { 0 };
 	struct page_run run;
-	struct reply r;
+	struct agent_answer r;
 	size_t n = 1;
 	int rc;
 
@@ -402,12 +385,12 @@ int agentctl_share(struct agentctl *a, const struct page_run *piece, const struc
 		};
 		*wrote += runs[n - 1].count;
 	}
-	rc = exchange(a, AGENT_SHARE, runs, n * sizeof(*runs), &r, deadline, e);
+	rc = agentctl_exchange(a, AGENT_SHARE, runs, n * sizeof(*runs), &r, deadline, e);
 	if (rc < 0)
 		return rc;
 	cursor_copy(&r.body, &s, sizeof(s));
 	if (r.body.bad || s.pages != *wrote)
 		rc = err_set(e, -EPROTO, "the agent in QEMU shared another number of pages than it was told");
-	reply_end(&r);
+	agentctl_reply_end(&r);
 	return rc;
 }

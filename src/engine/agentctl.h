@@ -10,6 +10,7 @@
 #include "engine/memscan.h"
 #include "engine/pageset.h"
 #include "engine/ram.h"
+#include "engine/ramblock.h"
 
 /* Lockstep's end of the conversation with the agent inside QEMU. One thread at a time; calls block, with deadlines. */
 struct agentctl {
@@ -56,6 +57,24 @@ void agentctl_started(struct agentctl *a);
  * Return: 0, or -errno with @e filled
  */
 int agentctl_hello(struct agentctl *a, const struct ram *ram, uint32_t pid, nstime deadline, struct err *e);
+
+/*
+ * agentctl_blocks() - which blocks of memory QEMU has
+ *
+ * After QEMU's first answer on QMP. Return: 0; -ENOSYS: this QEMU exports no functions that would tell; -errno; with @e
+ */
+int agentctl_blocks(struct agentctl *a, struct ramblocks *out, nstime deadline, struct err *e);
+
+/*
+ * agentctl_place() - move the blocks that have a region in @ram there, mapped shared or privately
+ * @blocks: with addresses
+ * @copy:   what they hold becomes the regions' content; else they become what the regions hold
+ *
+ * Before agentctl_hello(), the VM stopped. What QEMU has never touched in a block stays a hole in the file.
+ * Return: 0, or -errno with @e filled: then this QEMU must be ended
+ */
+int agentctl_place(struct agentctl *a, const struct ram *ram, const struct ramblocks *blocks, bool share, bool copy,
+		   nstime deadline, struct err *e);
 
 /* agentctl_track() - have guest memory registered for dirty tracking (WP_ASYNC); fills uffd; 0 or -errno */
 int agentctl_track(struct agentctl *a, nstime deadline, struct err *e);

@@ -103,6 +103,11 @@ static int pass_file(struct cmdline *c, const struct option *o, const char *arg,
 	return cmdline_keep(c, o->name, arg, CMDOPT_FILE, NULL, e);
 }
 
+static int pass_own_file(struct cmdline *c, const struct option *o, const char *arg, struct err *e)
+{
+	return cmdline_keep(c, o->name, arg, CMDOPT_OWN_FILE, NULL, e);
+}
+
 static int pass_list(struct cmdline *c, const struct option *o, const char *arg, struct err *e)
 {
 	struct kvlist kv;
@@ -361,8 +366,7 @@ static const struct option options[] = {
 	{ "fdb", true, refuse, "floppy disks are not supported" },
 	{ "sd", true, refuse, "SD cards are not supported" },
 	{ "mtdblock", true, refuse, "flash memory that the guest can write is not protected by this release" },
-	{ "pflash", true, refuse, "flash memory that the guest can write is not protected by this release; firmware "
-				  "may be given with -drive if=pflash,readonly=on,file=..." },
+	{ "pflash", true, pass_own_file },
 	{ "snapshot", false, refuse, "a drive whose writes are thrown away is a writable one, which is not protected" },
 	{ "fsdev", true, refuse, NO_HOSTDIR },
 	{ "virtfs", true, refuse, NO_HOSTDIR },

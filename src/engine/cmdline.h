@@ -28,8 +28,9 @@ enum cmdline_accel { ACCEL_TCG, ACCEL_KVM };
 enum cmdopt_kind {
 	CMDOPT_HOST,		/* not at all: it concerns this host only */
 	CMDOPT_TEXT,		/* as text */
-	CMDOPT_LIST,		/* as a list of keys, host paths by the size of what they name */
-	CMDOPT_FILE,		/* a host path: by the size of the file */
+	CMDOPT_LIST,		/* as a list of keys, host paths by the content of what they name */
+	CMDOPT_FILE,		/* a host path: by the content of the file */
+	CMDOPT_OWN_FILE,	/* a host path that each node writes for itself: by the size of the file */
 };
 
 /* One option of the user's that is handed on to QEMU. */

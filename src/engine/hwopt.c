@@ -147,6 +147,14 @@ int hwopt_object(struct cmdline *c, const char *arg, struct err *e)
 static const char writable[] = "a writable drive is not protected by this release; a read-only one (readonly=on, "
 			       "media=cdrom or -cdrom) may be used";
 
+bool hwopt_is_flash(const struct kvlist *kv)
+{
+	const char *bus = kvlist_get(kv, "if");
+
+	return bus && !strcmp(bus, "pflash") && kvlist_bool(kv, "readonly", 0) != 1 &&
+	       kvlist_bool(kv, "read-only", 0) != 1;
+}
+
 int hwopt_drive(struct cmdline *c, const char *arg, struct err *e)
 {
 	const char *bus, *media;
@@ -165,7 +173,7 @@ int hwopt_drive(struct cmdline *c, const char *arg, struct err *e)
 		rc = err_set(e, -ENOTSUP, "if=%s is not supported", bus);
 	else if (kvlist_bool(&kv, "snapshot", 0))
 		rc = err_set(e, -ENOTSUP, "snapshot=on: a drive whose writes are thrown away is a writable one");
-	else if (!read_only)
+	else if (!read_only && !hwopt_is_flash(&kv))
 		rc = err_set(e, -ENOTSUP, "%s", writable);
 	return keep_list(c, "drive", arg, &kv, rc, e);
 }

@@ -15,4 +15,7 @@ int hwopt_blockdev(struct cmdline *c, const char *arg, struct err *e);
 int hwopt_chardev(struct cmdline *c, const char *arg, struct err *e);
 int hwopt_global(struct cmdline *c, const char *arg, struct err *e);
 
+/* hwopt_is_flash() - whether a -drive is flash memory that the guest writes: each node has a file of its own for it */
+bool hwopt_is_flash(const struct kvlist *kv);
+
 #endif

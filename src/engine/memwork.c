@@ -725,7 +725,8 @@ void memwork_qemu(struct memwork *w, struct agentctl *agent, bool share, bool so
 {
 	struct mem_post m = { .agent = agent, .share = share, .soft = soft };
 
-	loop_post(w->loop, on_qemu_up, w, &m, sizeof(m));
+	if (w)
+		loop_post(w->loop, on_qemu_up, w, &m, sizeof(m));
 }
 
 static void on_agent_free(void *arg, const void *data, size_t len)
@@ -817,6 +818,9 @@ int memwork_take_marker(struct memwork *w, uint64_t n, uint64_t pages, uint64_t 
 
 void memwork_stats(struct memwork *w, struct memwork_stats *out)
 {
+	memset(out, 0, sizeof(*out));
+	if (!w)
+		return;
 	pthread_mutex_lock(&w->lock);
 	*out = w->st;
 	pthread_mutex_unlock(&w->lock);

@@ -77,7 +77,7 @@ struct memwork_cfg {
 	unsigned int workers;	/* threads that scan, copy and pack, ours included; 0: workers_default() */
 };
 
-/* memwork_new() - on a loop that does not run yet */
+/* memwork_new() - when all of @ram is laid out; its loop may run already */
 struct memwork *memwork_new(struct loop *loop, struct ram *ram, struct devstate *ds, const struct memwork_cfg *cfg,
 			    const struct memwork_ops *ops, struct err *e);
 /*
@@ -88,7 +88,7 @@ int memwork_limits(struct memwork *w, const struct memlimit_cfg *cfg, struct err
 void memwork_free(struct memwork *w);
 
 /*
- * memwork_qemu() - a QEMU is up; any thread
+ * memwork_qemu() - a QEMU is up; any thread; nothing where @w is NULL
  * @agent: borrowed from now on; NULL: it is gone
  * @share: it serves (or may): follow what it writes
  * @soft:  soft-dirty instead of userfaultfd
@@ -116,7 +116,7 @@ int memwork_take_pages(struct memwork *w, uint64_t first, uint64_t count, const 
 int memwork_take_state(struct memwork *w, uint64_t offset, const uint8_t *data, uint32_t len, struct err *e);
 int memwork_take_marker(struct memwork *w, uint64_t n, uint64_t pages, uint64_t state_len, uint64_t hash, struct err *e);
 
-/* memwork_stats() - a recent copy; any thread */
+/* memwork_stats() - a recent copy, all zero where @w is NULL (not made yet); any thread */
 void memwork_stats(struct memwork *w, struct memwork_stats *out);
 
 #endif

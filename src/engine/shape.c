@@ -7,8 +7,9 @@
  * Compared: QEMU's version and package, versioned machine type and its properties, accelerator, CPU model and count,
  * memory, network cards, and each option that shapes what the guest sees, in the user's order (it decides slots).
  * Not compared: what concerns one host (names of TAPs, consoles, displays, paths). With -cpu host or max the host's
- * processor is part of the machine. The device tree and hashes of ROMs follow.
- * Runs at start and at the handshake; no state.
+ * processor is part of the machine. What QEMU itself says when it is up, its device tree and its ROMs, follows
+ * (ident.c).
+ * Runs at start; no state.
  */
 #include "engine/shape.h"
 
@@ -18,10 +19,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 
-#include "base/cursor.h"
 #include "base/siphash.h"
+#include "engine/filehash.h"
+#include "engine/hwopt.h"
 
 #define ARRAY_LEN(a) (sizeof(a) / sizeof((a)[0]))
 
@@ -55,17 +56,15 @@ static void put_text(FILE *f, const char *text)
 	}
 }
 
-static int put_file(FILE *f, const char *path, struct err *e)
+/* @content: what is in it counts; else its size alone, for what differs between two hosts in order */
+static int put_file(FILE *f, const char *path, bool content, struct err *e)
 {
-	struct stat st;
+	char text[FILEHASH_TEXT];
+	int rc = content ? filehash(path, text, e) : filehash_size(path, text, e);
 
-	if (stat(path, &st))
-		return err_set(e, -errno, "%.200s: %s", path, strerror(errno));
-	if (S_ISREG(st.st_mode))
-		fprintf(f, "file of %" PRIu64 " bytes", (uint64_t)st.st_size);
-	else
-		fputs(S_ISDIR(st.st_mode) ? "directory" : "device", f);
-	return 0;
+	if (!rc)
+		fprintf(f, "file of %s", text);
+	return rc;
 }
 
 static int by_key(const void *a, const void *b)
@@ -83,7 +82,7 @@ static bool overridden(const struct kvlist *kv, const struct kv *v)
 }
 
 /* A list in the order of its keys: in which order the user wrote them makes no machine. */
-static int put_list(FILE *f, const struct kvlist *kv, struct err *e)
+static int put_list(FILE *f, const struct kvlist *kv, bool content, struct err *e)
 {
 	const struct kv *sorted[KV_MAX];
 	unsigned int n = 0;
@@ -102,7 +101,7 @@ static int put_list(FILE *f, const struct kvlist *kv, struct err *e)
 		/* Some of these keys name no file everywhere (a URL, a name): then the text is what counts. */
 		if (is_one_of(sorted[i]->key, path_keys, ARRAY_LEN(path_keys)) && val[0] && !strchr(val, ':') &&
 		    strcmp(val, "off"))
-			rc = put_file(f, val, e);
+			rc = put_file(f, val, content, e);
 		else
 			put_text(f, val);
 	}
@@ -119,9 +118,9 @@ static int put_option(FILE *f, const struct cmdopt *o, unsigned int index, struc
 	put_text(f, o->name);
 	fputc(' ', f);
 	if (o->kind == CMDOPT_LIST)
-		rc = put_list(f, &o->kv, e);
-	else if (o->kind == CMDOPT_FILE)
-		rc = put_file(f, o->arg, e);
+		rc = put_list(f, &o->kv, !hwopt_is_flash(&o->kv), e);
+	else if (o->kind == CMDOPT_FILE || o->kind == CMDOPT_OWN_FILE)
+		rc = put_file(f, o->arg, o->kind == CMDOPT_FILE, e);
 	else if (o->arg)
 		put_text(f, o->arg);
 	fputc('\n', f);
@@ -174,12 +173,12 @@ static int put_all(FILE *f, const struct cmdline *c, const struct probe *p, stru
 	fputs(" ", f);
 	put_text(f, p->package);
 	fprintf(f, "\nmachine=%s\nmachine-options=", machine);
-	rc = put_list(f, &c->machine_kv, e);
+	rc = put_list(f, &c->machine_kv, true, e);
 	fprintf(f, "\naccel=%s\ncpu=", c->accel == ACCEL_KVM ? "kvm" : "tcg");
 	put_text(f, c->cpu ? c->cpu : "default");
 	fprintf(f, "\nmemory=%" PRIu64 "\ncpus=%u\ncpu-topology=", c->mem_bytes, c->smp);
 	if (!rc)
-		rc = put_list(f, &c->smp_kv, e);
+		rc = put_list(f, &c->smp_kv, true, e);
 	fputc('\n', f);
 	if (c->cpu && c->accel == ACCEL_KVM && (!strncmp(c->cpu, "host", 4) || !strncmp(c->cpu, "max", 3)))
 		put_host_cpu(f);
@@ -191,7 +190,7 @@ static int put_all(FILE *f, const struct cmdline *c, const struct probe *p, stru
 	}
 	fputs("rtc=", f);
 	if (!rc)
-		rc = put_list(f, &c->rtc_kv, e);
+		rc = put_list(f, &c->rtc_kv, true, e);
 	fprintf(f, "\nno-reboot=%s\nno-shutdown=%s\n", c->no_reboot ? "on" : "off", c->no_shutdown ? "on" : "off");
 	for (unsigned int i = 0; i < c->n_opts && !rc; i++) {
 		rc = put_option(f, &c->opts[i], index, e);
@@ -221,120 +220,4 @@ int cmdline_shape(const struct cmdline *c, const struct probe *p, char **text, s
 	else
 		*text = out;
 	return rc;
-}
-
-/* Names for people of what a key means; an option's key has the option itself in its value. */
-static const struct {
-	const char *key, *name;
-} names[] = {
-	{ "qemu", "QEMU's version" }, { "machine", "the machine type" },
-	{ "machine-options", "the options of -machine" }, { "accel", "the accelerator" },
-	{ "cpu", "the CPU model" }, { "memory", "the memory (bytes)" },
-	{ "cpus", "the number of CPUs" }, { "cpu-topology", "-smp" }, { "nics", "the number of network cards" },
-	{ "rtc", "-rtc" }, { "no-reboot", "-no-reboot" }, { "no-shutdown", "-no-shutdown" },
-};
-
-static void name_key(const char *key, size_t len, char out[80])
-{
-	for (size_t i = 0; i < ARRAY_LEN(names); i++)
-		if (strlen(names[i].key) == len && !strncmp(names[i].key, key, len)) {
-			snprintf(out, 80, "%s", names[i].name);
-			return;
-		}
-	if (len > 4 && !strncmp(key, "nic.", 4))
-		snprintf(out, 80, "network card %.*s", (int)(len - 4 < 40 ? len - 4 : 40), key + 4);
-	else if (len > 7 && !strncmp(key, "option.", 7))
-		snprintf(out, 80, "an option (number %.*s)", (int)(len - 7 < 10 ? len - 7 : 10), key + 7);
-	else if (len > 8 && !strncmp(key, "host-cpu", 8))
-		snprintf(out, 80, "the host's processor");
-	else
-		snprintf(out, 80, "%.*s", (int)(len < 60 ? len : 60), key);
-}
-
-struct line {
-	const char *key, *val;
-	size_t klen, vlen;
-	bool bad;
-};
-
-/* The next "key=value\n"; false at the end. */
-static bool next_line(struct cursor *c, struct line *l)
-{
-	const uint8_t *end = c->left ? memchr(c->p, '\n', c->left) : NULL, *eq, *p;
-	size_t len;
-
-	*l = (struct line){ .bad = c->left && !end };
-	if (!end)
-		return false;
-	len = (size_t)(end - c->p);
-	p = cursor_get(c, len + 1);
-	eq = memchr(p, '=', len);
-	for (size_t i = 0; i < len; i++)
-		l->bad |= !isprint(p[i]);
-	l->bad |= !eq || eq == p;
-	if (l->bad)
-		return false;
-	l->key = (const char *)p;
-	l->klen = (size_t)(eq - p);
-	l->val = (const char *)eq + 1;
-	l->vlen = len - l->klen - 1;
-	return true;
-}
-
-static bool same_key(const struct line *a, const struct line *b)
-{
-	return a->klen == b->klen && !memcmp(a->key, b->key, a->klen);
-}
-
-static bool has_key(const char *text, size_t len, const struct line *want)
-{
-	struct cursor c = cursor_of(text, len);
-	struct line l;
-
-	while (next_line(&c, &l))
-		if (same_key(&l, want))
-			return true;
-	return false;
-}
-
-/* Only one side has this line. */
-static int differ_missing(const struct line *l, bool here, struct err *e)
-{
-	char name[80];
-
-	name_key(l->key, l->klen, name);
-	return err_set(e, -EXDEV, "the two machines differ: %s is given only %s: %.*s", name,
-		       here ? "here" : "at the peer",
-		       (int)(l->vlen < 200 ? l->vlen : 200), l->val);
-}
-
-int shape_compare(const char *mine, const char *theirs, size_t len, struct err *e)
-{
-	struct cursor a = cursor_of(mine, strlen(mine)), b = cursor_of(theirs, len);
-	char name[80];
-
-	if (len > SHAPE_MAX)
-		return err_set(e, -EPROTO, "the peer's description of its machine is too long");
-	for (unsigned int i = 0; i < SHAPE_LINES; i++) {
-		struct line la, lb;
-		bool has_a = next_line(&a, &la), has_b = next_line(&b, &lb);
-
-		if (lb.bad)
-			return err_set(e, -EPROTO, "the peer's description of its machine cannot be read");
-		if (!has_a && !has_b)
-			return 0;
-		if (!has_b)
-			return differ_missing(&la, true, e);
-		if (!has_a || (!same_key(&la, &lb) && !has_key(mine, strlen(mine), &lb)))
-			return differ_missing(&lb, false, e);
-		if (!same_key(&la, &lb))
-			return differ_missing(&la, true, e);
-		if (la.vlen == lb.vlen && !memcmp(la.val, lb.val, la.vlen))
-			continue;
-		name_key(la.key, la.klen, name);
-		return err_set(e, -EXDEV, "the two machines differ: %s is %.*s here and %.*s at the peer", name,
-			       (int)(la.vlen < 150 ? la.vlen : 150), la.val, (int)(lb.vlen < 150 ? lb.vlen : 150),
-			       lb.val);
-	}
-	return err_set(e, -EPROTO, "the description of a machine has more than %d lines", SHAPE_LINES);
 }

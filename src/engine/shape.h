@@ -7,7 +7,7 @@
 
 enum {
 	SHAPE_MAX = 64 << 10,	/* bytes of a shape, the peer's as well */
-	SHAPE_LINES = 1024,
+	SHAPE_LINES = 2048,
 };
 
 /*
@@ -16,7 +16,7 @@ enum {
  * @p:    what QEMU's binary here is
  * @text: gets allocated text: lines "key=value", each key once, sorted by nothing but always in the same order
  *
- * A path may differ between hosts, what it names may not: files count by their size (hashes follow).
+ * A path may differ between hosts, what it names may not: files count by size and content (filehash.h).
  *
  * Return: 0; -ENOENT and the like when a file cannot be looked at, -EINVAL, -E2BIG, with @e filled
  */

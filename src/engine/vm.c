@@ -3,8 +3,9 @@
  * One QEMU: theory of operation
  *
  * Start: socket pairs for the monitor and each NIC, the command line with their numbers, the process with the agent
- * preloaded. QEMU comes up stopped; after its greeting its memory is mapped, so the agent is asked where, and told
- * to register it for tracking when it is shared. That is "ready".
+ * preloaded. QEMU comes up stopped; after its greeting it is asked who it is (ident.c), what it has of memory beside
+ * the guest's main memory is moved into the guest's memory file, and then the agent is asked where all of it is mapped,
+ * and told to register it for tracking when it is shared. That is "ready".
  *
  * Jobs are QMP commands: stop, cont, xen-save-devices-state, and snapshot-load, which is a job in QEMU too: it is
  * over when its status is "concluded", and then its error is asked for. An SVM that its guest has switched off cannot
@@ -29,6 +30,7 @@
 
 #include "base/log.h"
 #include "engine/cmdbuild.h"
+#include "engine/ramblock.h"
 #include "engine/process.h"
 #include "engine/qmp.h"
 
@@ -44,6 +46,7 @@ struct vm {
 	struct process proc;
 	struct qmp *qmp;
 	struct agentctl *agent;
+	struct ident ident;
 	struct loop_timer ping;
 	nstime ping_at;			/* when it was due: the timer itself forgets */
 	bool share, ready, killed, hung_told;
@@ -263,25 +266,61 @@ static void arm_ping(struct vm *vm)
 	loop_timer_set(vm->loop, &vm->ping, vm->ping_at);
 }
 
-static void on_ready(void *arg, const char *version)
+static void not_fit(struct vm *vm, const struct err *e)
+{
+	log_error("QEMU cannot be protected: %s", e->msg);
+	vm_kill(vm);
+	vm->ops.died(vm->ops.arg, "was ended, because its memory cannot be followed");
+}
+
+/* take_memory() - all that the guest writes into its memory file, found there, and followed */
+static int take_memory(struct vm *vm, struct err *e)
+{
+	struct ram_region want[RAM_REGIONS_MAX];
+	/* Over memory that was laid out before, a QEMU that is started anew goes on with what is there. */
+	bool first = !vm->spec.ram->laid_out;
+	nstime until = in_time(vm, AGENT_NS);
+	int rc = ramblocks_regions(&vm->ident.blocks, want, e);
+
+	if (rc >= 0)
+		rc = ram_layout(vm->spec.ram, want, (unsigned int)rc, e);
+	if (rc >= 0)
+		rc = agentctl_place(vm->agent, vm->spec.ram, &vm->ident.blocks, vm->share, first, until, e);
+	if (rc >= 0)
+		rc = agentctl_hello(vm->agent, vm->spec.ram, (uint32_t)vm->proc.pid, until, e);
+	if (rc >= 0 && vm->share && vm->spec.probe->wp_async)
+		rc = agentctl_track(vm->agent, until, e);
+	return rc;
+}
+
+static void on_identified(void *arg, int code, const struct err *why)
 {
 	struct vm *vm = arg;
-	struct err e = { 0 };
-	int rc;
+	struct err e = *why;
 
-	snprintf(vm->version, sizeof(vm->version), "%s", version);
-	rc = agentctl_hello(vm->agent, vm->spec.ram, (uint32_t)vm->proc.pid, in_time(vm, AGENT_NS), &e);
-	if (!rc && vm->share && vm->spec.probe->wp_async)
-		rc = agentctl_track(vm->agent, in_time(vm, AGENT_NS), &e);
-	if (rc) {
-		log_error("QEMU cannot be protected: %s", e.msg);
-		vm_kill(vm);
-		vm->ops.died(vm->ops.arg, "was ended, because its memory cannot be followed");
+	if (vm->killed || (code && !vm->qmp))
+		return;
+	if (!code)
+		code = take_memory(vm, &e);
+	if (code < 0) {
+		/* A QEMU that is going away says why by its last words. */
+		if (code != -ECONNRESET)
+			not_fit(vm, &e);
 		return;
 	}
 	vm->ready = true;
 	arm_ping(vm);
 	vm->ops.ready(vm->ops.arg, vm->agent);
+}
+
+static void on_ready(void *arg, const char *version)
+{
+	struct vm *vm = arg;
+	struct err e = { 0 };
+
+	snprintf(vm->version, sizeof(vm->version), "%s", version);
+	if (ident_ask(&vm->ident, vm->qmp, vm->agent, in_time(vm, AGENT_NS), on_identified, vm, &e) < 0)
+		not_fit(vm, &e);
 }
 
 static void fail_jobs(struct vm *vm)
@@ -515,7 +554,13 @@ void vm_free(struct vm *vm)
 		return;
 	vm_kill(vm);
 	agentctl_free(vm->agent);
+	ident_free(&vm->ident);
 	free(vm);
+}
+
+const struct ident *vm_ident(const struct vm *vm)
+{
+	return &vm->ident;
 }
 
 pid_t vm_pid(const struct vm *vm)

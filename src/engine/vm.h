@@ -11,6 +11,7 @@
 #include "engine/agentctl.h"
 #include "engine/cmdline.h"
 #include "engine/devstate.h"
+#include "engine/ident.h"
 #include "engine/probe.h"
 #include "engine/ram.h"
 
@@ -78,6 +79,9 @@ struct agentctl *vm_agent_take(struct vm *vm);
 
 /* vm_kill() - end QEMU now; waits until it is gone; died() is not called */
 void vm_kill(struct vm *vm);
+
+/* vm_ident() - what QEMU said of itself; from ready() on */
+const struct ident *vm_ident(const struct vm *vm);
 
 pid_t vm_pid(const struct vm *vm);
 /* vm_version() - as QEMU's monitor says it; empty before ready() */

@@ -5,6 +5,7 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -241,6 +242,26 @@ void vm_reset(struct vm *vm)
 		die("%s: not reset but %s", vm->name, vm_status(vm));
 }
 
+/* take_blocks() - what QEMU has of memory beside main memory (the graphics card's, ROMs) into the memory file */
+static void take_blocks(struct vm *vm, bool private)
+{
+	static struct ramblocks blocks;
+	static struct ram_region want[RAM_REGIONS_MAX];
+	nstime until = clock_ns() + 5 * NS_PER_S;
+	bool first = !vm->ram->laid_out;
+	struct err e;
+	int n;
+
+	if (agentctl_blocks(vm->agent, &blocks, until, &e) < 0)
+		die("%s: %s", vm->name, e.msg);
+	n = ramblocks_regions(&blocks, want, &e);
+	if (n < 0 || ram_layout(vm->ram, want, (unsigned int)n, &e) < 0 ||
+	    agentctl_place(vm->agent, vm->ram, &blocks, !private, first, until, &e) < 0)
+		die("%s: %s", vm->name, e.msg);
+	for (unsigned int i = 0; first && i < vm->ram->n_regions; i++)
+		printf("  %s: %s, %" PRIu64 " KB\n", vm->name, vm->ram->region[i].name, vm->ram->region[i].count * 4);
+}
+
 /* spawn() - QEMU over the memory and the device state that @vm has */
 static void spawn(struct vm *vm, const struct vm_opts *o, bool private)
 {
@@ -310,6 +331,7 @@ static void spawn(struct vm *vm, const struct vm_opts *o, bool private)
 	vm->net = net_sv[0];
 	read_line(vm, vm->answer, sizeof(vm->answer));
 	vm_do(vm, "{\"execute\":\"qmp_capabilities\"}");
+	take_blocks(vm, private);
 	if (agentctl_hello(vm->agent, vm->ram, (uint32_t)vm->pid, clock_ns() + 5 * NS_PER_S, &e) < 0)
 		die("%s: %s", name, e.msg);
 	snprintf(path, sizeof(path), "/proc/%d/mem", vm->pid);

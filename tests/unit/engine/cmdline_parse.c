@@ -143,6 +143,9 @@ static const struct {
 	{ Q " -nic none -drive file=/a.iso,media=cdrom -drive if=pflash,format=raw,readonly=on,file=/OVMF",
 	  PC R128 MON " -nic none -drive file=/a.iso,media=cdrom -drive "
 	  "if=pflash,format=raw,readonly=on,file=/OVMF" END },
+	/* Flash memory is written by the guest, and each node has a file for it. */
+	{ Q " -nic none -drive if=pflash,format=raw,file=/VARS -pflash /more",
+	  PC R128 MON " -nic none -drive if=pflash,format=raw,file=/VARS -pflash /more" END },
 	{ Q " -nic none -drive file=/a,format=raw,if=virtio,readonly",
 	  PC R128 MON " -nic none -drive file=/a,format=raw,if=virtio,readonly" END },
 	{ Q " -nic none -blockdev {\"driver\":\"file\",\"filename\":\"/a\",\"node-name\":\"n\",\"read-only\":true}",
@@ -290,7 +293,7 @@ static const struct {
 	{ Q " -nic none -blockdev driver=file,filename=d.img,node-name=d", -ENOTSUP, "writable drive" },
 	{ Q " -nic none -blockdev file,filename=d,node-name=d,auto-read-only=on", -ENOTSUP, "writable drive" },
 	{ Q " -nic none -fda f.img", -ENOTSUP, "floppy" },
-	{ Q " -nic none -pflash f", -ENOTSUP, "flash" },
+	{ Q " -nic none -drive if=pflash,file=f,snapshot=on", -ENOTSUP, "snapshot" },
 	{ Q " -nic none -sd f", -ENOTSUP, "SD" },
 	{ Q " -nic none -snapshot", -ENOTSUP, "thrown away" },
 	/* Monitors and life. */

@@ -21,7 +21,7 @@
 #include "engine/dirty.h"
 #include "engine/svmmem.h"
 
-enum { PAGES = 512, NUM_RAM = 100, NUM_AGENT, NUM_IN, NUM_OUT };
+enum { PAGES = 512, BLOCK_PAGES = 40, NUM_RAM = 100, NUM_AGENT, NUM_IN, NUM_OUT };
 static const char *self, *lib;
 
 /* What the child does to a page; each order is answered by a byte. */
@@ -34,7 +34,8 @@ struct order {
 static int child(const char *how)
 {
 	const int rw = PROT_READ | PROT_WRITE, fixed = MAP_PRIVATE | MAP_FIXED;
-	uint8_t *m = MAP_FAILED, *half, *other;
+	uint8_t *m = MAP_FAILED, *half, *other, *block = NULL;
+	uint64_t where[1];
 	struct order o;
 	uint64_t word;
 	char answer;
@@ -56,6 +57,15 @@ static int child(const char *how)
 		mmap(other, (PAGES / 2 - 100) * RAM_PAGE, rw, fixed, NUM_RAM, 100 * RAM_PAGE);
 		/* Two neighbours of one permission are one for the kernel; keep them apart. */
 		mprotect(other, RAM_PAGE, rw | PROT_EXEC);
+	} else if (strncmp(how, "block", 5) == 0) {
+		/* Main memory, and a block beside it as QEMU allocates one, whose address is told in the first page. */
+		m = mmap(NULL, PAGES * RAM_PAGE, rw, how[5] == 's' ? MAP_SHARED : MAP_PRIVATE, NUM_RAM, 0);
+		block = mmap(NULL, BLOCK_PAGES * RAM_PAGE, rw, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+		for (unsigned int i = 0; i < BLOCK_PAGES; i += 3)
+			memset(block + i * RAM_PAGE, (int)i + 1, RAM_PAGE);
+		where[0] = (uint64_t)(uintptr_t)block;
+		if (pwrite(NUM_RAM, where, sizeof(where), 0) != sizeof(where))
+			return 1;
 	} else if (strcmp(how, "half") == 0) {
 		m = mmap(NULL, PAGES / 2 * RAM_PAGE, rw, MAP_SHARED, NUM_RAM, 0);
 	}
@@ -63,6 +73,9 @@ static int child(const char *how)
 		return 1;
 	while (read(NUM_IN, &o, sizeof(o)) == sizeof(o)) {
 		uint8_t *p = m + (strcmp(how, "pieces") == 0 ? (o.page + PAGES / 2) % PAGES : o.page) * RAM_PAGE;
+
+		if (block && o.page >= PAGES)
+			p = block + (o.page - PAGES) * RAM_PAGE;
 
 		answer = 'y';
 		if (o.what == 'w')
@@ -350,9 +363,9 @@ static void share_in(const char *how)
 	pageset_init(&set, PAGES);
 	pageset_init(&want, PAGES);
 	for (; from < PAGES; steps++) {
-		uint64_t before = from, limit = 1 + rnd() % 40, private, wrote;
+		uint64_t before = from, limit = 1 + rnd() % 10, private, wrote;
 
-		for (uint64_t n = rnd() % 200; n > 0; n--) {
+		for (uint64_t n = from == 0 ? 200 : rnd() % 200; n > 0; n--) {
 			uint64_t page = rnd() % PAGES;
 
 			if (rnd() % 4 == 0)
@@ -445,6 +458,64 @@ static void share(void **state)
 	assert_int_equal(order(&k, 'w', 5, 1), 'y');
 	pageset_fini(&set);
 	kid_end(&k);
+}
+
+/* place() - a block of QEMU's own becomes part of the guest's memory file, and is followed or dropped as the rest is */
+static void place(void **state)
+{
+	struct ram_region want = { .name = "vga.vram", .count = BLOCK_PAGES };
+	struct ramblocks blocks = { .n = 1 };
+	struct pageset set;
+	struct kid k;
+	struct err e;
+
+	pageset_init(&set, PAGES + BLOCK_PAGES);
+	for (unsigned int i = 0; i < 3; i++) {
+		/* The third is a QEMU that is started anew over an image: what the image holds is what it has to see. */
+		bool share = i == 0, copy = i != 2;
+
+		kid_start(&k, share ? "blocks" : "blockp", true);
+		assert_int_equal(agentctl_blocks(k.agent, &blocks, soon(), &e), -ENOSYS);
+		blocks.n = 1;
+		strcpy(blocks.b[0].name, "vga.vram");
+		memcpy(&blocks.b[0].addr, ram_page(k.ram, 0), 8);
+		blocks.b[0].len = BLOCK_PAGES * RAM_PAGE;
+		assert_int_equal(ram_layout(k.ram, &want, 1, &e), 0);
+		ram_page(k.ram, PAGES + 3)[100] = 77;
+		/* Not while a part is missing, nor over what is there already. */
+		assert_int_equal(agentctl_hello(k.agent, k.ram, 0, soon(), &e), -EINVAL);
+		blocks.b[0].len -= RAM_PAGE;
+		assert_int_equal(agentctl_place(k.agent, k.ram, &blocks, share, copy, soon(), &e), -EXDEV);
+		blocks.b[0].len += RAM_PAGE;
+		assert_int_equal(agentctl_place(k.agent, k.ram, &blocks, share, copy, soon(), &e), 0);
+		assert_int_equal(agentctl_place(k.agent, k.ram, &blocks, share, copy, soon(), &e), -EEXIST);
+		assert_int_equal(agentctl_hello(k.agent, k.ram, 0, soon(), &e), 0);
+		assert_int_equal(k.agent->map.shared, share);
+		/* Pages that were never touched are still holes, so they need not be sent. */
+		pageset_clear(&set);
+		assert_int_equal(ram_extents(k.ram, &set), 0);
+		assert_false(pageset_has(&set, PAGES + 5));
+		assert_int_equal(pageset_has(&set, PAGES + 6), copy);
+		for (uint64_t p = 0; p < BLOCK_PAGES; p++) {
+			uint8_t v = copy && p % 3 == 0 ? (uint8_t)(p + 1) : 0;
+
+			assert_int_equal(ram_page(k.ram, PAGES + p)[100], !copy && p == 3 ? 77 : v);
+			if (copy)
+				assert_int_equal(order(&k, 'r', PAGES + p, v * 0x0101010101010101ull), 'y');
+		}
+		order(&k, 'w', PAGES + 2, 1234);
+		assert_int_equal(ram_page(k.ram, PAGES + 2)[0], share ? 1234 % 256 : 0);
+		pageset_clear(&set);
+		if (!share && memscan_probe_private(NULL) == 0) {
+			assert_int_equal(memscan_private(k.agent->pagemap, &k.agent->map, &set), 0);
+			assert_int_equal(set.count, 1);
+			assert_true(pageset_has(&set, PAGES + 2));
+			assert_int_equal(agentctl_drop(k.agent, &set, soon(), &e), 0);
+			assert_int_equal(order(&k, 'r', PAGES + 2, 0), 'y');
+		}
+		kid_end(&k);
+	}
+	pageset_fini(&set);
 }
 
 static void refused(void **state)
@@ -624,6 +695,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(revert),
 		cmocka_unit_test(revert_pieces),
 		cmocka_unit_test(share),
+		cmocka_unit_test(place),
 		cmocka_unit_test(refused),
 		cmocka_unit_test(garbage),
 		cmocka_unit_test(liar),
