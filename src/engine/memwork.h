@@ -81,7 +81,7 @@ struct memwork_cfg {
 struct memwork *memwork_new(struct loop *loop, struct ram *ram, struct devstate *ds, const struct memwork_cfg *cfg,
 			    const struct memwork_ops *ops, struct err *e);
 /*
- * memwork_limits() - what a standby node may take; before the loop runs. Return: 0, -ENOMEM with @e filled
+ * memwork_limits() - what a standby node may take; before memwork_qemu(). Return: 0, -ENOMEM with @e filled
  */
 int memwork_limits(struct memwork *w, const struct memlimit_cfg *cfg, struct err *e);
 /* memwork_free() - after the loop has ended */

@@ -120,17 +120,17 @@ class Process:
 class Machine:
     """What QEMU is asked to be; the same on both nodes."""
 
-    def __init__(self, machine="pc", nic="virtio-net-pci", mem=512, accel="tcg", append="", extra=()):
+    def __init__(self, machine="pc", nic="virtio-net-pci", mem=512, accel="tcg", append="", extra=(), generic=False):
         self.machine, self.nic, self.mem, self.accel = machine, nic, mem, accel
-        self.append, self.extra = append, list(extra)
+        self.append, self.extra, self.generic = append, list(extra), generic  # @DIR@ in extra: the node's directory
         self.plan = Plan()  # a node puts its bed's here
 
     def image(self):
         # Debian's cloud kernel has no drivers for real network cards.
-        suffix = "" if self.nic.startswith("virtio") else "-generic"
+        suffix = "" if self.nic.startswith("virtio") and not self.generic else "-generic"
         return GUEST_OUT + "/vmlinuz" + suffix, GUEST_OUT + "/initramfs%s.cpio.gz" % suffix
 
-    def argv(self, console):
+    def argv(self, console, where):
         kernel, initrd = self.image()
         for f in (kernel, initrd):
             if not os.path.exists(f):
@@ -138,7 +138,8 @@ class Machine:
         return ["qemu-system-x86_64", "-M", self.machine, "-m", str(self.mem), "-accel", self.accel,
                 "-kernel", kernel, "-initrd", initrd, "-append",
                 " ".join([APPEND, self.plan.append(), self.append]).strip()] + self.plan.argv(self.nic) + [
-                    "-nographic", "-serial", "file:" + console] + self.cpu() + self.extra
+                    "-nographic", "-serial", "file:" + console] + self.cpu() + [
+                        x.replace("@DIR@", where) for x in self.extra]
 
     def cpu(self):
         """Under KVM the processor that the host has; QEMU's default one has no kvm-clock."""
@@ -173,7 +174,7 @@ class Node:
     def vm_argv(self, machine=None):
         machine = machine or Machine()
         machine.plan = self.bed.plan
-        return machine.argv(self.console)
+        return machine.argv(self.console, self.dir)
 
     def start(self, role, machine=None, options=(), env=None, name=VM_NAME):
         """Starts `lockstep run` here. The secondary is always the one that listens, on node b."""

@@ -16,8 +16,9 @@ def mixed_load(bed, seed=1):
     return Load(bed, [Incr("a", depth=4), Incr("b", depth=1), Count(), Random()])
 
 
-def five_checkpoints_and_a_failover(bed, machine):
-    bed.start_pair(machine)
+def five_checkpoints_and_a_failover(bed, machine, env=None, before=None, after=None):
+    """before() is called before the node is killed, after() when the other one serves."""
+    bed.start_pair(machine, a_env=env, b_env=env)
     with mixed_load(bed) as load:
         for i in range(5):
             load.wait_answers(5, 20)
@@ -29,9 +30,13 @@ def five_checkpoints_and_a_failover(bed, machine):
         for c in load.conns:
             c.gap = 0
         p50 = pause(bed.a)
+        if before:
+            before()
         bed.kill(bed.a, "both")
         bed.wait_alone(bed.b)
         load.wait_answers(20, 30)
+        if after:
+            after()
         note("gap %s, checkpoint pause p50 %.1f ms", ms(load.gap()), p50)
         load.finish()
 

@@ -247,6 +247,55 @@ def another_name(bed):
     mismatched(bed, ["shop"], name="shop")
 
 
+class Altered(Machine):
+    """A machine whose kernel or initial ramdisk is another one, though as long, in the directory where."""
+
+    def __init__(self, where, which, **more):
+        super().__init__(**more)
+        self.where, self.which = where, which
+
+    def image(self):
+        files = list(super().image())
+        with open(files[self.which], "rb") as f:
+            data = bytearray(f.read())
+        data[len(data) // 2] ^= 1
+        files[self.which] = os.path.join(self.where, "altered")
+        with open(files[self.which], "wb") as f:
+            f.write(data)
+        return files
+
+
+@case()
+def another_kernel(bed):
+    mismatched(bed, ["-kernel file of", "xxh3"], Altered(bed.a.dir, 0, mem=256))
+
+
+@case()
+def another_initrd(bed):
+    mismatched(bed, ["-initrd file of", "xxh3"], Altered(bed.a.dir, 1, mem=256))
+
+
+@case()
+def another_rom(bed):
+    """QEMU finds its ROMs by itself; what it has loaded is compared."""
+    roms = bed.a.dir + "/roms"
+    os.mkdir(roms)
+    source = next(p for p in ("/usr/share/seabios/vgabios-stdvga.bin", "/usr/share/qemu/vgabios-stdvga.bin")
+                  if os.path.exists(p))
+    with open(source, "rb") as f:
+        data = bytearray(f.read())
+    data[-1] ^= 1
+    with open(roms + "/vgabios-stdvga.bin", "wb") as f:
+        f.write(data)
+    mismatched(bed, ["the ROM in 0000:00:02.0/vga.rom"], Machine(mem=256, extra=["-L", roms]))
+
+
+@case()
+def another_device(bed):
+    """A device that comes from an option that concerns one host only."""
+    mismatched(bed, ["device tree", "isa-serial"], Machine(mem=256, extra=["-serial", "null"]))
+
+
 @case()
 def another_memory_size(bed):
     mismatched(bed, ["mem"], Machine(mem=384))
