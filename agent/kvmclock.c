@@ -116,7 +116,8 @@ __attribute__((visibility("default"))) int ioctl(int fd, unsigned long request, 
 	va_start(ap, request);
 	arg = va_arg(ap, void *);
 	va_end(ap);
-	switch (request) {
+	/* QEMU keeps requests in an int, so that those with the highest bit come with ones above it. */
+	switch ((uint32_t)request) {
 	case KVM_RUN:
 		if (atomic_load_explicit(&loading, memory_order_relaxed))
 			atomic_store(&loading, false);
