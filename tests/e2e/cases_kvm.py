@@ -62,8 +62,8 @@ def memory_equal(bed, machine, n):
     """
     env = {"LOCKSTEP_MEMCHECK": "1"}
     start(bed, machine, env=env)
-    with Load(bed, [Incr("a", depth=4), Mixed("m"), Count(), Random(interval=0.2)]) as load, Ask(bed) as ask:
-        same(ask("dirty 2000 32"), "ok", "dirty")
+    with Load(bed, [Incr("a", depth=4), Mixed("m"), Count(), Random(interval=2)]) as load, Ask(bed) as ask:
+        same(ask("dirty 500 16"), "ok", "dirty")
         for i in range(n):
             load.wait_answers(3, 20)
             c = bed.a.call("checkpoint", VM_NAME, timeout=30)
@@ -77,14 +77,14 @@ def memory_equal(bed, machine, n):
         bed.wait_alone(bed.b)
         load.wait_answers(5, 30)
         same(ask("dirty 0 0"), "ok", "dirty 0 0")
-        same(ask("check"), "ok %d" % (32 * 256), "the guest's own pages")
+        same(ask("check"), "ok %d" % (16 * 256), "the guest's own pages")
         note("memory equal %d times, pause p50 %.1f ms, gap %s", equal, pause, ms(load.gap()))
         load.finish()
 
 
 @case("kvm", timeout=120)
 def kvm_memory_equal(bed):
-    memory_equal(bed, kvm(), 10)
+    memory_equal(bed, kvm(), 6)
 
 
 class Clock:
