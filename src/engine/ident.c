@@ -128,10 +128,17 @@ static int put_hash(const struct ram *ram, const struct ram_region *g, const str
 int ident_shape(const struct ident *id, const struct ram *ram, size_t room, FILE *f, struct err *e)
 {
 	struct pageset data;
-	int rc = pageset_init(&data, ram->n_pages);
-	long before = ftell(f), used;
+	size_t need = 0;
+	int rc;
 
+	for (unsigned int i = 0; i < ram->n_regions; i++)
+		need += 2 * strlen(ram->region[i].name) + 96;
+	/* Devices first: where one is missing its ROM is, too, and the tables that name it. */
+	rc = devtree_shape(id->qtree, room > need ? room - need : 0, f, e);
+	if (rc)
+		return rc;
 	/* Holes are left alone: reading one would make it a page that has to be sent. */
+	rc = pageset_init(&data, ram->n_pages);
 	if (!rc)
 		rc = ram_extents(ram, &data);
 	for (unsigned int i = 0; !rc && i < ram->n_regions; i++) {
@@ -142,8 +149,5 @@ int ident_shape(const struct ident *id, const struct ram *ram, size_t room, FILE
 			rc = put_hash(ram, g, &data, f);
 	}
 	pageset_fini(&data);
-	if (rc)
-		return err_set(e, rc, "QEMU's ROMs cannot be hashed: %s", strerror(-rc));
-	used = ftell(f) - before;
-	return devtree_shape(id->qtree, room > (size_t)used ? room - (size_t)used : 0, f, e);
+	return rc ? err_set(e, rc, "QEMU's ROMs cannot be hashed: %s", strerror(-rc)) : 0;
 }
