@@ -32,7 +32,7 @@ def ask_guest(bed, line):
         return ask(line)
 
 
-@case(timeout=150)
+@case(timeout=240)
 def vga_screen(bed):
     """The screen of the VM that took over is the primary's last one, pixel by pixel."""
     m = Machine("pc", mem=256, append="console=tty0 console=ttyS0 vt.global_cursor_default=0",
@@ -60,7 +60,7 @@ def cdrom(bed, machine, options):
     for node in (bed.a, bed.b):
         with open(node.dir + "/cd.iso", "wb") as f:
             f.write(image)
-    want = "%016x" % xxh64(image)
+    want = xxh64(image).decode()
     ask = "hash /dev/sr0 %d" % len(image)
 
     def look():
