@@ -208,11 +208,16 @@ void release_segment(struct net *net, struct flow *f, uint32_t frame, struct pac
 	uint32_t ack, edge;
 	bool bound = false, lost;
 
-	if ((p->flags & (TCP_ACK | TCP_SYN)) == (TCP_ACK | TCP_SYN) && allowed(net, f, &ack, &edge) && seq_lt(ack, p->ack)) {
-		/* Data that came with the client's SYN (RFC 7413), and that only the PVM has taken. */
-		net->st.acks_lowered++;
-		set_owed(net, f);
-		packet_set_ack(p, ack);
+	if ((p->flags & (TCP_ACK | TCP_SYN)) == (TCP_ACK | TCP_SYN) && allowed(net, f, &ack, &edge)) {
+		if (seq_lt(ack, p->ack)) {
+			/* Data that came with the client's SYN (RFC 7413), and that only the PVM has taken. */
+			net->st.acks_lowered++;
+			set_owed(net, f);
+			packet_set_ack(p, ack);
+		}
+		/* What the SVM does not offer it could take back. No scale counts here. */
+		if (seq_leq(p->ack, edge) && seq_lt(edge, p->ack + p->win))
+			packet_set_win(p, (uint16_t)(edge - p->ack));
 	} else if (p->flags & TCP_ACK && !(p->flags & (TCP_RST | TCP_SYN))) {
 		if (!allowed(net, f, &ack, &edge)) {
 			/* Nothing is known of the SVM: repeat what the client has heard, or say nothing. */

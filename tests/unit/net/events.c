@@ -39,6 +39,31 @@ static void syn_retransmission(void **state)
 	bed_end(b);
 }
 
+/* P2: a SYN-ACK, also one that the guest repeats, offers no more than both copies do. */
+static void synack_window(void **state)
+{
+	struct bed *b = bed_primary(NULL);
+	struct seg pvm = guest_synack(b), svms = guest_synack(b);
+
+	(void)state;
+	pvm.win = 1000;
+	svms.win = 900;
+	seg_in(b, NEV_TAP, client_syn(b));
+	seg_in(b, NEV_GUEST, pvm);
+	flow_ok(b);
+	svm(b, 2, svms);
+	assert_int_equal(first(b, NA_TAP)->flags, TCP_SYN | TCP_ACK);
+	assert_int_equal(first(b, NA_TAP)->win, 900);
+	pvm.win = 2000;
+	seg_in(b, NEV_GUEST, pvm);
+	assert_int_equal(first(b, NA_TAP)->win, 900);
+	/* Less of the PVM's stays less. */
+	pvm.win = 800;
+	seg_in(b, NEV_GUEST, pvm);
+	assert_int_equal(first(b, NA_TAP)->win, 800);
+	bed_end(b);
+}
+
 /* P1: a SYN-ACK against a reset is a difference. */
 static void one_accepts_one_refuses(void **state)
 {
@@ -427,7 +452,8 @@ static void reuse_of_the_addresses(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(syn_retransmission), cmocka_unit_test(one_accepts_one_refuses),
+		cmocka_unit_test(syn_retransmission), cmocka_unit_test(synack_window),
+		cmocka_unit_test(one_accepts_one_refuses),
 		cmocka_unit_test(both_refuse), cmocka_unit_test(opened_by_the_guest),
 		cmocka_unit_test(opened_by_the_guest_alone), cmocka_unit_test(accept_queue_across_checkpoint),
 		cmocka_unit_test(synack_leaves_with_staged), cmocka_unit_test(fast_open),
