@@ -315,7 +315,9 @@ void tcp_input(struct host *h, struct tcb *t, const struct seg *g)
 		   SEQ_LT(g->seq, t->rcv_nxt - (wnd ? 1 : 0)) || SEQ_GT(g->seq, t->rcv_nxt + wnd)) {
 		if (g->flags & TF_RST)
 			return;
-		if (t->sack && t->dsack && g->len && !(g->flags & TF_SYN) && SEQ_LE(g->seq + g->len, t->rcv_nxt))
+		/* What comes from before this connection is none of it, and PAWS would drop it as a rule. */
+		if (t->sack && t->dsack && SEQ_GT(g->seq, t->irs) && g->len && !(g->flags & TF_SYN) &&
+		    SEQ_LE(g->seq + g->len, t->rcv_nxt))
 			t->dup = (struct range){ g->seq, g->seq + g->len };
 		if (slen)
 			t->want_ack = true;
