@@ -7,6 +7,8 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
+#include <semaphore.h>
 #include <signal.h>
 #include <stdbool.h>
 #include <string.h>
@@ -19,6 +21,8 @@
 #include "agent/agent_proto.h"
 #include "engine/agentctl.h"
 #include "engine/dirty.h"
+#include "engine/memlimit.h"
+#include "engine/memwork.h"
 #include "engine/svmmem.h"
 
 enum { PAGES = 512, BLOCK_PAGES = 40, NUM_RAM = 100, NUM_AGENT, NUM_IN, NUM_OUT };
@@ -685,6 +689,258 @@ static void liar(void **state)
 	ram_free(ram);
 }
 
+/* A loop in a thread of its own. */
+struct spun {
+	struct loop *loop;
+	pthread_t thread;
+	sem_t said;
+};
+
+static void *spin(void *arg)
+{
+	loop_run(arg);
+	return NULL;
+}
+
+static void spun_start(struct spun *s)
+{
+	s->loop = loop_new("test", NULL);
+	assert_non_null(s->loop);
+	assert_int_equal(sem_init(&s->said, 0, 0), 0);
+	assert_int_equal(pthread_create(&s->thread, NULL, spin, s->loop), 0);
+}
+
+static void spun_stop(struct spun *s)
+{
+	loop_stop(s->loop);
+	pthread_join(s->thread, NULL);
+	sem_destroy(&s->said);
+}
+
+/* spun_wait() - until somebody has posted said; false: not within so many ms */
+static bool spun_wait(struct spun *s, unsigned int ms)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_REALTIME, &ts);
+	ts.tv_sec += ms / 1000;
+	ts.tv_nsec += (long)(ms % 1000) * 1000000;
+	ts.tv_sec += ts.tv_nsec / 1000000000;
+	ts.tv_nsec %= 1000000000;
+	return sem_timedwait(&s->said, &ts) == 0;
+}
+
+/* The memory worker of a node that is promoted. */
+struct work {
+	struct spun spun;
+	struct memwork *w;
+	struct pageset sent;
+	int rc;
+	uint64_t value;
+};
+
+static int work_send_pages(void *arg, uint64_t n, uint64_t first, uint64_t count, const uint8_t *data, uint32_t len,
+			   bool packed)
+{
+	struct work *k = arg;
+
+	pageset_add(&k->sent, first, count);
+	return 0;
+}
+
+static void work_done(void *arg, enum mem_job job, uint64_t n, int rc, uint64_t value, const char *why)
+{
+	struct work *k = arg;
+
+	if (rc)
+		printf("  job %d: %s\n", job, why);
+	k->rc = rc;
+	k->value = value;
+	sem_post(&k->spun.said);
+}
+
+static void work_nothing(void *arg)
+{
+}
+
+static void work_limit(void *arg, enum memlimit_what what)
+{
+}
+
+static int work_do(struct work *k, enum mem_job job)
+{
+	k->rc = 1;
+	memwork_job(k->w, job, 1);
+	assert_true(spun_wait(&k->spun, 10000));
+	return k->rc;
+}
+
+/* After SHARE the node does what one does that has always served: all of memory goes to a peer, then what is written. */
+static void worker_shares(void **state)
+{
+	static const struct memwork_ops ops = { .send_pages = work_send_pages, .done = work_done,
+						.progress = work_nothing, .limit = work_limit };
+	struct memwork_cfg cfg = { .spill_dir = "/tmp", .standby = true, .workers = 1 };
+	struct memwork_ops bound = ops;
+	struct memwork_stats st;
+	struct work w = { .rc = 0 };
+	struct kid k;
+	struct err e;
+
+	if (dirty_probe(&e) != DIRTY_WP_ASYNC)
+		skip();
+	kid_start(&k, "private", true);
+	assert_int_equal(agentctl_hello(k.agent, k.ram, (uint32_t)k.pid, soon(), &e), 0);
+	bound.arg = &w;
+	spun_start(&w.spun);
+	assert_int_equal(pageset_init(&w.sent, PAGES), 0);
+	w.w = memwork_new(w.spun.loop, k.ram, NULL, &cfg, &bound, &e);
+	assert_non_null(w.w);
+	memwork_qemu(w.w, k.agent, false, false);
+	/* Nothing of a serving node's before that. */
+	assert_int_equal(work_do(&w, MEM_ROUND), -ENOTSUP);
+	order(&k, 'w', 3, 33);
+	order(&k, 'w', 400, 44);
+	assert_int_equal(work_do(&w, MEM_SHARE), 0);
+	assert_int_equal(w.value, 0);
+	memwork_stats(w.w, &st);
+	assert_int_equal(st.shared_pages, 2);
+	assert_int_equal(st.pool_bytes, 0);
+	assert_int_equal(*(uint64_t *)ram_page(k.ram, 400), 44);
+	assert_int_equal(work_do(&w, MEM_SHARE), -ENOTSUP);
+	assert_int_equal(work_do(&w, MEM_ROUND), 0);
+	assert_true(pageset_has(&w.sent, 3) && pageset_has(&w.sent, 400));
+	pageset_clear(&w.sent);
+	order(&k, 'w', 17, 5);
+	assert_int_equal(*(uint64_t *)ram_page(k.ram, 17), 5);
+	assert_int_equal(work_do(&w, MEM_ROUND), 0);
+	assert_true(pageset_has(&w.sent, 17) && w.sent.count == 1);
+	order(&k, 's', 18, 6);
+	assert_int_equal(work_do(&w, MEM_COPY), 0);
+	assert_int_equal(w.value, 1);
+	spun_stop(&w.spun);
+	memwork_free(w.w);
+	loop_free(w.spun.loop);
+	pageset_fini(&w.sent);
+	kid_end(&k);
+}
+
+struct told {
+	struct spun spun;
+	struct memlimit *m;
+	struct svmmem *svm;
+	pid_t pid;
+	uint64_t staged;
+	_Atomic unsigned int n[3];
+};
+
+static void on_told(void *arg, enum memlimit_what what)
+{
+	struct told *t = arg;
+
+	t->n[what]++;
+}
+
+static void told_begin(void *arg, const void *data, size_t len)
+{
+	struct told *t = arg;
+
+	memlimit_begin(t->m, t->svm, t->pid);
+	sem_post(&t->spun.said);
+}
+
+static void told_end(void *arg, const void *data, size_t len)
+{
+	struct told *t = arg;
+
+	memlimit_end(t->m);
+	sem_post(&t->spun.said);
+}
+
+static void told_staged(void *arg, const void *data, size_t len)
+{
+	struct told *t = arg;
+
+	memlimit_staged(t->m, t->staged);
+	sem_post(&t->spun.said);
+}
+
+static void told_do(struct told *t, void (*fn)(void *arg, const void *data, size_t len))
+{
+	loop_post(t->spun.loop, fn, t, NULL, 0);
+	assert_true(spun_wait(&t->spun, 10000));
+}
+
+static void told_wait(struct told *t, enum memlimit_what what)
+{
+	nstime until = soon();
+
+	while (t->n[what] == 0 && clock_ns() < until)
+		usleep(2000);
+	assert_true(t->n[what] > 0);
+}
+
+static void told_put(struct told *t, uint64_t pages)
+{
+	t->staged = pages;
+	told_do(t, told_staged);
+}
+
+/* The limit of private pages is told when it is reached and not before, and twice the limit as another thing. */
+static void limits(void **state)
+{
+	struct memlimit_cfg cfg = { .private_pages = 100, .staged_pages = 10 };
+	struct memlimit_stats st;
+	struct told t = { 0 };
+	struct kid k;
+	struct err e;
+
+	kid_start(&k, "private", true);
+	assert_int_equal(agentctl_hello(k.agent, k.ram, (uint32_t)k.pid, soon(), &e), 0);
+	spun_start(&t.spun);
+	t.pid = k.pid;
+	t.svm = svmmem_new(k.agent, k.ram, &e);
+	t.m = memlimit_new(t.spun.loop, &cfg, on_told, &t, &e);
+	assert_true(t.svm && t.m);
+	for (unsigned int epoch = 1; epoch <= 2; epoch++) {
+		uint64_t looks;
+
+		for (int i = 0; i < 3; i++)
+			t.n[i] = 0;
+		told_do(&t, told_begin);
+		for (uint64_t i = 0; i < 90; i++)
+			order(&k, 'w', i, i);
+		memlimit_stats(t.m, &st);
+		for (looks = st.looks; st.looks < looks + 5; memlimit_stats(t.m, &st))
+			usleep(2000);
+		assert_int_equal(t.n[MEMLIMIT_PRIVATE] + t.n[MEMLIMIT_FULL], 0);
+		for (uint64_t i = 90; i < 150; i++)
+			order(&k, 'w', i, i);
+		told_wait(&t, MEMLIMIT_PRIVATE);
+		assert_int_equal(t.n[MEMLIMIT_FULL], 0);
+		for (uint64_t i = 150; i < 260; i++)
+			order(&k, 'w', i, i);
+		told_wait(&t, MEMLIMIT_FULL);
+		told_put(&t, 9);
+		assert_int_equal(t.n[MEMLIMIT_STAGED], 0);
+		told_put(&t, 10);
+		told_put(&t, 11);
+		assert_int_equal(t.n[MEMLIMIT_STAGED], 1);
+		told_do(&t, told_end);
+		assert_int_equal(svmmem_revert(t.svm, soon(), &e), 0);
+		/* What is told again after a second is no other one. */
+		memlimit_stats(t.m, &st);
+		assert_int_equal(st.asked_private, epoch);
+		assert_int_equal(st.full, epoch);
+		assert_int_equal(st.asked_staged, epoch);
+	}
+	spun_stop(&t.spun);
+	memlimit_free(t.m);
+	loop_free(t.spun.loop);
+	svmmem_free(t.svm);
+	kid_end(&k);
+}
+
 int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
@@ -696,6 +952,8 @@ int main(int argc, char **argv)
 		cmocka_unit_test(revert_pieces),
 		cmocka_unit_test(share),
 		cmocka_unit_test(place),
+		cmocka_unit_test(worker_shares),
+		cmocka_unit_test(limits),
 		cmocka_unit_test(refused),
 		cmocka_unit_test(garbage),
 		cmocka_unit_test(liar),
