@@ -68,8 +68,8 @@ enum ft_step {
 	STEP_MEND,	/* secondary: put right what the load has touched; forget n's staging area */
 	STEP_RESTART,	/* secondary: kill what is left of QEMU and start it anew, stopped, from the image; what was
 			 * under way on the old process gets no FE_DONE any more, its death is not reported */
-	STEP_SHARE,	/* promoted, VM stopped: make a piece of its memory shared; value: pages left, 0: all is shared, and
-			 * what the VM writes is followed. Always answered; -ETIMEDOUT: perhaps done, perhaps not */
+	STEP_SHARE,	/* promoted, VM stopped: make a piece of its memory shared; value: pages left. When none were left, VM
+			 * running: follow what it writes. Always answered; -ETIMEDOUT: perhaps done, perhaps not */
 	STEP_FORGET,	/* secondary: drop the staging area of n (it never became STAGED) */
 	STEP_MAX
 };

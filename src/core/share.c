@@ -12,8 +12,10 @@
  *	DUE	a secondary
  *	WAIT	serving alone; share_after for the first piece
  *	STOP	stop
- *	PIECE	STEP_SHARE; value 0: that was the last, and what the VM writes is being followed
+ *	PIECE	STEP_SHARE; value 0: that was the last
  *	CONT	cont, which is asked again until it is answered well: nobody else has this VM
+ *	FOLLOW	STEP_SHARE once more, while the VM runs: what it writes is followed from now on. A peer gets all of memory
+ *		at first anyway, so nothing can be missed
  *
  * A peer that comes meanwhile waits for the end of it (share_busy()). A piece that cannot be shared is tried again, a
  * while later; after SHARE_TRIES in a row it stays as it is, and the node without a peer. STEP_SHARE has no deadline:
@@ -69,6 +71,24 @@ static void piece_done(struct ft *ft, struct ft_ctx *c)
 	cont(ft, c);
 }
 
+static void follow(struct ft *ft, struct ft_ctx *c)
+{
+	ft->share.phase = SHARE_FOLLOW;
+	ft->share.deadline = NS_NEVER;
+	ft_do(ft, c, STEP_SHARE, ft->epoch, NS_NEVER);
+}
+
+static void follow_done(struct ft *ft, struct ft_ctx *c)
+{
+	struct share *h = &ft->share;
+
+	h->failures = c->ev->rc ? h->failures + 1 : 0;
+	if (h->failures && h->failures < SHARE_TRIES)
+		h->deadline = ft_after(c->now, SHARE_AGAIN);
+	else
+		h->phase = h->failures ? SHARE_FAILED : SHARE_OFF;
+}
+
 static void cont_done(struct ft *ft, struct ft_ctx *c)
 {
 	struct share *h = &ft->share;
@@ -78,8 +98,12 @@ static void cont_done(struct ft *ft, struct ft_ctx *c)
 		h->deadline = ft_after(c->now, CONT_AGAIN);
 		return;
 	}
-	if (h->last || h->failures >= SHARE_TRIES) {
-		h->phase = h->last ? SHARE_OFF : SHARE_FAILED;
+	if (h->last) {
+		follow(ft, c);
+		return;
+	}
+	if (h->failures >= SHARE_TRIES) {
+		h->phase = SHARE_FAILED;
 		h->deadline = NS_NEVER;
 		return;
 	}
@@ -93,12 +117,14 @@ bool share_done(struct ft *ft, struct ft_ctx *c)
 	enum ft_step step = c->ev->step;
 
 	if (!(h->phase == SHARE_STOP && step == STEP_STOP) && !(h->phase == SHARE_PIECE && step == STEP_SHARE) &&
-	    !(h->phase == SHARE_CONT && step == STEP_CONT))
+	    !(h->phase == SHARE_CONT && step == STEP_CONT) && !(h->phase == SHARE_FOLLOW && step == STEP_SHARE))
 		return false;
 	if (!ft_answered(ft, c->ev))
 		return true;
 	if (step == STEP_CONT) {
 		cont_done(ft, c);
+	} else if (h->phase == SHARE_FOLLOW) {
+		follow_done(ft, c);
 	} else if (step == STEP_SHARE) {
 		piece_done(ft, c);
 	} else if (c->ev->rc) {
@@ -129,6 +155,10 @@ bool share_tick(struct ft *ft, struct ft_ctx *c)
 		return false;
 	if (h->phase == SHARE_CONT) {
 		cont(ft, c);
+		return true;
+	}
+	if (h->phase == SHARE_FOLLOW) {
+		follow(ft, c);
 		return true;
 	}
 	/* Something of the promotion is not answered yet. */

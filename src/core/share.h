@@ -15,6 +15,7 @@ enum share_phase {
 	SHARE_STOP,	/* stop sent */
 	SHARE_PIECE,	/* the VM stands, a piece is being shared */
 	SHARE_CONT,	/* cont sent, or to be sent again at the deadline */
+	SHARE_FOLLOW,	/* all is shared, the VM runs; what it writes is to be followed, now or at the deadline */
 	SHARE_FAILED,	/* given up: it stays private */
 	SHARE_PHASE_MAX
 };

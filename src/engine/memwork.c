@@ -581,11 +581,11 @@ static void do_share(struct memwork *w)
 	memlimit_end(w->limit);
 	if (w->share_from < w->ram->n_pages)
 		rc = svmmem_share(w->svm, &w->share_from, SHARE_PAGES, &wrote, clock_ns() + DROP_NS, &e);
+	else
+		rc = become_serving(w, &e);
 	pthread_mutex_lock(&w->lock);
 	w->st.shared_pages += wrote;
 	pthread_mutex_unlock(&w->lock);
-	if (!rc && w->share_from == w->ram->n_pages)
-		rc = become_serving(w, &e);
 	done(w, rc, w->ram->n_pages - w->share_from, e.msg);
 }
 

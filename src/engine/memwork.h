@@ -31,8 +31,8 @@ enum mem_job {
 	MEM_APPLY,	/* standby, SVM stopped: its private pages go, n's pages into the image; value: private pages */
 	MEM_MEND,	/* standby, SVM stopped: put right what the load has written, forget n; value: pages mended */
 	MEM_FORGET,	/* standby: forget what is staged */
-	MEM_SHARE,	/* promoted, VM stopped: a piece of its memory is mapped shared; value: pages left; 0: all is shared,
-			 * and what the VM writes is followed */
+	MEM_SHARE,	/* promoted, VM stopped: a piece of its memory is mapped shared; value: pages left. When none were
+			 * left, VM running: what it writes is followed */
 	MEM_JOBS
 };
 

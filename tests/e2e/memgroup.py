@@ -7,6 +7,7 @@ goes at the end of the process, however that comes about; the swap file even aft
 import atexit
 import contextlib
 import ctypes
+import errno
 import fcntl
 import os
 import re
@@ -45,8 +46,18 @@ class MemGroup:
         return os.path.join(self.dir, v2 if self.v2 else v1)
 
     def limit(self, size):
-        with open(self.path("memory.limit_in_bytes", "memory.max"), "w", encoding="utf-8") as f:
-            f.write(str(size))
+        """From now on no more than that; what is too much is swapped out, at most as far as the kernel manages to."""
+        def lowered():
+            try:
+                with open(self.path("memory.limit_in_bytes", "memory.max"), "w", encoding="utf-8") as f:
+                    f.write(str(size))
+            except OSError as e:
+                # Version 1 gives up after a few rounds; each has brought it nearer.
+                if e.errno != errno.EBUSY:
+                    raise
+                return False
+            return True
+        until(lowered, 60, lambda: "the limit of memory (%s)" % self.where())
 
     def prefix(self):
         """What goes before a command so that it is in the group from its first byte on."""

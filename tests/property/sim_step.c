@@ -294,7 +294,7 @@ static bool step_effect(struct sim *s, struct node *nd, struct step_run *r)
 		pktq_clear(s, &nd->outq);
 		break;
 	case STEP_SHARE:
-		if (nd->q_running)
+		if (nd->q_running && g->shared != (1u << SIM_PAGES) - 1)
 			sim_fail(s, "P3", "node %s: memory is shared while the VM runs", who(nd));
 		/* Now and then a piece cannot be had, or nobody knows whether it could. */
 		if (chance(s, 1000)) {
@@ -316,7 +316,7 @@ static bool step_effect(struct sim *s, struct node *nd, struct step_run *r)
 			r->rc = -ETIMEDOUT;
 			break;
 		}
-		if (r->value == 0) {
+		if (r->value == 0 && nd->q_running) {
 			g->cow = false;
 			g->dirty = (1u << SIM_PAGES) - 1;
 			s->st->shared++;

@@ -803,6 +803,7 @@ static void worker_shares(void **state)
 	order(&k, 'w', 400, 44);
 	assert_int_equal(work_do(&w, MEM_SHARE), 0);
 	assert_int_equal(w.value, 0);
+	assert_int_equal(work_do(&w, MEM_SHARE), 0);
 	memwork_stats(w.w, &st);
 	assert_int_equal(st.shared_pages, 2);
 	assert_int_equal(st.pool_bytes, 0);
