@@ -458,7 +458,16 @@ static void compare_memory(struct memwork *w)
 			}
 		}
 	}
-	ok = ok && XXH3_64bits_digest(h) == w->marker_hash;
+	/* That it cannot be read (QEMU has just died, or is out of memory) does not say that it differs. */
+	if (!ok) {
+		log_warn("memcheck: memory cannot be read epoch=%llu: %s", (unsigned long long)w->marker_n,
+			 strerror(errno));
+		if (fd >= 0)
+			close(fd);
+		XXH3_freeState(h);
+		return;
+	}
+	ok = XXH3_64bits_digest(h) == w->marker_hash;
 	if (fd >= 0)
 		close(fd);
 	XXH3_freeState(h);
@@ -488,7 +497,6 @@ static void do_mend(struct memwork *w)
 	uint64_t n = 0;
 	int rc = revert(w, &n, &e);
 
-	forget(w);
 	w->filling = false;
 	pthread_mutex_lock(&w->lock);
 	w->st.mended_pages += n;
@@ -497,6 +505,9 @@ static void do_mend(struct memwork *w)
 		memlimit_begin(w->limit, w->svm, (pid_t)w->agent->pid);
 	if (!rc && w->memcheck && w->marker_hash)
 		compare_memory(w);
+	/* Else QEMU is started anew, and n applied once more. */
+	if (!rc)
+		forget(w);
 	done(w, rc, n, e.msg);
 }
 

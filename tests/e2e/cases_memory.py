@@ -222,7 +222,7 @@ def swapped(bed, victim):
             full, most_out = group.current(), 0
             for i in range(6):
                 # Tighter each time, and back to the first, so that pages go out and come in.
-                group.limit(int(full * (0.8, 0.65, 0.55)[i % 3]))
+                group.limit(int(full * (0.9, 0.85, 0.8)[i % 3]))
                 load.wait_answers(3, 120)
                 most_out = max(most_out, group.stat().get("swap", 0))
                 bed.a.call("checkpoint", VM_NAME, timeout=60)

@@ -46,10 +46,10 @@ class MemGroup:
         return os.path.join(self.dir, v2 if self.v2 else v1)
 
     def limit(self, size):
-        """From now on no more than that; what is too much is swapped out, at most as far as the kernel manages to."""
+        """From now on no more than that: what is too much is swapped out."""
         def lowered():
             try:
-                with open(self.path("memory.limit_in_bytes", "memory.max"), "w", encoding="utf-8") as f:
+                with open(self.path("memory.limit_in_bytes", "memory.high"), "w", encoding="utf-8") as f:
                     f.write(str(size))
             except OSError as e:
                 # Version 1 gives up after a few rounds; each has brought it nearer.
