@@ -105,8 +105,10 @@ class Swap:
         self.dir = tempfile.mkdtemp(prefix="lockstep-swap-", dir="/var/tmp")
         # It ends with the pipe, and is in a session of its own, so that killing the test's group spares it.
         script = ('f="$0/swap"; (umask 077; dd if=/dev/zero of="$f" bs=1M count=%d 2>/dev/null) && '
-                  'mkswap -q "$f" >/dev/null && swapon "$f" && echo on || echo off; cat >/dev/null; '
-                  'swapoff "$f" 2>/dev/null; rm -rf "$0"' % (size >> 20))
+                  'mkswap -q "$f" >/dev/null && swapon "$f" && n=120 && echo on || echo off; cat >/dev/null; '
+                  # What is swapped out of a group at its limit cannot come back before its processes have ended.
+                  'while [ "${n:-0}" -gt 0 ] && ! swapoff "$f" 2>/dev/null; do n=$((n - 1)); sleep 0.5; done; '
+                  'rm -rf "$0"' % (size >> 20))
         self.proc = subprocess.Popen(["sh", "-c", script, self.dir], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                                      stderr=subprocess.DEVNULL, start_new_session=True)
         atexit.register(self.close)
@@ -115,10 +117,11 @@ class Swap:
             raise Skip("no swap file can be used here")
 
     def close(self):
-        """To be called after the end of what was swapped out, or it is all brought back."""
+        """To be called after the end of what was swapped out; else the watcher goes on trying when this returns."""
         if self.proc:
             self.proc.stdin.close()
-            self.proc.wait()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.proc.wait(5)
             self.proc.stdout.close()
         self.proc = None
         atexit.unregister(self.close)
