@@ -90,6 +90,9 @@ struct flow {
 	bool pending, pending_ts, next_ts;	/* secondary: the PVM's numbers for a flow the SVM has not yet opened */
 	bool has_table, has_next;		/* secondary: lines that wait for LOADED */
 	uint8_t dups;		/* acknowledgements of the SVM in a row that say nothing new */
+	bool again;		/* what it has lost is given to it again, until it has acknowledged again_to */
+	bool again_all;		/* all that it has not reported counts as lost */
+	uint32_t again_to, again_next;	/* the latter: what lies before has been given again */
 	uint8_t head_len;	/* of head; 0: not known */
 	uint8_t n_svm_rst, twice_at;
 	uint8_t n_told;		/* of told_sack */

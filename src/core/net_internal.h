@@ -209,8 +209,12 @@ void inlog_commit(struct net *net, uint64_t cut);
 /* inlog_cut() - forget what a state with this cut has */
 void inlog_cut(struct net *net, uint64_t cut);
 void inlog_replay(struct net *net);
-/* inlog_again() - give the SVM once more what it has not acknowledged: the segment that @ack asks for */
-void inlog_again(struct net *net, struct flow *f, uint32_t ack);
+/*
+ * inlog_again() - give the SVM once more what its acknowledgement @p says that it lacks, from f->again_next on
+ * inlog_given_to() - sequence number after all of this flow that was given to the SVM
+ */
+void inlog_again(struct net *net, struct flow *f, const struct packet *p);
+uint32_t inlog_given_to(const struct net *net, const struct flow *f);
 void inlog_clear(struct net *net);
 void inlog_tell(struct net *net);
 

@@ -109,6 +109,10 @@ static bool common_block(const struct flow *f, struct sack_block in, struct sack
 		*out = in;
 		return true;
 	}
+	if (f->rem.ack_known && seq_lt(in.left, f->rem.ack)) {
+		*out = (struct sack_block){ in.left, f->rem.ack };
+		return true;
+	}
 	for (unsigned int k = 0; k < f->rem.n_sack; k++) {
 		uint32_t l = seq_max(f->rem.sack[k].left, in.left), r = seq_min(f->rem.sack[k].right, in.right);
 
@@ -150,11 +154,11 @@ static void note_sack(struct flow *f, const struct sack_block *b, unsigned int n
 }
 
 /*
- * The SVM reports what it has behind a hole. If the PVM has told of the same hole before, the client has not heard of
- * what it reported then; now it hears what both have, in a duplicate acknowledgement of ours, as one that waits for a
- * retransmission.
+ * The SVM has got on, or reports what it has behind a hole. If the PVM has told of a hole before, the client has not
+ * heard of what it had behind it, as far as the SVM lacked that then; now it hears what both have, in a duplicate
+ * acknowledgement of ours, as one that waits for a retransmission. (A hole of the SVM's alone is filled by its log.)
  */
-static void tell_sack(struct net *net, struct flow *f, const struct packet *svm)
+static void tell_sack(struct net *net, struct flow *f)
 {
 	struct sack_block both[PACKET_MAX_SACK];
 	struct frame_meta *m;
@@ -162,8 +166,9 @@ static void tell_sack(struct net *net, struct flow *f, const struct packet *svm)
 	struct packet p;
 	uint32_t h;
 
-	if (!svm->n_sack || !f->loc.n_sack || f->is_signed || !f->head_len || !f->out_known || !f->out_ack_known ||
-	    f->loc.rst || !(f->ws_known || f->no_ws) || f->loc.ack != f->rem.ack || f->loc.ack != f->out_ack ||
+	if (!f->loc.n_sack || f->is_signed || !f->head_len || !f->out_known || !f->out_ack_known ||
+	    f->loc.rst || !(f->ws_known || f->no_ws) || !f->rem.ack_known || seq_lt(f->rem.ack, f->loc.ack) ||
+	    f->loc.ack != f->out_ack ||
 	    (f->ts_on && !f->out_ts_known && !f->said_ts))
 		return;
 	for (unsigned int i = 0; i < f->loc.n_sack; i++)
@@ -537,8 +542,8 @@ static void svm_tcp(struct net *net, uint32_t frame, uint8_t nic, struct packet 
 	flow_side_update(&f->rem, p, flow_scale(f));
 	flow_list_add(&net->flows, f, LIST_ACTIVE);
 	net_dirty(net, f);
-	if (p->n_sack && compare_wanted(net, f))
-		tell_sack(net, f, p);
+	if (f->loc.n_sack && compare_wanted(net, f))
+		tell_sack(net, f);
 	if (p->flags & TCP_RST)
 		f->svm_rst[f->n_svm_rst++ % FLOW_RSTS] = p->seq;
 	if (packet_span(p) && !(p->flags & TCP_RST) && !f->diverged && compare_wanted(net, f) &&

@@ -10,7 +10,12 @@
  *
  * A segment that only the SVM has lost is not missed by the client: the PVM has acknowledged it, and what the SVM says of
  * it is swallowed. It would come again only with the client's retransmission timer. So the third duplicate
- * acknowledgement has it given to the SVM once more, out of the log.
+ * acknowledgement has it given to the SVM once more, out of the log, and with it whatever else the SVM reports to lack
+ * (SACK), as a sender would (RFC 6675); an acknowledgement that then ends at a further hole has that filled too (RFC
+ * 6582). Each hole is filled once: what is given twice is answered by a duplicate too, and would bring on the next. A
+ * card that drops what its ring cannot take (rtl8139) loses many segments of a burst, and each copy others. What is lost
+ * twice, or at the end of a burst, where nothing asks for it, has the client's retransmission as its sign: then all that
+ * was given behind it and is not reported is given again.
  *
  * The link's own talk (ARP and its like) stays here: the PVM's is heard. Pure; belongs to one struct net.
  */
@@ -72,16 +77,29 @@ static bool stash(struct net *net, struct flow *f, uint32_t frame, struct packet
  * The SVM says again and again that it waits for a segment: it was lost on this node, for the PVM would have said so to
  * the client. The log has it.
  */
-static void count_duplicates(struct net *net, struct flow *f, const struct packet *p)
+static void fill_holes(struct net *net, struct flow *f, const struct packet *p)
 {
-	if (packet_span(p) || (p->flags & (TCP_ACK | TCP_RST)) != TCP_ACK || !f->loc.ack_known || p->ack != f->loc.ack) {
+	if ((p->flags & (TCP_ACK | TCP_RST | TCP_SYN)) != TCP_ACK || !f->loc.ack_known || seq_lt(p->ack, f->loc.ack))
+		return;
+	if (p->ack != f->loc.ack) {
+		f->dups = 0;
+		if (!f->again)
+			return;
+		f->again = seq_lt(p->ack, f->again_to);
+		f->again_all &= f->again;
+		f->again_next = seq_max(f->again_next, p->ack);
+	} else if (packet_span(p)) {
 		f->dups = 0;
 		return;
-	}
-	if (++f->dups == SVM_DUPS) {
+	} else if (!f->again && ++f->dups == SVM_DUPS) {
 		f->dups = 0;
-		inlog_again(net, f, p->ack);
+		f->again_next = p->ack;
+		f->again_to = inlog_given_to(net, f);
+		f->again = seq_lt(p->ack, f->again_to);
+		f->again_all = false;
 	}
+	if (f->again)
+		inlog_again(net, f, p);
 }
 
 static void svm_tcp(struct net *net, uint32_t frame, uint8_t nic, struct packet *p)
@@ -99,7 +117,7 @@ static void svm_tcp(struct net *net, uint32_t frame, uint8_t nic, struct packet 
 		return;
 	rewrite_out(net, f, p);
 	release_learn(net, f, p);
-	count_duplicates(net, f, p);
+	fill_holes(net, f, p);
 	flow_side_update(&f->loc, p, flow_scale(f));
 	inlog_trim(net, f);
 	/* Sent first: what is kept may be dropped at once. */
