@@ -21,6 +21,8 @@ struct rule {
 #define PASSED_THROUGH	"a device of the host's has its state in hardware, which no other host can continue"
 #define OTHER_PROCESS	"its state lives in another process, which is not replicated"
 #define SHARED_MEMORY	"it shares memory with other processes, which are not replicated"
+#define RESET_WRITES	"it writes into the guest's memory or a processor again at each reset, also at the one that " \
+			"loading a checkpoint begins with"
 #define OTHER_NETWORK	"its packets would bypass Lockstep"
 
 static const struct rule devices[] = {
@@ -52,6 +54,8 @@ static const struct rule devices[] = {
 	{ "virtio-gpu-gl*", "its state lives in the host's graphics driver" },
 	{ "virtio-vga-gl*", "its state lives in the host's graphics driver" },
 	{ "virtio-gpu-rutabaga*", "its state lives in the host's graphics driver" },
+	{ "loader", RESET_WRITES },
+	{ "guest-loader", RESET_WRITES },
 	{ "floppy", "floppy disks are not supported" },
 	{ "sd-card", "SD cards are not supported" },
 };

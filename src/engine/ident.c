@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
  * Who is this QEMU? It is asked while it stands at its start, before its memory is found and before the peer hears of
- * it: for its blocks of memory (by the agent; by the monitor where QEMU exports no functions) and for its device tree.
- * Both answers depend on the command line and QEMU's version alone, so two nodes can compare them.
+ * it: for its blocks of memory (by the agent; by the monitor where QEMU exports no functions), for what it writes at a
+ * reset and for its device tree. The answers depend on the command line and QEMU's version alone, so two nodes can
+ * compare them.
  */
 #include "engine/ident.h"
 
@@ -14,6 +15,7 @@
 #include <xxhash.h>
 
 #include "engine/devtree.h"
+#include "engine/romlist.h"
 
 static void finish(struct ident *id, int rc, const struct err *e)
 {
@@ -61,6 +63,20 @@ static void on_blocks(void *arg, int code, struct json_object *ret, const char *
 		finish(id, e.code, &e);
 }
 
+static void on_roms(void *arg, int code, struct json_object *ret, const char *desc)
+{
+	struct ident *id = arg;
+	struct err e = { 0 };
+	const char *text = code ? NULL : text_of(ret);
+
+	if (code)
+		err_set(&e, code, "QEMU does not list its ROMs: %s", desc);
+	else
+		romlist_check(text ? text : "", &e);
+	if (e.code)
+		finish(id, e.code, &e);
+}
+
 static int hmp(struct qmp *qmp, const char *cmd, nstime deadline, qmp_reply_fn *cb, struct ident *id, struct err *e)
 {
 	char args[64];
@@ -82,6 +98,8 @@ int ident_ask(struct ident *id, struct qmp *qmp, struct agentctl *agent, nstime 
 	id->arg = arg;
 	/* Answers come in the order of the questions. */
 	rc = rc == -ENOSYS ? hmp(qmp, "info ramblock", deadline, on_blocks, id, e) : 0;
+	if (!rc)
+		rc = hmp(qmp, "info roms", deadline, on_roms, id, e);
 	if (!rc)
 		rc = hmp(qmp, "info qtree", deadline, on_qtree, id, e);
 	if (rc)

@@ -23,7 +23,7 @@ struct ident {
 };
 
 /*
- * ident_ask() - ask for blocks of memory and the device tree
+ * ident_ask() - ask for blocks of memory, for what a reset would write, and for the device tree
  * @id:    lives, and the agent with it, until @done was called
  * @agent: asked at once, and the monitor where it cannot tell
  * @done:  @rc: 0, or -errno with @e; not called when this function fails

@@ -67,6 +67,7 @@ def what_cannot_be_protected():
             (TAP + ["-drive", "file=/dev/null,format=raw"], "drive"),
             (TAP + ["-hda", "/dev/null"], "hda"),
             (TAP + ["-device", "virtio-balloon-pci"], "balloon"),
+            (TAP + ["-device", "loader,addr=0x1000000,data=1,data-len=4"], "reset"),
             (TAP + ["-device", "vfio-pci,host=00:02.0"], "vfio"),
             (TAP + ["-incoming", "tcp:0:4444"], "incoming"),
             (TAP + ["-qmp", "unix:/tmp/x,server=on"], "QMP"),
@@ -240,6 +241,41 @@ def mismatched(bed, parts, a_machine=None, name=VM_NAME):
         parts, bed.a.tail(), bed.b.tail()))
     bed.b.must_live()
     must(bed.b.state() == "joining", "node b is %s", bed.b.state())
+
+
+def elf_kernel(path):
+    """A kernel that QEMU starts as an ELF file (PVH): one segment, which halts, and the entry note."""
+    at, code = 0x1000000, b"\xf4\xeb\xfd"  # hlt, and again
+    note_ = struct.pack("<III4sQ", 4, 8, 18, b"Xen\0", at)
+    where = 64 + 2 * 56
+    loaded = struct.pack("<IIQQQQQQ", 1, 5, 0x1000, at, at, len(code), 0x1000, 0x1000)
+    noted = struct.pack("<IIQQQQQQ", 4, 4, where, 0, 0, len(note_), len(note_), 4)
+    head = struct.pack("<16sHHIQQQIHHHHHH", b"\x7fELF\x02\x01\x01", 2, 62, 1, at, 64, 0, 0, 64, 56, 2, 0, 0, 0)
+    with open(path, "wb") as f:
+        f.write((head + loaded + noted + note_).ljust(0x1000, b"\0") + code)
+    return path
+
+
+class ElfKernel(Machine):
+    """A machine with another kernel file."""
+
+    def __init__(self, kernel, **more):
+        super().__init__(**more)
+        self.kernel = kernel
+
+    def image(self):
+        return self.kernel, super().image()[1]
+
+
+@case()
+def elf_kernel_is_refused(bed):
+    """QEMU would write it into the memory of a loaded checkpoint."""
+    kernel = elf_kernel(bed.b.dir + "/elf-kernel")
+    for role, node in (("secondary", bed.b), ("primary", bed.a)):
+        p = node.start(role, ElfKernel(kernel, mem=256))
+        must(p.wait(15, "lockstep with an ELF kernel") in (1, 2), "the %s: exit status: %s", role, node.tail())
+        for part in ("QEMU writes %s into the guest's memory again at each reset" % kernel, "bzImage"):
+            must(part in node.said(), "the %s does not say %r: %s", role, part, node.tail())
 
 
 @case()

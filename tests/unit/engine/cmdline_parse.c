@@ -259,6 +259,8 @@ static const struct {
 	{ Q " -nic none -smp sockets=4096,cores=4096", -EINVAL, "not a number of CPUs" },
 	/* Devices and objects. */
 	{ Q " -nic none -device virtio-balloon", -ENOTSUP, "frees guest memory" },
+	{ Q " -nic none -device loader,file=/etc/hostname,addr=0x1000000", -ENOTSUP, "again at each reset" },
+	{ Q " -nic none -device loader,addr=0x1000000,data=1,data-len=4", -ENOTSUP, "again at each reset" },
 	{ Q " -nic none -device virtio-balloon-pci,free-page-reporting=on", -ENOTSUP, "frees guest memory" },
 	{ Q " -nic none -device {\"driver\":\"virtio-mem-pci\"}", -ENOTSUP, "plugged in" },
 	{ Q " -nic none -device pc-dimm,memdev=m", -ENOTSUP, "plugged in" },

@@ -16,6 +16,7 @@
 #include "engine/devtree.h"
 #include "engine/filehash.h"
 #include "engine/ramblock.h"
+#include "engine/romlist.h"
 #include "engine/shape.h"
 
 static const char tree[] =
@@ -200,6 +201,46 @@ static void blocks(void **state)
 	assert_int_equal(ramblocks_parse("nonsense\n\n", &b, &e), -EPROTO);
 }
 
+/* As QEMU 7.2 prints it: the beginning is the same whatever the kernel, and harmless. */
+#define ROMS	"fw=genroms/kvmvapic.bin size=0x002400 name=\"kvmvapic.bin\"\r\n" \
+		"addr=00000000fffc0000 size=0x040000 mem=rom name=\"bios-256k.bin\"\r\n" \
+		"/rom@etc/acpi/tables size=0x200000 name=\"etc/acpi/tables\"\r\n"
+
+static void roms(void **state)
+{
+	static const char elf[] = ROMS
+		"addr=0000000001000000 size=0x18ea9f0 mem=ram name=\"/boot/vmlinux 6 ELF program header segment 0\"\r\n"
+		"addr=0000000002a00000 size=0x644000 mem=ram name=\"/boot/vmlinux 6 ELF program header segment 1\"\r\n";
+	static const char loader[] = ROMS
+		"addr=0000000000100000 size=0x0004f6 mem=ram name=\"/etc/pass\"word\x1b\"\r\n";
+	static const char harmless[] = "addr=00000000fffc0000 size=0x040000 mem=rom name=\"/a mem=ram name=\"x\"\"\n";
+	char big[4096] = "addr=0 size=0x1 mem=ram name=\"";
+	struct err e;
+
+	assert_int_equal(romlist_check(ROMS, &e), 0);
+	assert_int_equal(romlist_check(harmless, &e), 0);
+	assert_int_equal(romlist_check(elf, &e), -ENOTSUP);
+	assert_non_null(strstr(e.msg, "QEMU writes /boot/vmlinux 6 into the guest's memory again at each reset, "));
+	assert_non_null(strstr(e.msg, "bzImage"));
+	assert_int_equal(romlist_check(loader, &e), -ENOTSUP);
+	assert_non_null(strstr(e.msg, "QEMU writes /etc/pass\"word? into"));
+	/* Anything may be cut off anywhere. */
+	for (size_t len = 0; len < sizeof(elf); len++) {
+		char *part = strndup(elf, len);
+
+		romlist_check(part, &e);
+		free(part);
+	}
+	assert_int_equal(romlist_check("addr=0 size=0x1 mem=ram name=\"", &e), -ENOTSUP);
+	/* A long name takes no room from the rest of the sentence. */
+	memset(big + strlen(big), 'n', sizeof(big) - strlen(big) - 1);
+	big[sizeof(big) - 1] = 0;
+	assert_int_equal(romlist_check(big, &e), -ENOTSUP);
+	assert_non_null(strstr(e.msg, "instead of an ELF file"));
+	assert_int_equal(romlist_check("", &e), -EPROTO);
+	assert_int_equal(romlist_check("unknown command: 'info roms'\r\n", &e), -EPROTO);
+}
+
 static void layout(void **state)
 {
 	struct ram_region want[2] = { { .name = "a", .count = 3 }, { .name = "b", .count = 5 } };
@@ -279,6 +320,7 @@ int main(void)
 		cmocka_unit_test(limits),
 		cmocka_unit_test(differences),
 		cmocka_unit_test(blocks),
+		cmocka_unit_test(roms),
 		cmocka_unit_test(layout),
 		cmocka_unit_test(files),
 	};
