@@ -515,7 +515,7 @@ int main(int argc, char **argv)
 		}
 		after = pread(fds[1], meta, sizeof(meta), 0) > 0 ? XXH3_64bits(meta, sizeof(meta)) : 1;
 		show("repeated load", ms, loads, "ms");
-		/* A load resets the machine first, and a reset writes a kernel that was given as an ELF file into memory anew. */
+		/* A load resets the machine first, and a reset writes the firmware's tables (/rom@...) anew. */
 		revert();
 		compare("after many loads");
 		printf("  metadata of the image after %u loads: %s\n", loads,
