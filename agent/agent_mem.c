@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /* Acts on guest memory: following what is written, dropping private pages, sharing what was private. */
+#include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
@@ -183,9 +184,70 @@ static int write_back(const struct agent_run *run)
 	return 0;
 }
 
+/* write_private() - what is private of @run's pages into the file; adds to @pages; 0 or -errno */
+static int write_private(const struct agent_run *run, uint64_t *pages)
+{
+	const uint64_t present = 3ull << 62, file = 1ull << 61;	/* in memory or swapped; not a copy of our own */
+	const uint8_t *addr = agent_locate(run->first * AGENT_PAGE, run->count * AGENT_PAGE, false);
+	struct agent_run piece = { 0 };
+	uint64_t entry[512];
+
+	for (uint64_t i = 0; i < run->count;) {
+		uint64_t n = run->count - i < 512 ? run->count - i : 512;
+		ssize_t got = pread(ag.pagemap, entry, n * 8, (off_t)(((uintptr_t)addr / AGENT_PAGE + i) * 8));
+
+		if (got == -1 && errno == EINTR)
+			continue;
+		if (got != (ssize_t)(n * 8))
+			return got == -1 ? -errno : -EIO;
+		for (uint64_t k = 0; k < n; k++) {
+			bool mine = (entry[k] & present) != 0 && (entry[k] & file) == 0;
+
+			if (mine && piece.count > 0) {
+				piece.count++;
+			} else if (mine) {
+				piece = (struct agent_run){ .first = run->first + i + k, .count = 1 };
+			}
+			if (piece.count > 0 && (!mine || i + k + 1 == run->count)) {
+				int rc = write_back(&piece);
+
+				if (rc < 0)
+					return rc;
+				*pages += piece.count;
+				piece.count = 0;
+			}
+		}
+		i += n;
+	}
+	return 0;
+}
+
 /*
- * agent_share() - the first run of the request is mapped shared, after the others, which lie in it and are its private
- * pages, were written to the file
+ * A stopped VM is not quite all that writes: QEMU's main loop still brings input to a virtio console, for one. So from
+ * the look at a page to its new mapping QEMU's big lock is held, whose functions stock builds export. Without them the
+ * time in between is as short as it can be. Return: what gives it back; NULL: it could not be taken
+ */
+static void (*lock_qemu(void))(void)
+{
+	void (*lock)(const char *file, int line), (*unlock)(void);
+
+	*(void **)&lock = dlsym(RTLD_DEFAULT, "bql_lock_impl");
+	*(void **)&unlock = dlsym(RTLD_DEFAULT, "bql_unlock");
+	if (!lock || !unlock) {
+		*(void **)&lock = dlsym(RTLD_DEFAULT, "qemu_mutex_lock_iothread_impl");
+		*(void **)&unlock = dlsym(RTLD_DEFAULT, "qemu_mutex_unlock_iothread");
+	}
+	if (!lock || !unlock)
+		return NULL;
+	lock(__FILE__, __LINE__);
+	return unlock;
+}
+
+/*
+ * agent_share() - the first run of the request is mapped shared, after what is private of it was written to the file
+ *
+ * The other runs are the private pages that Lockstep has seen; it has made the piece so small that writing them takes
+ * little time.
  *
  * Until the mapping is replaced nothing of what QEMU sees has changed, so an error before leaves it as it was. The new
  * mapping gets the advice that QEMU gives to guest memory.
@@ -196,7 +258,8 @@ void agent_share(const struct agent_msg *req)
 	unsigned int n_runs = req->len / sizeof(*run);
 	struct agent_shared s = { 0 };
 	struct iovec answer = { &s, sizeof(s) };
-	uint64_t len;
+	void (*unlock)(void);
+	uint64_t len, pages = 0;
 	void *addr;
 	int rc;
 
@@ -219,19 +282,18 @@ void agent_share(const struct agent_msg *req)
 			return;
 		}
 	}
-	for (unsigned int i = 1; i < n_runs; i++) {
-		rc = write_back(&run[i]);
-		if (rc < 0) {
-			agent_refuse(req, rc, "private pages cannot be written to the guest's memory file");
-			return;
-		}
-		s.pages += run[i].count;
-	}
 	len = run[0].count * AGENT_PAGE;
 	addr = agent_locate(run[0].first * AGENT_PAGE, len, false);
-	if (mmap(addr, len, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED | MAP_NORESERVE, ag.ram,
-		 (off_t)(run[0].first * AGENT_PAGE)) == MAP_FAILED) {
-		agent_refuse(req, -errno, "the guest's memory cannot be mapped shared");
+	unlock = lock_qemu();
+	rc = write_private(&run[0], &pages);
+	s.pages = pages;
+	if (rc == 0 && mmap(addr, len, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED | MAP_NORESERVE, ag.ram,
+			    (off_t)(run[0].first * AGENT_PAGE)) == MAP_FAILED)
+		rc = -errno;
+	if (unlock)
+		unlock();
+	if (rc < 0) {
+		agent_refuse(req, rc, "private pages cannot be written to the guest's memory file, or that be mapped shared");
 		return;
 	}
 	madvise(addr, len, MADV_HUGEPAGE);

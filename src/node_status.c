@@ -85,6 +85,13 @@ static struct json_object *fill_status(void *arg)
 	s->memory.limit_staged = m.limit.asked_staged;
 	s->memory.limit_full = m.limit.full;
 	s->memory.buffered = m.buffered;
+	s->memory.precopy_rounds = m.precopy_rounds;
+	s->memory.precopy_pages = m.precopy_pages;
+	s->memory.sent_zero = m.pages.zero;
+	s->memory.sent_plain = m.pages.plain;
+	s->memory.sent_packed = m.pages.packed;
+	s->memory.packed_bytes = m.pages.packed_bytes;
+	s->memory.pauses_for_link = m.pauses_for_link;
 	s->memory.mapping = ft_memory(n->ft);
 	s->memory.shared_pages = m.shared_pages;
 	s->memory.share_pieces = n->share_pieces;

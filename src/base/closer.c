@@ -68,9 +68,10 @@ static _Noreturn void help(struct closer *c, pid_t parent)
 	/* Where it is not allowed, the helper waits for its turn; taking memory down is much work for a processor. */
 	syscall(SYS_sched_setscheduler, 0, SCHED_RR | SCHED_RESET_ON_FORK, &soon);
 	prctl(PR_SET_NAME, "lockstep-closer");
-	while ((v = atomic_load(&c->entry.word)) != LEFT && (v || syscall(SYS_getppid) == parent)) {
-		if (!(v & FUTEX_OWNER_DIED)) {
-			futex(c, FUTEX_WAIT, v, v ? NULL : &look);
+	while ((v = atomic_load(&c->entry.word)) != LEFT) {
+		/* A parent that is gone has no thread any more, whatever the kernel has made of the word. */
+		if (!(v & FUTEX_OWNER_DIED) && syscall(SYS_getppid) == parent) {
+			futex(c, FUTEX_WAIT, v, &look);
 			continue;
 		}
 		/* Closing a TAP waits for the kernel's readers: who listens at the other end of a socket hears of it before. */
@@ -115,7 +116,9 @@ void closer_watch(struct closer *c)
 	c->entry.list.next = &c->head.list;
 	c->head.list.next = &c->entry.list;
 	c->head.futex_offset = (long)offsetof(struct entry, word) - (long)offsetof(struct entry, list);
-	syscall(SYS_set_robust_list, &c->head, sizeof(c->head));
+	/* Refused: then it is the end of the process that counts, as without the helper. */
+	if (syscall(SYS_set_robust_list, &c->head, sizeof(c->head)))
+		return;
 	atomic_store(&c->entry.word, (uint32_t)syscall(SYS_gettid) | FUTEX_WAITERS);
 	futex(c, FUTEX_WAKE, 1, NULL);
 }

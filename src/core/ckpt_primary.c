@@ -20,7 +20,8 @@
  *   kept, but for those that n itself answers: what net wanted before it drained n, what the secondary wanted before
  *   it said STAGED n, and what anybody wanted before the stop was answered. The most urgent is kept, the first of
  *   equal ones. Something that holds output (mismatch, too much held, not comparable, a reset) or an order goes at
- *   once, and cuts a round short; others wait for min_interval after LOADED, and for a last round where it pays.
+ *   once; others wait for min_interval after LOADED. All of them cut a round short. What only time brings on waits for a
+ *   last round, where that pays.
  * - An epoch number that was given to NEV_CLOSE is never used again: NEV_OPEN n means that epoch n + 1 has begun,
  *   also when checkpoint n was given up.
  * - Who gives up unwinds: what was asked of QEMU is answered first (or overdue), then the VM is continued, then the
@@ -95,7 +96,7 @@ nstime pri_next(const struct ft *ft)
 		return NS_NEVER;
 	if (urgent(p->wish))
 		return p->loaded_at;
-	if (p->last_round)
+	if (p->last_round && p->wish == CAUSE_NONE)
 		return NS_NEVER;
 	if (p->wish != CAUSE_NONE || ft->cfg.checkpoint_delay < ft->cfg.min_interval)
 		return ft_after(p->loaded_at, ft->cfg.min_interval);
@@ -150,7 +151,7 @@ static void begin_if_due(struct ft *ft, struct ft_ctx *c)
 
 	if (pri_next(ft) > c->now)
 		return;
-	if (!urgent(p->wish) && (ft_waits(ft, STEP_PRECOPY) || round_pays(ft, c->now))) {
+	if (p->wish == CAUSE_NONE && (ft_waits(ft, STEP_PRECOPY) || round_pays(ft, c->now))) {
 		p->last_round = true;
 		if (!ft_waits(ft, STEP_PRECOPY))
 			begin_round(ft, c);
@@ -491,10 +492,15 @@ void pri_done(struct ft *ft, struct ft_ctx *c)
 		} else if ((p->phase == PRI_COLLECT || p->phase == PRI_CONT) && ev->step == STEP_SAVE) {
 			p->saved = true;
 			p->cur.save = c->now - p->stop_done;
-			if (p->phase == PRI_COLLECT)
+			if (p->phase == PRI_COLLECT) {
 				collected(ft, c);
-			else if (p->conted)
+			} else if (p->conted) {
 				send_rest(ft, c);
+			} else if (ft_waits(ft, STEP_CONT)) {
+				/* Only now does QEMU begin with it. */
+				p->cont_sent = c->now;
+				ft->busy[STEP_CONT].deadline = ft_after(c->now, ft->cfg.stop_deadline);
+			}
 		} else if (p->phase == PRI_COLLECT && ev->step == STEP_COPY) {
 			p->copied = true;
 			p->cur.copy = c->now - p->stop_done;
@@ -521,6 +527,9 @@ void pri_progress(struct ft *ft, struct ft_ctx *c)
 		ft->busy[STEP_ROUND].deadline = ft_after(c->now, ft->cfg.staged_deadline);
 	else if (p->phase == PRI_IDLE && ft_waits(ft, STEP_PRECOPY))
 		ft->busy[STEP_PRECOPY].deadline = ft_after(c->now, ft->cfg.staged_deadline);
+	else if ((p->phase == PRI_COLLECT || p->phase == PRI_UNWIND || p->phase == PRI_ABORT) && ft_waits(ft, STEP_COPY))
+		/* More than the buffer holds is sent while the VM stands; that takes as long as the link needs. */
+		ft->busy[STEP_COPY].deadline = ft_after(c->now, ft->cfg.copy_deadline);
 	else if (p->phase == PRI_STAGE)
 		p->deadline = ft_after(c->now, ft->cfg.staged_deadline);
 	else if (p->phase == PRI_LOAD)

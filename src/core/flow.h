@@ -43,6 +43,7 @@ enum flow_list {
 	LIST_HELD,	/* has held output, or owes an acknowledgement */
 	LIST_REL,	/* primary: RELEASED is due */
 	LIST_ACTIVE,	/* one of the copies has spoken since the last barrier */
+	LIST_REFILL,	/* secondary: what the SVM has lost is being given to it again */
 	LIST_BARRIER,	/* primary: it had when the barrier came that is not STAGED yet */
 	FLOW_LISTS
 };
@@ -90,9 +91,10 @@ struct flow {
 	bool pending, pending_ts, next_ts;	/* secondary: the PVM's numbers for a flow the SVM has not yet opened */
 	bool has_table, has_next;		/* secondary: lines that wait for LOADED */
 	uint8_t dups;		/* acknowledgements of the SVM in a row that say nothing new */
-	bool again;		/* what it has lost is given to it again, until it has acknowledged again_to */
-	bool again_all;		/* all that it has not reported counts as lost */
-	uint32_t again_to, again_next;	/* the latter: what lies before has been given again */
+	bool refill_all;	/* all that the SVM has not reported, below refill_to, counts as lost */
+	uint8_t refill_tries;
+	uint32_t refill_to, refill_next;	/* where it ends; what lies before has been given again */
+	nstime refill_at;	/* when it is tried again */
 	uint8_t head_len;	/* of head; 0: not known */
 	uint8_t n_svm_rst, twice_at;
 	uint8_t n_told;		/* of told_sack */

@@ -27,8 +27,6 @@
 
 #include "core/net_internal.h"
 
-#define AGAIN_LOOK	1024	/* entries of a flow that are looked at for those that the SVM misses */
-#define AGAIN_MOST	32	/* segments that one acknowledgement of the SVM's has given again */
 
 int inlog_init(struct inlog *log, uint32_t n)
 {
@@ -87,7 +85,7 @@ static void drop(struct net *net, uint32_t i, uint32_t prev)
 	log->n_used--;
 }
 
-static void to_guest(struct net *net, struct log_entry *e)
+void inlog_give(struct net *net, struct log_entry *e)
 {
 	uint8_t nic = net->fp.meta[e->frame].nic;
 	struct packet p;
@@ -113,7 +111,7 @@ void inlog_deliver(struct net *net)
 	while (net->gate_open && log->next_out != FLOW_NONE) {
 		struct log_entry *e = &log->e[log->next_out];
 
-		to_guest(net, e);
+		inlog_give(net, e);
 		log->given = net->given_seq = e->seq;
 		log->next_out = e->next;
 	}
@@ -190,34 +188,6 @@ void inlog_cut(struct net *net, uint64_t cut)
 		drop(net, log->head, FLOW_NONE);
 }
 
-uint32_t inlog_given_to(const struct net *net, const struct flow *f)
-{
-	const struct inlog *log = &net->log;
-	uint32_t to = f->loc.ack;
-
-	for (uint32_t i = f->log_head; i != FLOW_NONE; i = log->e[i].flow_next)
-		if (log->e[i].span && log->e[i].seq <= log->given)
-			to = seq_max(to, log->e[i].end);
-	return to;
-}
-
-/* The client sends once more what the SVM waits for, and more than that was given to the SVM before. */
-static void note_retransmission(struct net *net, struct flow *f, const struct log_entry *e)
-{
-	uint32_t to;
-
-	if (!e->span || e->syn || !f->loc.ack_known || seq_lt(f->loc.ack, e->end - e->span) ||
-	    seq_leq(e->end, f->loc.ack))
-		return;
-	to = inlog_given_to(net, f);
-	if (!seq_lt(e->end, to))
-		return;
-	f->again = f->again_all = true;
-	f->again_to = to;
-	f->again_next = e->end;
-	f->dups = 0;
-}
-
 void inlog_take(struct net *net, uint64_t seq, uint8_t nic, uint32_t frame)
 {
 	struct inlog *log = &net->log;
@@ -271,6 +241,7 @@ void inlog_take(struct net *net, uint64_t seq, uint8_t nic, uint32_t frame)
 			/* A new connection of the same addresses numbers anew: old acknowledgements say nothing about it. */
 			f->rel_known = false;
 			f->loc.ack_known = f->loc.rst = false;
+			refill_forget(net, f);
 		}
 		if (f && !(p.flags & TCP_RST)) {
 			e->flow = f->self;
@@ -283,7 +254,7 @@ void inlog_take(struct net *net, uint64_t seq, uint8_t nic, uint32_t frame)
 				log->e[f->log_tail].flow_next = i;
 			f->log_tail = i;
 			f->n_log++;
-			note_retransmission(net, f, e);
+			refill_input(net, f, e);
 			/* The one before is not the last of its flow any more. */
 			inlog_trim(net, f);
 		}
@@ -312,56 +283,6 @@ void inlog_commit(struct net *net, uint64_t cut)
 	log->given = cut;
 }
 
-/* Whether the SVM lacks what begins at @start, as far as its acknowledgement @p tells */
-static bool lacks(const struct flow *f, const struct packet *p, uint32_t start, uint32_t end)
-{
-	bool behind = f->again_all && seq_lt(start, f->again_to);
-
-	if (seq_leq(start, p->ack))
-		return true;
-	for (unsigned int i = 0; i < p->n_sack; i++) {
-		if (seq_leq(p->sack[i].left, start) && seq_leq(end, p->sack[i].right))
-			return false;
-		behind |= seq_lt(start, p->sack[i].left);
-	}
-	return behind;
-}
-
-/*
- * A segment that is older than what the SVM has taken since would be thrown away as a duplicate of long ago (PAWS, RFC
- * 7323): it gets the timestamp that the SVM echoes, which is one that the client has sent.
- */
-static void refresh(struct net *net, const struct log_entry *e, const struct packet *svm)
-{
-	struct packet p;
-
-	packet_parse(net_data(net, e->frame), net->fp.meta[e->frame].len, &p);
-	if (p.has_ts && svm->has_ts && seq_lt(p.tsval, svm->tsecr))
-		packet_set_ts(&p, svm->tsecr, p.tsecr);
-}
-
-void inlog_again(struct net *net, struct flow *f, const struct packet *p)
-{
-	struct inlog *log = &net->log;
-	uint32_t next = f->again_next;
-	int look = AGAIN_LOOK, most = AGAIN_MOST;
-
-	for (uint32_t i = f->log_head; i != FLOW_NONE && net->gate_open && look-- && most; i = log->e[i].flow_next) {
-		struct log_entry *e = &log->e[i];
-
-		/* The log has them in the order of arrival, not of their numbers. */
-		if (!e->span || e->seq > log->given || seq_leq(e->end, f->again_next) || seq_leq(e->end, p->ack) ||
-		    !lacks(f, p, e->end - e->span, e->end))
-			continue;
-		refresh(net, e, p);
-		to_guest(net, e);
-		net->st.replayed++;
-		next = seq_max(next, e->end);
-		most--;
-	}
-	f->again_next = next;
-}
-
 void inlog_replay(struct net *net)
 {
 	struct inlog *log = &net->log;
@@ -379,7 +300,7 @@ void inlog_replay(struct net *net)
 		}
 		if (!due || FAULT(net, NET_FAULT_NO_REPLAY))
 			continue;
-		to_guest(net, e);
+		inlog_give(net, e);
 		net->st.replayed++;
 	}
 	inlog_clear(net);

@@ -117,6 +117,8 @@ static void net_clear(struct net *net)
 	memset(net->scan_at, 0, sizeof(net->scan_at));
 	net->svm_full_at = net->svm_old_at = 0;
 	net->full_epoch = 0;
+	net->differed_at = net->likely_at = net->refill_due = 0;
+	net->cut = net->close_n = net->barrier_n = net->barrier_cut = 0;
 	net->rules_gen = 1;
 	net->rules_due = net->flows_scarce = false;
 	hybrid_reset(net);
@@ -355,6 +357,7 @@ static void set_role(struct net *net, enum net_role role, uint64_t epoch)
 	net->rules_due = role == NET_PRIMARY;
 	hybrid_reset(net);
 	frag_clear(net, SIDE_REM);
+	refill_stop(net);
 	inlog_clear(net);
 	inlog_reset(net);
 	flow_for_each(&net->flows, f) {
@@ -381,6 +384,7 @@ static void promote(struct net *net)
 	if (net->role != NET_SECONDARY)
 		return;
 	net->role = NET_ALONE;
+	refill_stop(net);
 	gate_stop_waiting(net);
 	frag_clear(net, SIDE_LOC);
 	rewrite_forget(net);
@@ -427,6 +431,7 @@ static void loaded(struct net *net, uint64_t n)
 	net->have_state = true;
 	net->barrier_seen = false;
 	rewrite_commit(net, n);
+	refill_stop(net);
 	inlog_commit(net, net->barrier_cut);
 	net->given_seq = net->quiet_seq = net->barrier_cut;
 	net->epoch = n + 1;
@@ -503,6 +508,7 @@ static void timers(struct net *net)
 	hold_scan(net);
 	frag_timers(net);
 	hybrid_timers(net);
+	refill_timers(net);
 	if (net->rules_due && net->role == NET_PRIMARY)
 		peer_tell_rules(net);
 	if (net->announce_left && net->now >= net->announce_at)
@@ -562,5 +568,6 @@ nstime net_deadline(const struct net *net)
 	/* There was no buffer for them. */
 	if (net->rules_due && net->role == NET_PRIMARY)
 		at = sooner(at, net->fp.n_free ? net->now : net->now + NS_PER_MS);
+	at = sooner(at, refill_deadline(net));
 	return sooner(sooner(at, hold_deadline(net)), sooner(frag_deadline(net), hybrid_deadline(net)));
 }

@@ -125,6 +125,7 @@ struct net {
 	bool flows_scarce;		/* a flow found no room: the primary is to make a checkpoint */
 	uint64_t barrier_n, barrier_cut;
 	bool replay_due;
+	nstime refill_due;		/* the earliest refill_at */
 	bool was_promoted;		/* flows may be translated for good */
 
 	/* Announcement. */
@@ -209,12 +210,22 @@ void inlog_commit(struct net *net, uint64_t cut);
 /* inlog_cut() - forget what a state with this cut has */
 void inlog_cut(struct net *net, uint64_t cut);
 void inlog_replay(struct net *net);
+/* inlog_give() - give an entry to the SVM, with its numbers; it stays in the log */
+void inlog_give(struct net *net, struct log_entry *e);
+
 /*
- * inlog_again() - give the SVM once more what its acknowledgement @p says that it lacks, from f->again_next on
- * inlog_given_to() - sequence number after all of this flow that was given to the SVM
+ * refill.c: what the SVM alone has lost is given to it again
+ * refill_ack()   - the SVM says @p, in client numbers; before flow_side_update()
+ * refill_input() - @e has come into the log
+ * refill_forget() - the flow is another connection's now
+ * refill_stop()  - there is another SVM now, or none
  */
-void inlog_again(struct net *net, struct flow *f, const struct packet *p);
-uint32_t inlog_given_to(const struct net *net, const struct flow *f);
+void refill_ack(struct net *net, struct flow *f, const struct packet *p);
+void refill_input(struct net *net, struct flow *f, const struct log_entry *e);
+void refill_timers(struct net *net);
+nstime refill_deadline(const struct net *net);
+void refill_forget(struct net *net, struct flow *f);
+void refill_stop(struct net *net);
 void inlog_clear(struct net *net);
 void inlog_tell(struct net *net);
 

@@ -16,8 +16,8 @@
  * sent for nothing, since the pause has to copy them all the same. They do not count for the rate either, so a small
  * set that is always dirty does not bring on rounds that are of no use.
  *
- * A checkpoint whose moment was known, and for which nobody waits, has a round right before it, where that spares it
- * more than the goal (precopy_worth()). One that holds output does not wait for a round; but where a difference is
+ * A checkpoint that only time brings on has a round right before it, where that spares it more than the goal
+ * (precopy_worth()). One that somebody waits for does not wait for a round; but where a difference is
  * likely the frames' machine says so when a request comes in, and the round is begun then.
  *
  * Not done: rounds while a checkpoint is under way, from its gate to LOADED. The staging area belongs to one checkpoint

@@ -8,20 +8,9 @@
  * acknowledgement, which the primary's SYN-ACK has to reach first. So when the client acknowledges and FLOW has not
  * come, the PVM has not opened this connection in this epoch: its numbers are the SVM's, and what waits may go.
  *
- * A segment that only the SVM has lost is not missed by the client: the PVM has acknowledged it, and what the SVM says of
- * it is swallowed. It would come again only with the client's retransmission timer. So the third duplicate
- * acknowledgement has it given to the SVM once more, out of the log, and with it whatever else the SVM reports to lack
- * (SACK), as a sender would (RFC 6675); an acknowledgement that then ends at a further hole has that filled too (RFC
- * 6582). Each hole is filled once: what is given twice is answered by a duplicate too, and would bring on the next. A
- * card that drops what its ring cannot take (rtl8139) loses many segments of a burst, and each copy others. What is lost
- * twice, or at the end of a burst, where nothing asks for it, has the client's retransmission as its sign: then all that
- * was given behind it and is not reported is given again.
- *
  * The link's own talk (ARP and its like) stays here: the PVM's is heard. Pure; belongs to one struct net.
  */
 #include "core/net_internal.h"
-
-#define SVM_DUPS 3	/* duplicate acknowledgements, as in RFC 5681 */
 
 /* The frame stays the caller's; one that is freed now is still there until the step's actions are done. */
 static void tell_output(struct net *net, uint32_t frame, uint8_t nic)
@@ -73,35 +62,6 @@ static bool stash(struct net *net, struct flow *f, uint32_t frame, struct packet
 	return true;
 }
 
-/*
- * The SVM says again and again that it waits for a segment: it was lost on this node, for the PVM would have said so to
- * the client. The log has it.
- */
-static void fill_holes(struct net *net, struct flow *f, const struct packet *p)
-{
-	if ((p->flags & (TCP_ACK | TCP_RST | TCP_SYN)) != TCP_ACK || !f->loc.ack_known || seq_lt(p->ack, f->loc.ack))
-		return;
-	if (p->ack != f->loc.ack) {
-		f->dups = 0;
-		if (!f->again)
-			return;
-		f->again = seq_lt(p->ack, f->again_to);
-		f->again_all &= f->again;
-		f->again_next = seq_max(f->again_next, p->ack);
-	} else if (packet_span(p)) {
-		f->dups = 0;
-		return;
-	} else if (!f->again && ++f->dups == SVM_DUPS) {
-		f->dups = 0;
-		f->again_next = p->ack;
-		f->again_to = inlog_given_to(net, f);
-		f->again = seq_lt(p->ack, f->again_to);
-		f->again_all = false;
-	}
-	if (f->again)
-		inlog_again(net, f, p);
-}
-
 static void svm_tcp(struct net *net, uint32_t frame, uint8_t nic, struct packet *p)
 {
 	struct flow_key key;
@@ -117,7 +77,7 @@ static void svm_tcp(struct net *net, uint32_t frame, uint8_t nic, struct packet 
 		return;
 	rewrite_out(net, f, p);
 	release_learn(net, f, p);
-	fill_holes(net, f, p);
+	refill_ack(net, f, p);
 	flow_side_update(&f->loc, p, flow_scale(f));
 	inlog_trim(net, f);
 	/* Sent first: what is kept may be dropped at once. */

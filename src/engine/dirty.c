@@ -59,7 +59,7 @@ static int soft_arm(struct dirty *d)
 
 static int soft_scan(struct dirty *d, bool stopped, struct pageset *set)
 {
-	int rc = memscan_soft_dirty(d->pagemap, &d->map, set);
+	int rc = memscan_soft_dirty_by(d->workers, d->pagemap, &d->map, set);
 
 	return rc == 0 && stopped ? soft_arm(d) : rc;
 }

@@ -249,6 +249,13 @@ int memscan_rearm_by(struct workers *w, int pagemap, const struct mem_map *map, 
 	return scan_by(w, &p);
 }
 
+int memscan_soft_dirty_by(struct workers *w, int pagemap, const struct mem_map *map, struct pageset *set)
+{
+	struct parallel p = { .scan = memscan_soft_dirty, .pagemap = pagemap, .map = map, .set = set };
+
+	return scan_by(w, &p);
+}
+
 int memscan_private_by(struct workers *w, int pagemap, const struct mem_map *map, struct pageset *set)
 {
 	struct parallel p = { .scan = memscan_private, .pagemap = pagemap, .map = map, .set = set };

@@ -49,10 +49,11 @@ int memscan_private(int pagemap, const struct mem_map *map, struct pageset *set)
 int memscan_private_old(int pagemap, const struct mem_map *map, struct pageset *set);
 
 /*
- * memscan_rearm_by() / memscan_private_by() - memscan_written() with @rearm, and memscan_private(), divided between @w
- * where the memory is large enough for that; NULL: the caller alone
+ * memscan_rearm_by() / memscan_soft_dirty_by() / memscan_private_by() - memscan_written() with @rearm, and the others,
+ * divided between @w where the memory is large enough for that; NULL: the caller alone
  */
 int memscan_rearm_by(struct workers *w, int pagemap, const struct mem_map *map, struct pageset *set);
+int memscan_soft_dirty_by(struct workers *w, int pagemap, const struct mem_map *map, struct pageset *set);
 int memscan_private_by(struct workers *w, int pagemap, const struct mem_map *map, struct pageset *set);
 
 /*

@@ -75,6 +75,7 @@ struct memwork {
 	struct pagesend *send;
 	bool pack;
 	bool full_due;			/* the peer has nothing yet */
+	bool copy_waits;		/* this pause has had to wait for the connection */
 	uint64_t copied, hash;
 	const uint8_t *state;
 	size_t state_len, state_off;
@@ -132,6 +133,7 @@ static void count_sent(struct memwork *w, uint64_t bytes, uint64_t left)
 	pthread_mutex_lock(&w->lock);
 	w->st.sent += bytes;
 	w->st.buffered = pagesend_waiting(w->send) * RAM_PAGE;
+	pagesend_stats(w->send, &w->st.pages);
 	if (w->st.syncing) {
 		w->st.sync_done += bytes;
 		w->st.sync_left = left;
@@ -284,6 +286,12 @@ static void on_copy(struct memwork *w)
 
 	while ((rc = pagebuf_take(w->buf, w->ram, &w->pending, 0, &w->epoch)) == -ENOSPC) {
 		/* The VM stays stopped while the network takes what no memory has room for. */
+		if (!w->copy_waits) {
+			w->copy_waits = true;
+			pthread_mutex_lock(&w->lock);
+			w->st.pauses_for_link++;
+			pthread_mutex_unlock(&w->lock);
+		}
 		rc = send_buffer(w, 0);
 		if (rc == -EAGAIN)
 			return;
@@ -303,11 +311,15 @@ static void begin_copy(struct memwork *w)
 	int rc = dirty_scan(w->dirty, true, &w->pending);
 
 	w->copied = w->pending.count;
-	w->state_ready = false;
-	if (rc)
+	w->copy_waits = w->state_ready = false;
+	if (rc) {
+		/* What the scan has armed again and not told of is known nowhere else: the next try takes everything. */
+		if (ram_extents(w->ram, &w->pending))
+			rc = -EPIPE;
 		done(w, rc, 0, "QEMU's written pages cannot be found out");
-	else
+	} else {
 		on_copy(w);
+	}
 }
 
 static void on_send(struct memwork *w)
@@ -410,6 +422,11 @@ static int revert(struct memwork *w, uint64_t *n, struct err *e)
 	return rc;
 }
 
+static void apply_progress(void *arg)
+{
+	progress(arg);
+}
+
 static void do_apply(struct memwork *w)
 {
 	struct err e = { 0 };
@@ -419,7 +436,7 @@ static void do_apply(struct memwork *w)
 	memlimit_end(w->limit);
 	rc = revert(w, &n, &e);
 	if (!rc) {
-		rc = stage_apply(w->stage, w->ram);
+		rc = stage_apply(w->stage, w->ram, apply_progress, w);
 		if (rc)
 			err_set(&e, rc, "the staged pages cannot be written to the image: %s", strerror(-rc));
 	}

@@ -9,6 +9,7 @@
 #include "base/loop.h"
 #include "engine/agentctl.h"
 #include "engine/devstate.h"
+#include "engine/pagesend.h"
 #include "engine/memlimit.h"
 #include "engine/ram.h"
 #include "engine/stage.h"
@@ -65,6 +66,8 @@ struct memwork_stats {
 	uint64_t shared_pages;		/* promoted: private pages that were written to the image in sharing it */
 	uint64_t buffered;
 	uint64_t precopy_rounds, precopy_pages;	/* between checkpoints, since the start */
+	struct pagesend_stats pages;	/* in which form they were sent */
+	uint64_t pauses_for_link;	/* the buffer was full in a pause */
 	uint64_t sent, received;	/* bytes on the bulk connection */
 	uint64_t last_bytes;		/* sent for the last complete checkpoint */
 	uint64_t memcheck_equal, memcheck_differs;

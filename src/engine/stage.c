@@ -49,6 +49,8 @@
 
 enum { SLOT_NONE = 0, SLOT_ZERO = 1, SLOT_SPILL = 2, SLOT_POOL = 3 };
 
+#define APPLY_PIECE	4096	/* pages that are applied between two reports of progress, at most */
+
 struct stage {
 	uint64_t n_pages;
 	uint32_t *slot;		/* where each page is, see above */
@@ -351,7 +353,7 @@ static int apply_run(const struct stage *s, const struct page_run *run, struct r
 	return 0;
 }
 
-int stage_apply(const struct stage *s, struct ram *ram)
+int stage_apply(const struct stage *s, struct ram *ram, void (*progress)(void *arg), void *arg)
 {
 	struct page_run run;
 	uint64_t from = 0;
@@ -359,8 +361,13 @@ int stage_apply(const struct stage *s, struct ram *ram)
 
 	if (ram->n_pages != s->n_pages)
 		return -EINVAL;
-	for (; rc == 0 && pageset_next(&s->set, from, 0, &run); from = run.first + run.count)
+	for (; rc == 0 && pageset_next(&s->set, from, 0, &run); from = run.first + run.count) {
+		if (run.count > APPLY_PIECE)
+			run.count = APPLY_PIECE;
 		rc = apply_run(s, &run, ram);
+		if (progress)
+			progress(arg);
+	}
 	return rc;
 }
 

@@ -62,11 +62,12 @@ const struct pageset *stage_pages(const struct stage *s);
 
 /*
  * stage_apply() - write all staged pages into the image, in page order; they stay staged
+ * @progress: called with @arg now and then; may be NULL
  *
  * Can be done again after a failure or a crash of QEMU: the result is the same.
  * Return: 0; -EINVAL when @ram has another size; -EIO when the spill file cannot be read
  */
-int stage_apply(const struct stage *s, struct ram *ram);
+int stage_apply(const struct stage *s, struct ram *ram, void (*progress)(void *arg), void *arg);
 
 /* stage_clear() - forget all staged pages, and give memory back that was rarely needed */
 void stage_clear(struct stage *s);

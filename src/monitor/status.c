@@ -199,6 +199,13 @@ struct json_object *status_json(const struct status *s)
 	put_u64(sub, "limit_staged", s->memory.limit_staged);
 	put_u64(sub, "limit_full", s->memory.limit_full);
 	put_u64(sub, "buffered_bytes", s->memory.buffered);
+	put_u64(sub, "precopy_rounds", s->memory.precopy_rounds);
+	put_u64(sub, "precopy_pages", s->memory.precopy_pages);
+	put_u64(sub, "sent_zero_pages", s->memory.sent_zero);
+	put_u64(sub, "sent_plain_pages", s->memory.sent_plain);
+	put_u64(sub, "sent_packed_pages", s->memory.sent_packed);
+	put_u64(sub, "sent_packed_bytes", s->memory.packed_bytes);
+	put_u64(sub, "pauses_for_link", s->memory.pauses_for_link);
 	put(o, "memory", sub);
 
 	sub = json_object_new_object();

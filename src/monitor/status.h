@@ -83,6 +83,10 @@ struct status {
 		uint64_t staged;	/* secondary: bytes in the staging area now */
 		uint64_t private_pages;	/* secondary: pages that the SVM has for itself, at the last look */
 		uint64_t private_limit, staged_limit;	/* bytes; then a checkpoint is asked for */
+		uint64_t precopy_rounds, precopy_pages;	/* primary: between checkpoints */
+		uint64_t sent_zero, sent_plain, sent_packed;	/* pages, by the form in which they were sent */
+		uint64_t packed_bytes;	/* what the packed ones took */
+		uint64_t pauses_for_link;	/* pauses in which the copy buffer was full and the VM stood until it was sent */
 		uint64_t pool;		/* secondary: bytes of memory that staging has now */
 		uint64_t limit_private, limit_staged;	/* how often a checkpoint was asked for at a limit */
 		uint64_t limit_full;	/* how often the SVM was stopped at twice its limit */

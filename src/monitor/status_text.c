@@ -231,8 +231,9 @@ static void text_memory(struct json_object *s, FILE *f)
 	char a[32], b[32], c[32];
 
 	if (m && text_u64(m, "guest_bytes"))
-		text_row(f, "  memory", "guest %s, staged %s, buffered %s, private pages %" PRIu64,
-			 text_bytes(text_num(m, "guest_bytes"), a), text_bytes(text_num(m, "staged_bytes"), b),
+		text_row(f, "  memory", "guest %s, mapping %s, staged %s, buffered %s, private pages %" PRIu64,
+			 text_bytes(text_num(m, "guest_bytes"), a), text_str(m, "mapping"),
+			 text_bytes(text_num(m, "staged_bytes"), b),
 			 text_bytes(text_num(m, "buffered_bytes"), c), text_u64(m, "private_pages"));
 }
 

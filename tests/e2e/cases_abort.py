@@ -72,17 +72,17 @@ def a_failed_save_is_tried_again(bed):
     tried_again(bed, "save")
 
 
-@case(timeout=150)
+@case("crash", timeout=150)
 def a_failed_copy_is_tried_again(bed):
     tried_again(bed, "copy")
 
 
-@case(timeout=150)
+@case("crash", timeout=150)
 def a_failed_send_is_tried_again(bed):
     tried_again(bed, "send")
 
 
-@case(timeout=150)
+@case("crash", timeout=150)
 def the_first_checkpoint_is_tried_again(bed):
     """The first one is no exception: the synchronisation need not begin anew. One after the other, each step fails."""
     start(bed, "save:1,copy:3,send:3")
@@ -128,7 +128,7 @@ def dies_in_abort(bed, point):
         load.finish()
 
 
-@case("e2e", "crash", timeout=150)
+@case("crash", timeout=150)
 def crash_abort(bed):
     dies_in_abort(bed, "abort")
 

@@ -186,6 +186,6 @@ def kvm_clock_tsc(bed):
     clock(bed, kvm("clocksource=tsc"), "tsc")
 
 
-@case()
+@case("liveness")
 def clock_after_failover(bed):
     clock(bed, Machine(mem=256), "tsc")

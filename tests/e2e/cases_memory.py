@@ -118,14 +118,14 @@ def private_limit(bed):
             b["memory"]["limit_private"] >= 3)
 
 
-@case()
+@case("memory")
 def private_limit_hard(bed):
     """So much at once that the SVM has to stand until the checkpoint."""
     limited(bed, ["--private-limit", "1"], 20000, 48, lambda a, b: b["memory"]["limit_full"] >= 3 and
             a["checkpoints"]["by_cause"]["private"] >= 3)
 
 
-@case()
+@case("memory")
 def staged_limit(bed):
     """What is sent before it is needed waits at the secondary; there it has a limit, too."""
     limited(bed, ["--staged-limit", "6", "--private-limit", "400"], 1500, 48, lambda a, b:

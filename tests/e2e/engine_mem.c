@@ -222,7 +222,7 @@ static void checkpoint(bool first, bool quick)
 	t = mark(STEP_STAGE, t);
 	count_of[1][n_rounds] = (double)revert();
 	t = mark(STEP_REVERT, t);
-	if (stage_apply(stage, s->ram) < 0)
+	if (stage_apply(stage, s->ram, NULL, NULL) < 0)
 		die("stage_apply");
 	t = mark(STEP_APPLY, t);
 	if (devstate_put(s->ds, state, len, &e) < 0)

@@ -121,6 +121,24 @@ static void rounds(void **state)
 }
 
 /* Save and copy end in any order; cont comes after the last. */
+/* A pause that has to wait for the link is not a QEMU that hangs, as long as something moves. */
+static void slow_copy(void **state)
+{
+	struct drive d;
+
+	to(&d, COLLECT2);
+	SAYS(done(&d, STEP_SAVE, 2), "");
+	for (int i = 0; i < 10; i++) {
+		d.now += d.ft.cfg.copy_deadline / 2;
+		SAYS(ev0(&d, FE_PROGRESS, 0), "");
+		SAYS(ev0(&d, FE_TICK, 0), "");
+	}
+	SAYS(done(&d, STEP_COPY, 2), "cont:2");
+	to(&d, COLLECT2);
+	SAYS(done(&d, STEP_SAVE, 2), "");
+	SAYS(tick(&d), "lease-none kill-qemu PROMOTE:2 drop-link end:3");
+}
+
 static void collect_orders(void **state)
 {
 	struct drive d;
@@ -657,7 +675,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(life), cmocka_unit_test(times), cmocka_unit_test(rounds),
-		cmocka_unit_test(collect_orders), cmocka_unit_test(staged_before_sent), cmocka_unit_test(wishes),
+		cmocka_unit_test(slow_copy), cmocka_unit_test(collect_orders), cmocka_unit_test(staged_before_sent), cmocka_unit_test(wishes),
 		cmocka_unit_test(delay), cmocka_unit_test(own_qemu_hangs), cmocka_unit_test(steps_fail),
 		cmocka_unit_test(tried_again), cmocka_unit_test(sending_is_tried_again), cmocka_unit_test(no_third_try),
 		cmocka_unit_test(secondary_hangs), cmocka_unit_test(peer_lost), cmocka_unit_test(new_peer),

@@ -88,7 +88,7 @@ static void stage_random(void **state)
 		} else if (what < 97) {
 			/* Twice, because it must be repeatable. */
 			for (uint64_t n = rnd() % 2; n < 2; n++)
-				assert_int_equal(stage_apply(s, ram), 0);
+				assert_int_equal(stage_apply(s, ram, NULL, NULL), 0);
 			for (unsigned int i = 0; i < PAGES; i++)
 				if (m.staged[i])
 					memcpy(image[i], m.page[i], RAM_PAGE);
@@ -122,7 +122,7 @@ static void stage_borders(void **state)
 	assert_int_equal(stage_put(s, UINT64_MAX, NULL), -ERANGE);
 	assert_int_equal(stage_count(s), 0);
 	assert_int_equal(stage_get(s, PAGES, buf), -ENOENT);
-	assert_int_equal(stage_apply(s, other), -EINVAL);
+	assert_int_equal(stage_apply(s, other, NULL, NULL), -EINVAL);
 	ram_free(other);
 	stage_free(s);
 	assert_null(stage_new(PAGES, 0, "/nowhere/at/all", &e));

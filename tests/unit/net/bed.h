@@ -106,4 +106,13 @@ void svm_flow(struct bed *b, uint32_t isn);
 #define BED_ROADS 5
 extern const struct seg_ip bed_road[BED_ROADS];
 
+/* with_ts() - @s with a timestamp option */
+static inline struct seg with_ts(struct seg s, uint32_t tsval, uint32_t tsecr)
+{
+	s.has_ts = true;
+	s.tsval = tsval;
+	s.tsecr = tsecr;
+	return s;
+}
+
 #endif

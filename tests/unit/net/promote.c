@@ -4,14 +4,6 @@
 
 #define ISN 8999u	/* the SVM's, where the client knows b->g0 - 1 */
 
-static struct seg with_ts(struct seg s, uint32_t tsval, uint32_t tsecr)
-{
-	s.has_ts = true;
-	s.tsval = tsval;
-	s.tsecr = tsecr;
-	return s;
-}
-
 /*
  * P6: "each node has one table, guest <-> client numbers": numbers, acknowledgements, SACK, timestamps, both ways, over
  * the wrap.
