@@ -116,8 +116,8 @@ def main():
         env.update(LOCKSTEP_SANITIZED="1", UBSAN_OPTIONS="halt_on_error=1:print_stacktrace=1")
     tally = Tally()
     begun = time.monotonic()
-    # The engine by itself, without the program around it, has its tests in meson too, in the suite e2e.
-    meson = [s for s in MESON_SUITES + ("e2e",) if s in suites]
+    # The engine by itself, without the program around it, has its tests in meson too, in these suites.
+    meson = [s for s in MESON_SUITES + ("e2e", "machines", "memory") if s in suites]
     if meson:
         run_meson(build, meson, SLOWER if args.sanitize else 1, tally)
     if "guest" in suites:

@@ -73,7 +73,7 @@ def secondary_memory(bed, seconds):
     must(ratio < FACTOR, "%.2f times the guest's memory", ratio)
 
 
-@case(timeout=120)
+@case("memory", timeout=120)
 def memory_secondary(bed):
     secondary_memory(bed, 9)
 
