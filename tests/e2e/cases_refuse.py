@@ -346,7 +346,7 @@ def another_machine_type(bed):
 def another_mac(bed):
     m = Machine(mem=256)
     real = m.argv
-    m.argv = lambda console: [w.replace("52:54:00:00:02:10", "52:54:00:00:02:11") for w in real(console)]
+    m.argv = lambda *a: [w.replace("52:54:00:00:02:10", "52:54:00:00:02:11") for w in real(*a)]
     mismatched(bed, ["52:54:00:00:02:1"], m)
 
 
