@@ -138,10 +138,15 @@ def guest_ram_resident(pid, size):
 
 
 def guest_ram(pid, size):
-    """Where a node's QEMU maps guest memory: a list of (from, to, shared); together they are size bytes, else it is empty."""
+    """
+    Where a node's QEMU maps the guest's main memory, the first size bytes of its file (cards' memory lies behind): a list
+    of (from, to, shared); together they are size bytes, else it is empty.
+    """
     with open("/proc/%d/maps" % pid, encoding="utf-8") as f:
-        found = re.findall(r"^([0-9a-f]+)-([0-9a-f]+) ..(?:.)([sp]) .*memfd:lockstep-ram", f.read(), re.M)
-    maps = [(int(a, 16), int(b, 16), p == "s") for a, b, p in found]
+        found = re.findall(r"^([0-9a-f]+)-([0-9a-f]+) ...([sp]) ([0-9a-f]+) .*memfd:lockstep-ram", f.read(), re.M)
+    # A mapping that goes over the end of main memory is cut there.
+    maps = [(int(a, 16), min(int(b, 16), int(a, 16) + size - int(at, 16)), p == "s") for a, b, p, at in found
+            if int(at, 16) < size]
     return maps if sum(b - a for a, b, _ in maps) == size else []
 
 
