@@ -28,7 +28,8 @@ def go(bed, machine, before=None, after=None, env=MEMCHECK):
 
 
 def ask_guest(bed, line):
-    with Ask(bed) as ask:
+    # The guest may have to fill gigabytes before it answers.
+    with Ask(bed, timeout=150) as ask:
         return ask(line)
 
 
@@ -172,7 +173,7 @@ def above_the_hole(bed, machine, mb):
 @case("machines", timeout=290)
 def memory_4g(bed):
     """Memory on both sides of the hole below 4 GB."""
-    above_the_hole(bed, Machine("pc", mem=4096), 2500)
+    above_the_hole(bed, Machine("pc", mem=4096), 1900)
 
 
 @case("machines", timeout=290)
