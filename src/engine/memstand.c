@@ -12,8 +12,6 @@
 #include "base/crash.h"
 #include "base/log.h"
 
-#define DROP_NS		(5 * NS_PER_S)
-
 static void note_staged(struct memwork *w)
 {
 	struct stage_stats ss;
@@ -35,7 +33,7 @@ static int revert(struct memwork *w, uint64_t *n, struct err *e)
 	*n = 0;
 	if (!w->svm)
 		return err_set(e, -ENOTCONN, "QEMU is not there");
-	rc = svmmem_revert(w->svm, clock_ns() + DROP_NS, e);
+	rc = svmmem_revert(w->svm, clock_ns() + MEMWORK_AGENT_NS, e);
 	svmmem_stats(w->svm, &st);
 	*n = st.last_pages;
 	return rc;
@@ -60,7 +58,7 @@ void memstand_apply(struct memwork *w)
 			err_set(&e, rc, "the staged pages cannot be written to the image: %s", strerror(-rc));
 	}
 	if (!rc)
-		rc = agentctl_stopped(w->agent, atomic_load(&w->stopped_at), clock_ns() + DROP_NS, &e);
+		rc = agentctl_stopped(w->agent, atomic_load(&w->stopped_at), clock_ns() + MEMWORK_AGENT_NS, &e);
 	if (!rc)
 		rc = devstate_put(w->ds, w->in_state, w->in_state_len, &e);
 	memwork_done(w, rc, n, e.msg);

@@ -36,7 +36,6 @@
 #include "base/log.h"
 
 #define BUF_PAGES	16384		/* 64 MB of copied content */
-#define DROP_NS		(5 * NS_PER_S)
 #define SHARE_PAGES	1024		/* private pages that are written while a promoted VM stands */
 #define PROGRESS_NS	(50 * NS_PER_MS)
 
@@ -122,9 +121,9 @@ static int become_serving(struct memwork *w, struct err *e)
 	int rc = new_sender(w, sender_pages(w), e);
 
 	if (!rc)
-		rc = agentctl_hello(w->agent, w->ram, w->agent->pid, clock_ns() + DROP_NS, e);
+		rc = agentctl_hello(w->agent, w->ram, w->agent->pid, clock_ns() + MEMWORK_AGENT_NS, e);
 	if (!rc && !w->soft)
-		rc = agentctl_track(w->agent, clock_ns() + DROP_NS, e);
+		rc = agentctl_track(w->agent, clock_ns() + MEMWORK_AGENT_NS, e);
 	if (!rc)
 		rc = follow(w, e);
 	if (rc)
@@ -148,7 +147,7 @@ static void do_share(struct memwork *w)
 
 	memlimit_end(w->limit);
 	if (w->share_from < w->ram->n_pages)
-		rc = svmmem_share(w->svm, &w->share_from, SHARE_PAGES, &wrote, clock_ns() + DROP_NS, &e);
+		rc = svmmem_share(w->svm, &w->share_from, SHARE_PAGES, &wrote, clock_ns() + MEMWORK_AGENT_NS, &e);
 	else
 		rc = become_serving(w, &e);
 	pthread_mutex_lock(&w->lock);

@@ -17,6 +17,8 @@
  * memstand.c (where it stands by). All of it in the bulk loop, but for st and what memwork.h says is for any thread.
  */
 
+#define MEMWORK_AGENT_NS	(5 * NS_PER_S)	/* that the agent has for an answer */
+
 struct memwork {
 	struct loop *loop;
 	struct ram *ram;

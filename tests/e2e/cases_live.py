@@ -12,6 +12,7 @@ import time
 from bed import SANITIZED, until
 from harness import case, must, note, say
 from load import Count, Download, Incr, Load, Mixed, Random, Upload, ms
+from memgroup import remove_cgroup
 
 
 NOTICED = 4.0  # s of a stop of 5 s, after which a hung QEMU (--qemu-timeout 3000) must have been noticed
@@ -76,17 +77,7 @@ class Throttle:
         if self.dir:
             with contextlib.suppress(OSError), open(self.base + "/cgroup.procs", "w", encoding="utf-8") as f:
                 f.write(str(self.process.pid))
-
-            def gone():
-                try:
-                    os.rmdir(self.dir)
-                except FileNotFoundError:
-                    return True
-                except OSError:
-                    return False
-                return True
-            with contextlib.suppress(Exception):
-                until(gone, 5, "the end of the cgroup")
+            remove_cgroup(self.dir, 5)
 
 
 def throttled(bed, seconds):

@@ -20,6 +20,20 @@ from bed import Skip, until
 V1, V2 = "/sys/fs/cgroup/memory", "/sys/fs/cgroup"
 
 
+def remove_cgroup(path, seconds):
+    """Takes a cgroup away; while processes of it are ending that is tried again, for so long."""
+    def gone():
+        try:
+            os.rmdir(path)
+        except FileNotFoundError:
+            return True
+        except OSError:
+            return False
+        return True
+    with contextlib.suppress(Exception):
+        until(gone, seconds, "the end of the cgroup")
+
+
 class MemGroup:
     """Processes started with prefix() are in it, and so is what they start."""
 
@@ -85,16 +99,7 @@ class MemGroup:
             (total - s["anon"] - s["file"]) / 1e6, s.get("swap", 0) / 1e6)
 
     def close(self):
-        def gone():
-            try:
-                os.rmdir(self.dir)
-            except FileNotFoundError:
-                return True
-            except OSError:
-                return False
-            return True
-        with contextlib.suppress(Exception):
-            until(gone, 10, "the end of the cgroup")
+        remove_cgroup(self.dir, 10)
         atexit.unregister(self.close)
 
 
