@@ -1,0 +1,66 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#ifndef DISK_META_H
+#define DISK_META_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/err.h"
+#include "core/lineage.h"
+
+/*
+ * What a node knows of its copy of a disk, in a file beside the image (IMAGE.lockstep, or in --disk-dir): lineage, dirty
+ * bitmap, write-intent map, how it ended. Blocking calls are meant for a thread of their own where the loop is busy;
+ * serve.c says how. See meta.c.
+ */
+struct meta;
+
+#define META_MAX_BITS	(8u << 20)	/* of the dirty bitmap: the block grows with the disk, 4 KiB at least */
+#define META_REGION_MIN	(1u << 20)	/* of the write-intent map; grows with the disk, 64 Ki regions at most */
+
+struct meta_open {
+	const char *path;
+	uint64_t size;		/* of the disk; another one in the file is an error that names both */
+	uint64_t stamp;		/* store_file_stamp(): the bitmap is trusted only if it is that of the clean end */
+};
+
+/* meta_open() - read and lock, or make a new one (in memory until the first meta_save()) */
+struct meta *meta_open(const struct meta_open *o, struct err *e);
+void meta_close(struct meta *m);
+
+/* The lineage is a value; who changes it saves it. meta_save() is durable (two slots, checksummed, the newer valid one counts). */
+struct lineage *meta_lineage(struct meta *m);
+int meta_save(struct meta *m, struct err *e);
+/* meta_end() - a clean end: bitmap and stamp too, and the mark that they can be trusted */
+int meta_end(struct meta *m, uint64_t stamp, struct err *e);
+bool meta_was_clean(const struct meta *m);	/* when it was opened: ended cleanly, and the stamp agrees */
+
+/* The dirty bitmap: blocks of meta_block() bytes that a peer has not, or may not have. In memory; durable at meta_end(). */
+uint32_t meta_block(const struct meta *m);
+void meta_dirty(struct meta *m, uint64_t off, uint64_t len);
+void meta_clean(struct meta *m, uint64_t off, uint64_t len);	/* only blocks that lie in it whole */
+/* meta_next_dirty() - the first dirty range at or after @off; false: none */
+bool meta_next_dirty(const struct meta *m, uint64_t off, uint64_t *start, uint64_t *len);
+uint64_t meta_dirty_bytes(const struct meta *m);
+
+/*
+ * The write-intent map: regions in which the base may differ from what the peer has committed, durable before the first
+ * write to a region. meta_intent() says whether a write to this range may begin now; if not, meta_intent_save() makes it
+ * so (blocking: one write and one fdatasync for all regions asked for since).
+ */
+bool meta_intent(struct meta *m, uint64_t off, uint64_t len);
+int meta_intent_save(struct meta *m, struct err *e);
+/*
+ * meta_intent_epoch() - epoch n begins: regions written from now on are marked with it;
+ * meta_intent_clear() - n is committed at the peer, and durable here: regions last written in n or before may be cleared.
+ * Cleared lazily: a region stays for some epochs, so that a busy one is not made durable again and again.
+ */
+void meta_intent_epoch(struct meta *m, uint64_t n);
+void meta_intent_clear(struct meta *m, uint64_t n);
+/* meta_next_intent() - as meta_next_dirty(), of what was found in the file when it was opened and was not resynced since */
+bool meta_next_intent(const struct meta *m, uint64_t off, uint64_t *start, uint64_t *len);
+/* meta_intent_reset() - the copies are equal: what was found is of no account any more */
+void meta_intent_reset(struct meta *m);
+
+#endif

@@ -1,0 +1,56 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#ifndef DISK_NBD_SERVER_H
+#define DISK_NBD_SERVER_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/err.h"
+#include "base/loop.h"
+#include "disk/blk.h"
+
+/* The NBD server: fixed newstyle, several exports, several listeners, several connections. One loop. */
+struct nbd_server;
+
+enum nbd_limit {
+	NBD_MAX_EXPORTS = 64,
+	NBD_MAX_CONNS = 64,		/* of one listener; one more is closed at once */
+	NBD_MAX_FLIGHT = 64,		/* requests of one connection under way; then it is not read from */
+	NBD_MAX_PAYLOAD = 32 << 20,	/* bytes of a READ or WRITE; a larger WRITE ends the connection, a larger READ is refused */
+};
+
+struct nbd_export {
+	const char *name;	/* copied; "" is the default export */
+	const char *description;
+	struct blk *blk;
+	bool readonly;
+	unsigned int max_conns;	/* 0: no limit but NBD_MAX_CONNS */
+};
+
+struct nbd_listen {
+	const char *unix_path;	/* made with mode 0600, an old socket that nobody listens at is replaced; or NULL */
+	const char *host;	/* an address; anything but loopback is refused without TLS */
+	uint16_t port;		/* 0: the kernel's choice, see nbd_server_port() */
+	const char *tls_dir;	/* ca-cert.pem, server-cert.pem, server-key.pem; a client without a certificate of this CA is refused; or NULL */
+	const char *psk_file;	/* lines user:hexkey; or NULL */
+};
+
+struct nbd_stats {
+	uint64_t connections, refused;
+	uint64_t reads, writes, zeroes, trims, flushes, errors;
+	uint64_t bytes_read, bytes_written;
+	unsigned int open;
+};
+
+struct nbd_server *nbd_server_new(struct loop *l, struct err *e);
+int nbd_server_export(struct nbd_server *s, const struct nbd_export *x, struct err *e);
+/* nbd_server_unexport() - no new connections; those that are there are closed when their requests are answered */
+int nbd_server_unexport(struct nbd_server *s, const char *name);
+/* nbd_server_listen() - Return: an id for nbd_server_port(), or -errno with @e */
+int nbd_server_listen(struct nbd_server *s, const struct nbd_listen *where, struct err *e);
+uint16_t nbd_server_port(struct nbd_server *s, int id);
+void nbd_server_stats(struct nbd_server *s, struct nbd_stats *out);
+/* nbd_server_free() - in its loop, or when that has ended; requests under way must be answered first by their devices */
+void nbd_server_free(struct nbd_server *s);
+
+#endif
