@@ -388,6 +388,10 @@ static void do_step(struct node *n, enum ft_step step, uint64_t num)
 	case STEP_RESTART:
 		restart(n, num);
 		break;
+	case STEP_RESYNC:
+	case STEP_DISK:
+	case STEP_FLIP:
+		break;
 	case STEP_MAX:
 		break;
 	}

@@ -23,7 +23,7 @@ const char *beat_source_name(unsigned int s);
 #define BEAT_AGE_NONE	UINT32_MAX	/* there is no such loop */
 
 struct beat {
-	uint8_t session[BEAT_ID_LEN];	/* of the three connections */
+	uint8_t session[BEAT_ID_LEN];	/* of the connections */
 	uint8_t vm_id[BEAT_ID_LEN];
 	bool listener;			/* the sender is the one that has accepted the connections */
 	uint32_t generation;

@@ -6,7 +6,7 @@
  * long ago each of them, and QMP, last made progress: beats that go on while the work stands still prove nothing.
  * What it learns is posted into the control loop; it decides nothing itself.
  *
- * Datagrams go the same way as the three connections: the listener binds the address and port at which it accepted
+ * Datagrams go the same way as the connections: the listener binds the address and port at which it accepted
  * (UDP), the other side sends from whatever port, and is known by the session id that only these two have. A
  * datagram without it, or older than one already seen, changes nothing.
  *

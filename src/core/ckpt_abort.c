@@ -40,7 +40,7 @@ static void go_on(struct ft *ft, struct ft_ctx *c)
 {
 	struct ckpt_primary *p = &ft->p;
 
-	if (ft_waits(ft, STEP_SAVE) || ft_waits(ft, STEP_COPY))
+	if (ft_waits(ft, STEP_SAVE) || ft_waits(ft, STEP_COPY) || ft_waits(ft, STEP_DISK))
 		return;
 	if (!p->undoing) {
 		p->undoing = true;
@@ -105,6 +105,10 @@ void pri_abort_done(struct ft *ft, struct ft_ctx *c)
 		break;
 	default:
 		/* The other one of the two that were under way: its failure loses nothing that is not given up anyway. */
+		if (ev->step == STEP_DISK && ev->rc) {
+			ft_part(ft, c, FT_WHY_STEP_FAILED, STEP_DISK);
+			return;
+		}
 		if (ev->rc == -ETIMEDOUT) {
 			pri_hung(ft, c, FT_WHY_STEP_FAILED, ev->step);
 			return;

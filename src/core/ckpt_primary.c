@@ -5,11 +5,12 @@
  * Goal: the secondary gets a complete copy of the VM as it was at one point of its input, and the VM stands still for
  * as short as possible. The number n of a checkpoint is that of the epoch that it ends.
  *
+ *	RESYNC	the peer's disks are brought up to date while the VM runs, as long as it takes; then
  *	ROUND	first synchronisation: dirty pages are sent while the VM runs, until few enough are left
  *	IDLE	rounds of pre-copy for n (precopy.c); a wish (mismatch, delay, ...) begins checkpoint n
  *	GATE	NEV_CLOSE n; NA_CUT n: QEMU has read its input
  *	STOP	stop, and EPOCH_END n to the secondary at the same moment
- *	COLLECT	NEV_STOPPED n; NA_DRAINED n; then save and copy side by side
+ *	COLLECT	NEV_STOPPED n; the disks' barrier; NA_DRAINED n; then save and copy side by side
  *	CONT	cont, in line behind save where copy is done first; then NEV_OPEN n: epoch n + 1
  *	STAGE	the rest is sent; STAGED n: NEV_STAGED n, the output of epoch n leaves
  *	LOAD	LOADED n: NEV_LOADED n; protected
@@ -53,6 +54,13 @@ void pri_start(struct ft *ft, struct ft_ctx *c)
 	ft_set_state(ft, c, FT_ALONE, FT_WHY_NONE);
 }
 
+static void begin_memory(struct ft *ft, struct ft_ctx *c)
+{
+	ft->p.phase = PRI_ROUND;
+	ft_net(ft, c, NEV_ROLE, ft->epoch, NET_PRIMARY);
+	ft_do(ft, c, STEP_ROUND, ft->epoch, ft->cfg.staged_deadline);
+}
+
 void pri_sync(struct ft *ft, struct ft_ctx *c)
 {
 	if (ft->state != FT_ALONE || !ft->link || ft->p.phase != PRI_OFF || ft->leave != LEAVE_NO)
@@ -66,10 +74,14 @@ void pri_sync(struct ft *ft, struct ft_ctx *c)
 	pri_init(ft);
 	ft->p.first = true;
 	ft->p.dirty = UINT64_MAX;
-	ft->p.phase = PRI_ROUND;
-	ft_net(ft, c, NEV_ROLE, ft->epoch, NET_PRIMARY);
+	if (!ft->cfg.disks)
+		begin_memory(ft, c);
 	ft_set_state(ft, c, FT_SYNC, FT_WHY_NONE);
-	ft_do(ft, c, STEP_ROUND, ft->epoch, ft->cfg.staged_deadline);
+	if (ft->cfg.disks) {
+		/* Hours, perhaps: until then the network is as it is without a peer. */
+		ft->p.phase = PRI_RESYNC;
+		ft_do(ft, c, STEP_RESYNC, ft->epoch, ft->cfg.staged_deadline);
+	}
 }
 
 static bool urgent(enum ckpt_cause cause)
@@ -80,6 +92,7 @@ static bool urgent(enum ckpt_cause cause)
 	case CAUSE_OTHER:
 	case CAUSE_HELD:
 	case CAUSE_RESET:
+	case CAUSE_DISK:
 	case CAUSE_COMMAND:
 	case CAUSE_PERIODIC:
 		return true;
@@ -137,6 +150,7 @@ void pri_begin(struct ft *ft, struct ft_ctx *c, enum ckpt_cause cause)
 	p->n = ft->epoch;
 	p->cause = cause;
 	p->wish = CAUSE_NONE;
+	p->disked = !ft->cfg.disks;
 	p->drained = p->saved = p->copied = p->conted = p->staged = p->undoing = false;
 	p->cur = (struct ckpt_times){ .n = p->n, .cause = cause, .begun = c->now };
 	p->phase = PRI_GATE;
@@ -240,6 +254,7 @@ void pri_unwind(struct ft *ft, struct ft_ctx *c)
 		break;
 	}
 	/* These are the network's; whoever carries them out ends them when the link goes. */
+	ft_no_limit(ft, STEP_RESYNC);
 	ft_no_limit(ft, STEP_ROUND);
 	ft_no_limit(ft, STEP_PRECOPY);
 	ft_no_limit(ft, STEP_SEND);
@@ -263,7 +278,7 @@ static void failed(struct ft *ft, struct ft_ctx *c)
 	if (pri_abort(ft, c))
 		return;
 	if (c->ev->rc == -ETIMEDOUT && c->ev->step != STEP_ROUND && c->ev->step != STEP_PRECOPY &&
-	    c->ev->step != STEP_SEND)
+	    c->ev->step != STEP_SEND && c->ev->step != STEP_RESYNC && c->ev->step != STEP_DISK)
 		pri_hung(ft, c, FT_WHY_STEP_FAILED, c->ev->step);
 	else
 		ft_part(ft, c, FT_WHY_STEP_FAILED, c->ev->step);
@@ -308,6 +323,9 @@ static void collect(struct ft *ft, struct ft_ctx *c)
 	p->phase = PRI_COLLECT;
 	p->deadline = ft_after(c->now, ft->cfg.gate_deadline);
 	ft_net(ft, c, NEV_STOPPED, p->n, 0);
+	/* The VM stands, and QEMU has taken the answer of each request: what comes next is of the next epoch. */
+	if (ft->cfg.disks && !ft_fault(ft, FT_FAULT_DISK_LATE))
+		ft_do(ft, c, STEP_DISK, p->n, ft->cfg.stop_deadline);
 }
 
 static void collected(struct ft *ft, struct ft_ctx *c)
@@ -317,7 +335,7 @@ static void collected(struct ft *ft, struct ft_ctx *c)
 	if (p->drained)
 		p->deadline = NS_NEVER;
 	/* QEMU does one command after the other: cont may stand in line behind save, and need not wait for its answer. */
-	if (!p->drained || !p->copied || !(p->saved || ft_waits(ft, STEP_SAVE)))
+	if (!p->drained || !p->copied || !(p->disked || ft_fault(ft, FT_FAULT_DISK_LATE)) || !(p->saved || ft_waits(ft, STEP_SAVE)))
 		return;
 	p->phase = PRI_CONT;
 	p->cont_sent = c->now;
@@ -347,6 +365,8 @@ static void send_rest(struct ft *ft, struct ft_ctx *c)
 		ft_lease(ft, c, ft_after(ft->beat_sent ? ft->beat_sent : c->now, ft->cfg.lease));
 	}
 	ft_do(ft, c, STEP_SEND, p->n, NS_NEVER);
+	if (ft->cfg.disks && ft_fault(ft, FT_FAULT_DISK_LATE))
+		ft_do(ft, c, STEP_DISK, p->n, ft->cfg.stop_deadline);
 	p->phase = PRI_STAGE;
 	p->deadline = ft_after(c->now, ft->cfg.staged_deadline);
 	if (p->staged)
@@ -479,6 +499,11 @@ void pri_done(struct ft *ft, struct ft_ctx *c)
 		} else if (p->phase == PRI_UNWIND && (ev->step == STEP_STOP || ev->step == STEP_SAVE ||
 						      ev->step == STEP_COPY || ev->step == STEP_CONT)) {
 			unwind_done(ft, c);
+		} else if (p->phase == PRI_RESYNC && ev->step == STEP_RESYNC) {
+			if (ev->rc)
+				failed(ft, c);
+			else
+				begin_memory(ft, c);
 		} else if (p->phase == PRI_ROUND && ev->step == STEP_ROUND) {
 			round_done(ft, c);
 		} else if (p->phase == PRI_CONT && ev->step == STEP_CONT) {
@@ -501,6 +526,9 @@ void pri_done(struct ft *ft, struct ft_ctx *c)
 				p->cont_sent = c->now;
 				ft->busy[STEP_CONT].deadline = ft_after(c->now, ft->cfg.stop_deadline);
 			}
+		} else if (p->phase == PRI_COLLECT && ev->step == STEP_DISK) {
+			p->disked = true;
+			collected(ft, c);
 		} else if (p->phase == PRI_COLLECT && ev->step == STEP_COPY) {
 			p->copied = true;
 			p->cur.copy = c->now - p->stop_done;
@@ -523,7 +551,9 @@ void pri_progress(struct ft *ft, struct ft_ctx *c)
 
 	if (ft->parting)
 		return;
-	if (p->phase == PRI_ROUND)
+	if (p->phase == PRI_RESYNC)
+		ft->busy[STEP_RESYNC].deadline = ft_after(c->now, ft->cfg.staged_deadline);
+	else if (p->phase == PRI_ROUND)
 		ft->busy[STEP_ROUND].deadline = ft_after(c->now, ft->cfg.staged_deadline);
 	else if (p->phase == PRI_IDLE && ft_waits(ft, STEP_PRECOPY))
 		ft->busy[STEP_PRECOPY].deadline = ft_after(c->now, ft->cfg.staged_deadline);
@@ -544,7 +574,7 @@ static void overdue(struct ft *ft, struct ft_ctx *c, enum ft_step step)
 	else if (ft->p.phase == PRI_UNWIND)
 		unwind_on(ft, c);	/* a cont that comes to nothing is asked again, see ft.c */
 	else if (step == STEP_ROUND || step == STEP_PRECOPY || step == STEP_SEND ||
-		 step == STEP_AGAIN)
+		 step == STEP_AGAIN || step == STEP_RESYNC || step == STEP_DISK)
 		ft_part(ft, c, FT_WHY_STEP_FAILED, step);
 	else
 		pri_hung(ft, c, FT_WHY_STEP_FAILED, step);

@@ -13,6 +13,7 @@ struct ft_ctx;
 enum pri_phase {
 	PRI_OFF,	/* no peer: the VM runs, or was never started */
 	PRI_START,	/* the first cont */
+	PRI_RESYNC,	/* the peer's disks are brought up to date */
 	PRI_ROUND,	/* pre-copy */
 	PRI_IDLE,	/* protected; nothing under way but a round of pre-copy */
 	PRI_GATE,	/* NEV_CLOSE given, NA_CUT awaited */
@@ -34,6 +35,7 @@ struct ckpt_primary {
 	bool first;		/* this peer has completed none yet */
 	bool closed;		/* NEV_CLOSE was given, NEV_OPEN not */
 	bool drained, saved, copied, conted, staged;
+	bool disked;		/* the disks' barrier is placed */
 	bool again;		/* the one before was given up: this one must not be */
 	bool undoing;		/* ABORT: the pages are being taken back, or have been */
 	uint32_t rounds;

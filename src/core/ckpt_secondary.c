@@ -11,7 +11,7 @@
  *	STOP	stop the SVM
  *	COLLECT	NEV_STOPPED n; NA_DRAINED n, the barrier of n of the frames, the marker of n of the bulk connection, and the
  *		reservation that the marker begins. The channels are independent: each may also come before EPOCH_END n
- *	APPLY	STAGED n was said: drop the private pages, write n's
+ *	APPLY	STAGED n was said: drop the private pages, write n's; the disks flip to n beside it
  *	LOAD	device state
  *	MEND	what the load has touched; the staging area is forgotten
  *	CONT	NEV_LOADED n, cont; then NEV_OPEN n, LOADED n: IDLE in epoch n + 1
@@ -85,13 +85,28 @@ static void reserve(struct ft *ft, struct ft_ctx *c)
 static void apply(struct ft *ft, struct ft_ctx *c)
 {
 	ft->s.phase = SEC_APPLY;
+	ft->s.applied = false;
 	ft_do(ft, c, STEP_APPLY, ft->s.n, first_longer(ft, ft->cfg.copy_deadline));
+}
+
+static void flip(struct ft *ft, struct ft_ctx *c)
+{
+	ft->s.flipped = !ft->cfg.disks || ft_fault(ft, FT_FAULT_NO_FLIP);
+	if (!ft->s.flipped)
+		ft_do(ft, c, STEP_FLIP, ft->s.n, first_longer(ft, ft->cfg.copy_deadline));
 }
 
 static void load(struct ft *ft, struct ft_ctx *c)
 {
 	ft->s.phase = SEC_LOAD;
 	ft_do(ft, c, STEP_LOAD, ft->s.n, ft->cfg.load_deadline);
+}
+
+/* APPLY: devices are loaded when memory and disks are what they were saved beside. */
+static void applied(struct ft *ft, struct ft_ctx *c)
+{
+	if (ft->s.phase == SEC_APPLY && ft->s.applied && ft->s.flipped)
+		load(ft, c);
 }
 
 static void restart(struct ft *ft, struct ft_ctx *c, enum ft_reason why, enum ft_step step)
@@ -111,7 +126,8 @@ static void restart(struct ft *ft, struct ft_ctx *c, enum ft_reason why, enum ft
 static void stage(struct ft *ft, struct ft_ctx *c)
 {
 	struct ckpt_secondary *s = &ft->s;
-	bool all = s->drained && s->frames_n == s->n && s->bulk_n == s->n && s->reserved_n == s->n;
+	bool all = s->drained && s->frames_n == s->n && s->bulk_n == s->n && s->reserved_n == s->n &&
+		   (!ft->cfg.disks || s->disk_n == s->n);
 
 	if (s->phase != SEC_COLLECT || s->aborted)
 		return;
@@ -125,12 +141,14 @@ static void stage(struct ft *ft, struct ft_ctx *c)
 	s->first = ft->state == FT_JOINING;
 	if (ft->state == FT_JOINING)
 		ft_set_state(ft, c, FT_STANDBY, FT_WHY_NONE);
-	if (s->early && !ft->busy[STEP_APPLY].on)
-		load(ft, c);
-	else if (s->early)
+	flip(ft, c);
+	if (s->early) {
 		s->phase = SEC_APPLY;
-	else
+		s->applied = !ft->busy[STEP_APPLY].on;
+		applied(ft, c);
+	} else {
 		apply(ft, c);
+	}
 }
 
 static void collect(struct ft *ft, struct ft_ctx *c)
@@ -271,6 +289,22 @@ void sec_bulk(struct ft *ft, struct ft_ctx *c)
 	}
 }
 
+void sec_disk(struct ft *ft, struct ft_ctx *c)
+{
+	struct ckpt_secondary *s = &ft->s;
+
+	if (c->ev->type == FE_DISK_FAILED) {
+		fail(ft, c, FT_WHY_DISK, STEP_MAX);
+	} else if (s->phase != SEC_OFF && s->phase <= SEC_COLLECT) {
+		if (c->ev->rc) {
+			fail(ft, c, FT_WHY_DISK, STEP_RESERVE);
+			return;
+		}
+		s->disk_n = c->ev->n;
+		stage(ft, c);
+	}
+}
+
 void sec_forget(struct ft *ft, struct ft_ctx *c)
 {
 	uint64_t n = ft->s.forget;
@@ -387,7 +421,17 @@ void sec_done(struct ft *ft, struct ft_ctx *c)
 		if (s->phase == SEC_APPLY && ev->rc)
 			restart(ft, c, FT_WHY_STEP_FAILED, STEP_APPLY);
 		else if (s->phase == SEC_APPLY)
-			load(ft, c);
+			s->applied = true;
+		applied(ft, c);
+		break;
+	case STEP_FLIP:
+		/* It was reserved: nothing of this node can be relied on. */
+		if (ev->rc) {
+			fail(ft, c, FT_WHY_DISK, STEP_FLIP);
+			break;
+		}
+		s->flipped = true;
+		applied(ft, c);
 		break;
 	case STEP_LOAD:
 		if (s->phase == SEC_LOAD && ev->rc) {

@@ -31,7 +31,9 @@ struct ckpt_secondary {
 	uint64_t frames_n;	/* last barrier of the frame connection */
 	uint64_t bulk_n;	/* last marker of the bulk connection */
 	uint64_t reserved_n;	/* last one that was reserved */
+	uint64_t disk_n;	/* last one that the disks have whole */
 	bool drained;
+	bool applied, flipped;	/* APPLY: n's pages are in the image; the disks are n's */
 	bool said;		/* CTL_STAGED n was sent */
 	bool first;		/* n is the first one ever */
 	bool early;		/* planted fault: n was applied before STAGED */
@@ -51,6 +53,7 @@ void sec_epoch_end(struct ft *ft, struct ft_ctx *c, uint64_t n);
 void sec_abort(struct ft *ft, struct ft_ctx *c, uint64_t n);
 void sec_net(struct ft *ft, struct ft_ctx *c);
 void sec_bulk(struct ft *ft, struct ft_ctx *c);
+void sec_disk(struct ft *ft, struct ft_ctx *c);
 void sec_done(struct ft *ft, struct ft_ctx *c);
 void sec_progress(struct ft *ft, struct ft_ctx *c);
 void sec_tick(struct ft *ft, struct ft_ctx *c);

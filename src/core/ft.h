@@ -45,6 +45,7 @@ enum ft_reason {
 	FT_WHY_COMMAND,
 	FT_WHY_GUEST_OFF,	/* the guest powered off */
 	FT_WHY_QUIT,		/* somebody ended lockstep */
+	FT_WHY_DISK,		/* a disk of this node failed */
 	FT_WHY_MAX
 };
 const char *ft_reason_name(enum ft_reason r);
@@ -71,6 +72,9 @@ enum ft_step {
 	STEP_SHARE,	/* promoted, VM stopped: make a piece of its memory shared; value: pages left. When none were left, VM
 			 * running: follow what it writes. Always answered; -ETIMEDOUT: perhaps done, perhaps not */
 	STEP_FORGET,	/* secondary: drop the staging area of n (it never became STAGED) */
+	STEP_RESYNC,	/* primary, VM runs: bring the peer's disks up to date; FE_PROGRESS as long as it moves */
+	STEP_DISK,	/* primary, VM stopped: epoch n ends here for all disks; the barrier follows in their connection */
+	STEP_FLIP,	/* secondary, SVM stopped: epoch n is what the disks are, what the SVM wrote is gone; may come again */
 	STEP_MAX
 };
 const char *ft_step_name(enum ft_step s);
@@ -91,6 +95,7 @@ struct ft_cfg {
 	uint32_t max_rounds;		/* pre-copy rounds in the first synchronisation */
 	uint32_t round_goal;		/* dirty pages below which the first checkpoint is made */
 	struct precopy_cfg precopy;	/* rounds between checkpoints */
+	bool disks;			/* the VM has disks that are replicated */
 	uint32_t faults;		/* planted faults (enum ft_fault), only in a build with LOCKSTEP_FAULTS */
 };
 void ft_cfg_default(struct ft_cfg *cfg, enum ft_role role);
@@ -109,6 +114,8 @@ enum ft_fault {
 	FT_FAULT_ABORT_DROP_PAGES = 1 << 3, /* its pages are not sent with the next one */
 	FT_FAULT_ABORT_RELEASE = 1 << 4, /* what it holds leaves at once */
 	FT_FAULT_ABORT_RUN = 1 << 5,	/* the SVM runs on */
+	FT_FAULT_NO_FLIP = 1 << 6,	/* the SVM of n goes on with the disks that the one before had */
+	FT_FAULT_DISK_LATE = 1 << 7,	/* the disks' barrier is placed when the VM runs again */
 };
 
 /* Messages of the control connection. */
@@ -157,6 +164,8 @@ enum ft_ev_type {
 	FE_PROGRESS,	/* something of the checkpoint under way has moved (bytes sent or received) */
 	FE_WANT,	/* cause: a checkpoint is needed (memory, command) */
 	FE_FULL,	/* secondary: the SVM has so many pages of its own that it may write no more before the next checkpoint */
+	FE_DISK_BARRIER, /* secondary: all disks have epoch n whole, and the room to apply it; rc: they have not, for good */
+	FE_DISK_FAILED,	/* a disk of this node has failed: secondary: it can stand by no more; primary: protection must end */
 	FE_DONE,	/* step, n, rc (0 or -errno), value; -ECONNRESET of a QMP step means that QEMU is dead */
 	FE_FAILOVER,	/* command: secondary: take over; primary: hand over */
 	FE_QUIT,	/* SIGTERM, or the user's command */

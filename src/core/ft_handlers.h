@@ -27,6 +27,7 @@ void ft_pair_qemu_hung(struct ft *ft, struct ft_ctx *c);
 void ft_pair_guest_off(struct ft *ft, struct ft_ctx *c);
 void ft_pair_ctl(struct ft *ft, struct ft_ctx *c);
 void ft_pair_want(struct ft *ft, struct ft_ctx *c);
+void ft_pair_disk_failed(struct ft *ft, struct ft_ctx *c);
 void ft_sync_quit(struct ft *ft, struct ft_ctx *c);
 void ft_protected_failover(struct ft *ft, struct ft_ctx *c);
 void ft_protected_quit(struct ft *ft, struct ft_ctx *c);

@@ -198,6 +198,11 @@ void ft_pair_ctl(struct ft *ft, struct ft_ctx *c)
 		pri_want(ft, c, (enum ckpt_cause)m->value);
 }
 
+void ft_pair_disk_failed(struct ft *ft, struct ft_ctx *c)
+{
+	ft_part(ft, c, FT_WHY_DISK, STEP_MAX);
+}
+
 void ft_pair_want(struct ft *ft, struct ft_ctx *c)
 {
 	/* Before the stop is answered, the checkpoint under way is still the one that is wanted. */

@@ -36,7 +36,7 @@ const char *ft_reason_name(enum ft_reason r)
 		[FT_WHY_PEER_ALONE] = "primary goes on alone", [FT_WHY_PEER_TOOK_OVER] = "secondary took over",
 		[FT_WHY_QEMU_DIED] = "qemu died", [FT_WHY_QEMU_HUNG] = "qemu hung",
 		[FT_WHY_STEP_FAILED] = "step failed", [FT_WHY_COMMAND] = "command",
-		[FT_WHY_GUEST_OFF] = "guest powered off", [FT_WHY_QUIT] = "quit",
+		[FT_WHY_GUEST_OFF] = "guest powered off", [FT_WHY_QUIT] = "quit", [FT_WHY_DISK] = "disk failed",
 	};
 
 	return NAME(names, r);
@@ -48,7 +48,8 @@ const char *ft_step_name(enum ft_step s)
 		[STEP_STOP] = "stop", [STEP_CONT] = "cont", [STEP_SAVE] = "save", [STEP_ROUND] = "round",
 		[STEP_PRECOPY] = "precopy", [STEP_COPY] = "copy", [STEP_SEND] = "send", [STEP_RESERVE] = "reserve", [STEP_APPLY] = "apply",
 		[STEP_LOAD] = "load", [STEP_MEND] = "mend", [STEP_RESTART] = "restart", [STEP_FORGET] = "forget",
-		[STEP_SHARE] = "share", [STEP_AGAIN] = "again",
+		[STEP_SHARE] = "share", [STEP_AGAIN] = "again", [STEP_RESYNC] = "resync", [STEP_DISK] = "disk",
+		[STEP_FLIP] = "flip",
 	};
 
 	return NAME(names, s);
@@ -74,7 +75,8 @@ const char *ft_ev_name(enum ft_ev_type t)
 		[FE_BEAT] = "beat", [FE_QEMU_DIED] = "qemu-died", [FE_QEMU_HUNG] = "qemu-hung",
 		[FE_GUEST_OFF] = "guest-off", [FE_GUEST_RESET] = "guest-reset", [FE_GUEST_PANIC] = "guest-panic",
 		[FE_CTL] = "ctl", [FE_NET] = "net", [FE_BULK_BARRIER] = "bulk-barrier", [FE_PROGRESS] = "progress",
-		[FE_WANT] = "want", [FE_FULL] = "full", [FE_DONE] = "done", [FE_FAILOVER] = "failover", [FE_QUIT] = "quit",
+		[FE_WANT] = "want", [FE_FULL] = "full", [FE_DISK_BARRIER] = "disk-barrier", [FE_DISK_FAILED] = "disk-failed",
+		[FE_DONE] = "done", [FE_FAILOVER] = "failover", [FE_QUIT] = "quit",
 		[FE_SET_DELAY] = "set-delay", [FE_TICK] = "tick",
 	};
 
@@ -98,7 +100,7 @@ const char *ckpt_cause_name(enum ckpt_cause c)
 		[CAUSE_NONE] = "none", [CAUSE_FIRST] = "first", [CAUSE_MISMATCH] = "mismatch",
 		[CAUSE_TIMEOUT] = "timeout", [CAUSE_OTHER] = "other", [CAUSE_DELAY] = "delay", [CAUSE_HELD] = "held",
 		[CAUSE_INLOG] = "inlog", [CAUSE_FLOWS] = "flows", [CAUSE_PRIVATE] = "private",
-		[CAUSE_STAGED] = "staged", [CAUSE_RESET] = "reset", [CAUSE_COMMAND] = "command", [CAUSE_PERIODIC] = "periodic",
+		[CAUSE_STAGED] = "staged", [CAUSE_DISK] = "disk", [CAUSE_RESET] = "reset", [CAUSE_COMMAND] = "command", [CAUSE_PERIODIC] = "periodic",
 	};
 
 	return NAME(names, c);
@@ -107,7 +109,7 @@ const char *ckpt_cause_name(enum ckpt_cause c)
 const char *pri_phase_name(enum pri_phase p)
 {
 	static const char *const names[PRI_PHASE_MAX] = {
-		[PRI_OFF] = "idle", [PRI_START] = "start", [PRI_ROUND] = "precopy", [PRI_IDLE] = "idle",
+		[PRI_OFF] = "idle", [PRI_START] = "start", [PRI_RESYNC] = "resync", [PRI_ROUND] = "precopy", [PRI_IDLE] = "idle",
 		[PRI_GATE] = "gate", [PRI_STOP] = "stop", [PRI_COLLECT] = "collect", [PRI_CONT] = "cont",
 		[PRI_STAGE] = "staged", [PRI_LOAD] = "loaded", [PRI_ABORT] = "abort", [PRI_UNWIND] = "unwind",
 	};

@@ -41,6 +41,7 @@ enum ckpt_cause {
 	CAUSE_STAGED,		/* too many pages of a checkpoint to come wait at the secondary */
 	CAUSE_RESET,		/* the guest was reset */
 	CAUSE_COMMAND,		/* somebody asked */
+	CAUSE_DISK,		/* too much written to the disks */
 	CAUSE_PERIODIC,		/* hybrid mode: the copies keep differing, so output rides on periodic checkpoints */
 	CAUSE_MAX
 };

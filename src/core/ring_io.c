@@ -20,7 +20,7 @@
 #include "base/cursor.h"
 #include "base/siphash.h"
 
-enum { RING_VERSION = 4, RING_SUM = 8 };
+enum { RING_VERSION = 5, RING_SUM = 8 };
 
 struct io {
 	struct cursor r;
@@ -113,6 +113,7 @@ static void io_cfg(struct io *io, struct ft_cfg *c)
 	io_u64(io, &c->precopy.max);
 	io_u32(io, &c->precopy.share);
 	io_bool(io, &c->precopy.off);
+	io_bool(io, &c->disks);
 	io_u32(io, &c->faults);
 }
 
@@ -125,6 +126,7 @@ static void io_primary(struct io *io, struct ckpt_primary *p)
 	io_bool(io, &p->first);
 	io_bool(io, &p->closed);
 	io_bool(io, &p->drained);
+	io_bool(io, &p->disked);
 	io_bool(io, &p->saved);
 	io_bool(io, &p->copied);
 	io_bool(io, &p->conted);
@@ -161,7 +163,10 @@ static void io_secondary(struct io *io, struct ckpt_secondary *s)
 	io_u64(io, &s->frames_n);
 	io_u64(io, &s->bulk_n);
 	io_u64(io, &s->reserved_n);
+	io_u64(io, &s->disk_n);
 	io_bool(io, &s->drained);
+	io_bool(io, &s->applied);
+	io_bool(io, &s->flipped);
 	io_bool(io, &s->said);
 	io_bool(io, &s->first);
 	io_bool(io, &s->early);

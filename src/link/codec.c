@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * Wire format of the three connections: encode and decode. Pure; any thread.
+ * Wire format of the four connections: encode and decode. Pure; any thread.
  *
  * Each decoder reads the whole payload through a cursor and asks once at the end: too short, too long, a reserved
  * byte that is not zero, a number out of its range are all -EPROTO. Nothing is skipped for the sake of later
@@ -14,7 +14,7 @@
 #include "base/cursor.h"
 #include "base/siphash.h"
 
-static const char *const channel_names[] = { "control", "frames", "bulk" };
+static const char *const channel_names[] = { "control", "frames", "bulk", "disk" };
 
 /* Largest payload of a type; the handshake's and credit are for every channel. */
 static const struct {
@@ -32,6 +32,11 @@ static const struct {
 	{ WIRE_PAGES, WIRE_BULK, WIRE_MAX_BULK_PAYLOAD, "PAGES" },
 	{ WIRE_DEVSTATE, WIRE_BULK, WIRE_DEVSTATE_LEN + WIRE_MAX_DEVPIECE, "DEVSTATE" },
 	{ WIRE_MARKER, WIRE_BULK, WIRE_MARKER_LEN, "MARKER" },
+	{ WIRE_DISK_WRITE, WIRE_DISK, WIRE_MAX_DISK_PAYLOAD, "DISK_WRITE" },
+	{ WIRE_DISK_ZERO, WIRE_DISK, WIRE_DISK_ZERO_LEN, "DISK_ZERO" },
+	{ WIRE_DISK_MARKER, WIRE_DISK, WIRE_DISK_MARKER_LEN, "DISK_MARKER" },
+	{ WIRE_DISK_COMMITTED, WIRE_DISK, 0, "DISK_COMMITTED" },
+	{ WIRE_DISK_SYNC, WIRE_DISK, WIRE_DISK_SYNC_LEN + WIRE_MAX_DISK_SYNC, "DISK_SYNC" },
 };
 static_assert(WIRE_DEVSTATE_LEN + WIRE_MAX_DEVPIECE <= WIRE_MAX_BULK_PAYLOAD, "bulk limit");
 static_assert(WIRE_CTL_LEN <= WIRE_MAX_CONTROL_PAYLOAD && WIRE_CREDIT_LEN <= WIRE_MAX_CONTROL_PAYLOAD, "control limit");
@@ -483,4 +488,99 @@ int codec_marker_get(const struct wire_head *h, const uint8_t *p, size_t len, st
 	m->devstate = cursor_u64(&c);
 	m->hash = cursor_u64(&c);
 	return codec_end(&c, "marker", e);
+}
+
+int codec_disk_write_put(uint8_t *out, size_t cap, const struct disk_write_msg *m)
+{
+	struct wcursor w = wcursor_of(out, cap);
+
+	if (!m->len || m->len > WIRE_MAX_DISK_DATA || m->off + m->len < m->off)
+		return -EINVAL;
+	wcursor_u64(&w, m->off);
+	return codec_done(&w);
+}
+
+int codec_disk_write_get(const uint8_t *p, size_t len, struct disk_write_msg *m, struct err *e)
+{
+	struct cursor c = cursor_of(p, len);
+
+	m->off = cursor_u64(&c);
+	if (c.bad || !c.left || c.left > WIRE_MAX_DISK_DATA || m->off + c.left < m->off)
+		return err_set(e, -EPROTO, "a DISK_WRITE message of %zu bytes cannot be", len);
+	m->len = (uint32_t)c.left;
+	m->data = cursor_get(&c, c.left);
+	return 0;
+}
+
+int codec_disk_zero_put(uint8_t *out, size_t cap, const struct disk_zero_msg *m)
+{
+	struct wcursor w = wcursor_of(out, cap);
+
+	if (!m->len || m->off + m->len < m->off)
+		return -EINVAL;
+	wcursor_u64(&w, m->off);
+	wcursor_u64(&w, m->len);
+	wcursor_u32(&w, (m->trim ? WIRE_DISK_TRIM : 0) | (m->no_hole ? WIRE_DISK_NO_HOLE : 0));
+	return codec_done(&w);
+}
+
+int codec_disk_zero_get(const uint8_t *p, size_t len, struct disk_zero_msg *m, struct err *e)
+{
+	struct cursor c = cursor_of(p, len);
+	uint32_t flags;
+
+	m->off = cursor_u64(&c);
+	m->len = cursor_u64(&c);
+	flags = cursor_u32(&c);
+	if (codec_end(&c, "DISK_ZERO", e))
+		return -EPROTO;
+	if (!m->len || m->off + m->len < m->off || flags > (WIRE_DISK_TRIM | WIRE_DISK_NO_HOLE))
+		return err_set(e, -EPROTO, "a DISK_ZERO message has offset %llu, length %llu, flags %u",
+			       (unsigned long long)m->off, (unsigned long long)m->len, flags);
+	m->trim = flags & WIRE_DISK_TRIM;
+	m->no_hole = flags & WIRE_DISK_NO_HOLE;
+	return 0;
+}
+
+int codec_disk_marker_put(uint8_t *out, size_t cap, const struct disk_marker_msg *m)
+{
+	struct wcursor w = wcursor_of(out, cap);
+
+	wcursor_u64(&w, m->msgs);
+	wcursor_u64(&w, m->bytes);
+	return codec_done(&w);
+}
+
+int codec_disk_marker_get(const uint8_t *p, size_t len, struct disk_marker_msg *m, struct err *e)
+{
+	struct cursor c = cursor_of(p, len);
+
+	m->msgs = cursor_u64(&c);
+	m->bytes = cursor_u64(&c);
+	return codec_end(&c, "DISK_MARKER", e);
+}
+
+int codec_disk_sync_put(uint8_t *out, size_t cap, const struct disk_sync_msg *m)
+{
+	struct wcursor w = wcursor_of(out, cap);
+
+	if (m->len > WIRE_MAX_DISK_SYNC)
+		return -EINVAL;
+	wcursor_u8(&w, m->type);
+	wcursor_be(&w, 0, 3);
+	return codec_done(&w);
+}
+
+int codec_disk_sync_get(const uint8_t *p, size_t len, struct disk_sync_msg *m, struct err *e)
+{
+	struct cursor c = cursor_of(p, len);
+	uint32_t zero;
+
+	m->type = cursor_u8(&c);
+	zero = (uint32_t)cursor_be(&c, 3);
+	if (c.bad || zero || c.left > WIRE_MAX_DISK_SYNC)
+		return err_set(e, -EPROTO, "a DISK_SYNC message of %zu bytes cannot be", len);
+	m->len = (uint32_t)c.left;
+	m->data = cursor_get(&c, c.left);
+	return 0;
 }

@@ -64,6 +64,30 @@ struct marker_msg {
 	uint64_t hash;			/* of guest memory at the stop, 0: not made (tests) */
 };
 
+/* What was written to a disk (the header's unit). */
+struct disk_write_msg {
+	uint64_t off;
+	const uint8_t *data;		/* inside the payload */
+	uint32_t len;			/* at least 1 */
+};
+
+struct disk_zero_msg {
+	uint64_t off, len;		/* len at least 1, off + len does not overflow */
+	bool trim, no_hole;
+};
+
+/* The barrier in the disk connection, with what was sent since the one before. */
+struct disk_marker_msg {
+	uint64_t msgs, bytes;
+};
+
+/* A message of a resync. */
+struct disk_sync_msg {
+	uint8_t type;
+	const uint8_t *data;		/* inside the payload */
+	uint32_t len;
+};
+
 /* wire_name_ok() - whether @name can be a VM's: 1 to 63 of letters, digits, '.', '_', '-', the first no '-' or '.' */
 bool wire_name_ok(const char *name);
 
@@ -120,6 +144,20 @@ int codec_pages_get(const struct wire_head *h, const uint8_t *p, size_t len, str
 
 int codec_devstate_put(uint8_t *out, size_t cap, const struct devstate_msg *m);
 int codec_devstate_get(const struct wire_head *h, const uint8_t *p, size_t len, struct devstate_msg *m, struct err *e);
+
+/* The data is to follow what is in @out. */
+int codec_disk_write_put(uint8_t *out, size_t cap, const struct disk_write_msg *m);
+int codec_disk_write_get(const uint8_t *p, size_t len, struct disk_write_msg *m, struct err *e);
+
+int codec_disk_zero_put(uint8_t *out, size_t cap, const struct disk_zero_msg *m);
+int codec_disk_zero_get(const uint8_t *p, size_t len, struct disk_zero_msg *m, struct err *e);
+
+int codec_disk_marker_put(uint8_t *out, size_t cap, const struct disk_marker_msg *m);
+int codec_disk_marker_get(const uint8_t *p, size_t len, struct disk_marker_msg *m, struct err *e);
+
+/* The data is to follow what is in @out. */
+int codec_disk_sync_put(uint8_t *out, size_t cap, const struct disk_sync_msg *m);
+int codec_disk_sync_get(const uint8_t *p, size_t len, struct disk_sync_msg *m, struct err *e);
 
 int codec_marker_put(uint8_t *out, size_t cap, const struct marker_msg *m);
 int codec_marker_get(const struct wire_head *h, const uint8_t *p, size_t len, struct marker_msg *m, struct err *e);

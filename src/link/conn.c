@@ -21,7 +21,7 @@
  * spoken. A failed write is not yet the end: what the peer had sent before it died (it may be PROMOTE) still lies in
  * our receive buffer, so reading goes on until it is empty. closed() is called exactly once, from the loop.
  *
- * Not done: no checksum of our own (TCP's, and TLS's later), no compression, no multiplexing; three connections.
+ * Not done: no checksum of our own (TCP's, and TLS's later), no compression, no multiplexing; four connections.
  */
 #include "link/conn.h"
 
@@ -50,6 +50,7 @@ static const struct {
 	[WIRE_CONTROL] = { WIRE_MAX_CONTROL_PAYLOAD, 64 << 10, 256 << 10, 64 << 10, 1 << 20, 1024 },
 	[WIRE_FRAMES] = { WIRE_MAX_FRAMES_PAYLOAD, 4 << 20, 12 << 20, 512 << 10, 16 << 20, 16384 },
 	[WIRE_BULK] = { WIRE_MAX_BULK_PAYLOAD, 4 << 20, 12 << 20, 4 << 20, 64 << 20, 65536 },
+	[WIRE_DISK] = { WIRE_MAX_DISK_PAYLOAD, 4 << 20, 12 << 20, 4 << 20, 32 << 20, 65536 },
 };
 
 struct conn {

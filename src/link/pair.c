@@ -171,7 +171,7 @@ bool pair_say_hello(struct pair *p, struct greet *g, uint8_t type, enum wire_cha
 	return done;
 }
 
-/* All three connections are there: they leave the pair. */
+/* All four connections are there: they leave the pair. */
 void pair_complete(struct pair *p)
 {
 	struct pair_link link;

@@ -13,7 +13,7 @@
 #include "link/stream.h"
 
 /*
- * Finding the peer: listening or connecting, the handshake, three connections. Control loop only. See pair.c.
+ * Finding the peer: listening or connecting, the handshake, four connections. Control loop only. See pair.c.
  */
 struct pair;
 
@@ -29,7 +29,7 @@ enum pair_limit {
 /* A peer that may be paired. The streams are the callback's from now on; the rest is borrowed during the call. */
 struct pair_link {
 	struct stream *s[WIRE_CHANNELS];
-	uint8_t session[LINK_ID_LEN];	/* of these three connections; random */
+	uint8_t session[LINK_ID_LEN];	/* of these four connections; random */
 	uint8_t vm_id[LINK_ID_LEN];
 	struct hello peer;		/* generation, role, shape of the other node */
 	struct link_addr local, remote;	/* of the control connection; the heartbeat goes the same way */

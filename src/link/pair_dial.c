@@ -93,7 +93,7 @@ void pair_welcome(struct pair *p, struct greet *g, const struct wire_head *h, co
 				pair_keep_hello(p, &m, &e);
 			memcpy(p->link.session, m.session, LINK_ID_LEN);
 		} else if (memcmp(m.session, p->link.session, LINK_ID_LEN)) {
-			err_set(&e, -EPROTO, "the peer's three connections are of different sessions");
+			err_set(&e, -EPROTO, "the peer's four connections are of different sessions");
 		}
 	}
 	if (e.code) {

@@ -55,7 +55,7 @@ bool pair_say_hello(struct pair *p, struct greet *g, uint8_t type, enum wire_cha
 int pair_check_hello(struct pair *p, const struct wire_head *h, const struct hello *m, struct err *e);
 /* pair_keep_hello() - keep what the peer said of itself; its shape is borrowed from the message */
 int pair_keep_hello(struct pair *p, const struct hello *m, struct err *e);
-/* pair_complete() - if all three connections are there they leave the pair */
+/* pair_complete() - if all four connections are there they leave the pair */
 void pair_complete(struct pair *p);
 
 /* pair_door.c */

@@ -11,10 +11,10 @@
  * Integers are big-endian. The structs only fix sizes and offsets, codec.c reads and writes through cursors.
  */
 
-#define WIRE_VERSION	3
+#define WIRE_VERSION	4
 #define WIRE_MAGIC	0x4c4b5331u	/* "LKS1", also in every later version, so that a difference can be named */
 
-enum wire_channel { WIRE_CONTROL, WIRE_FRAMES, WIRE_BULK, WIRE_CHANNELS };
+enum wire_channel { WIRE_CONTROL, WIRE_FRAMES, WIRE_BULK, WIRE_DISK, WIRE_CHANNELS };
 
 /* A type belongs to one channel; the numbers are part of the protocol. */
 enum wire_type {
@@ -27,10 +27,17 @@ enum wire_type {
 	WIRE_PAGES = 48,	/* bulk: guest pages of one RAM region, in a row */
 	WIRE_DEVSTATE = 49,	/* bulk: a piece of the device state */
 	WIRE_MARKER = 50,	/* bulk: the barrier, with totals to check what came before */
+	WIRE_DISK_WRITE = 64,	/* disk: what was written to a disk */
+	WIRE_DISK_ZERO = 65,	/* disk: what was zeroed or trimmed */
+	WIRE_DISK_MARKER = 66,	/* disk: the barrier, with totals to check what came before */
+	WIRE_DISK_COMMITTED = 67, /* disk: an epoch is in the standby's images, durable */
+	WIRE_DISK_SYNC = 68,	/* disk: resync of the images, see disk/resync.h */
 };
 
 #define WIRE_PAGE		4096u
 #define WIRE_PAGES_ZERO		1u	/* no data follows, the pages are zero */
+#define WIRE_DISK_TRIM		1u	/* of ZERO: it was a trim */
+#define WIRE_DISK_NO_HOLE	2u	/* of ZERO: the space stays allocated */
 #define WIRE_PAGES_LZ4		2u	/* one LZ4 block follows, which holds the pages */
 
 enum wire_limit {
@@ -42,6 +49,8 @@ enum wire_limit {
 	WIRE_MAX_PACKED_PAGES = 64,		/* pages in one PAGES message that is packed */
 	WIRE_MAX_ZERO_PAGES = 1 << 20,		/* pages in one PAGES message without (4 GiB) */
 	WIRE_MAX_DEVPIECE = 1 << 20,		/* bytes of device state in one message */
+	WIRE_MAX_DISK_DATA = 1 << 20,		/* bytes of one DISK_WRITE */
+	WIRE_MAX_DISK_SYNC = 64 << 10,		/* bytes of one message of a resync */
 	WIRE_MAX_DEVSTATE = 256 << 20,		/* bytes of one device state in all */
 	WIRE_MAX_UNITS = 64,			/* RAM regions, NICs or disks of one VM */
 };
@@ -152,10 +161,42 @@ struct wire_marker {
 #define WIRE_MARKER_LEN	32
 static_assert(sizeof(struct wire_marker) == WIRE_MARKER_LEN, "marker");
 
+/* DISK_WRITE: the disk is the header's unit; the data follows. */
+struct wire_disk_write {
+	uint8_t off[8];
+};
+#define WIRE_DISK_WRITE_LEN 8
+static_assert(sizeof(struct wire_disk_write) == WIRE_DISK_WRITE_LEN, "disk write");
+
+struct wire_disk_zero {
+	uint8_t off[8];
+	uint8_t len[8];
+	uint8_t flags[4];	/* WIRE_DISK_TRIM, WIRE_DISK_NO_HOLE */
+};
+#define WIRE_DISK_ZERO_LEN 20
+static_assert(sizeof(struct wire_disk_zero) == WIRE_DISK_ZERO_LEN, "disk zero");
+
+/* DISK_MARKER: the header's epoch is n. Totals since the marker before, of all disks. */
+struct wire_disk_marker {
+	uint8_t msgs[8];	/* WRITE and ZERO */
+	uint8_t bytes[8];	/* of data */
+};
+#define WIRE_DISK_MARKER_LEN 16
+static_assert(sizeof(struct wire_disk_marker) == WIRE_DISK_MARKER_LEN, "disk marker");
+
+/* DISK_SYNC: the disk is the header's unit; what follows is disk/resync_wire.c's. */
+struct wire_disk_sync {
+	uint8_t type;
+	uint8_t zero[3];
+};
+#define WIRE_DISK_SYNC_LEN 4
+static_assert(sizeof(struct wire_disk_sync) == WIRE_DISK_SYNC_LEN, "disk sync");
+
 /* The largest payload of each channel, once the handshake is over. */
 #define WIRE_MAX_CONTROL_PAYLOAD	64u
 #define WIRE_MAX_FRAMES_PAYLOAD		(WIRE_NET_LEN + (unsigned int)WIRE_MAX_FRAME)
 #define WIRE_MAX_BULK_PAYLOAD		(WIRE_PAGES_LEN + WIRE_MAX_PAGES * WIRE_PAGE)
+#define WIRE_MAX_DISK_PAYLOAD		(WIRE_DISK_WRITE_LEN + (unsigned int)WIRE_MAX_DISK_DATA)
 #define WIRE_MAX_HELLO_PAYLOAD		(WIRE_HELLO_LEN + (unsigned int)WIRE_MAX_NAME + WIRE_MAX_SHAPE)
 
 #endif

@@ -65,6 +65,8 @@ static const struct fault faults[] = {
 	{ "promote-staged", 0, FT_FAULT_PROMOTE_STAGED, "which it had said to be STAGED" },
 	{ "abort-drop-pages", 0, FT_FAULT_ABORT_DROP_PAGES, "the memory is not that of the device state" },
 	{ "abort-release", 0, FT_FAULT_ABORT_RELEASE, "the state that would take over" },
+	{ "no-flip", 0, FT_FAULT_NO_FLIP, "the disk is not that of the device state" },
+	{ "disk-late", 0, FT_FAULT_DISK_LATE, "isk" },
 	{ "abort-run", 0, FT_FAULT_ABORT_RUN, "the SVM runs on" },
 };
 enum { N_FAULTS = sizeof(faults) / sizeof(faults[0]) };

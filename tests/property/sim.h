@@ -60,7 +60,8 @@ enum {
 };
 
 enum { NODE_P, NODE_S, NODES };		/* by the part they begin with */
-enum { CH_CTL, CH_FRAMES, CH_BULK, CHANNELS };
+enum { CH_CTL, CH_FRAMES, CH_BULK, CH_DISK, CHANNELS };
+enum { SIM_BLOCKS = 8 };
 
 /* ---- the guest ---- */
 
@@ -103,7 +104,7 @@ struct late {
 /* All that the device state holds in this model: CPU, TCP, applications. The pages are apart, and @sum binds them. */
 struct gcore {
 	uint64_t sum;
-	uint64_t writes;
+	uint64_t writes, disk_sum;
 	nstime vmclock;			/* guest's clock when it was stopped last */
 	uint32_t counter;
 	uint32_t dg_hist[SIM_HIST], n_dg;
@@ -132,6 +133,17 @@ uint64_t guest_page(const struct guest *g, unsigned int i);
 uint64_t guest_sum(const struct guest *g);
 struct gconn *guest_conn(struct gcore *c, uint8_t peer, uint16_t rport, uint16_t lport);
 
+struct disk;
+struct step_run;
+struct cmsg;
+struct node;
+uint64_t disk_sum(const struct node *nd);
+void disk_boot(struct sim *s, struct node *nd, bool serves);
+void disk_write(struct sim *s, struct node *nd);
+void disk_step(struct sim *s, struct node *nd, struct step_run *r);
+void disk_message(struct sim *s, struct node *nd, const struct cmsg *m);
+void disk_promote(struct sim *s, struct node *nd);
+
 /* ---- connections between the nodes ---- */
 
 enum bulk_type { BULK_PAGE, BULK_DEV, BULK_MARK };
@@ -153,6 +165,14 @@ struct chan {
 	uint32_t head, tail;
 	nstime last;
 	bool closed;
+};
+
+/* sim_disk.c */
+struct disk {
+	uint64_t base[SIM_BLOCKS], own[SIM_BLOCKS], open[SIM_BLOCKS], done[SIM_BLOCKS];
+	uint32_t own_map, open_map, done_map;	/* the SVM's; pending: since the last marker, before it */
+	uint64_t mark_n, flipped_n;
+	bool serves, sync, peer;
 };
 
 struct step_run {
@@ -216,6 +236,7 @@ struct node {
 	bool q_alive, q_running;
 	nstime q_stuck_until, q_resumed;
 	struct guest g;
+	struct disk disk;
 	struct pktq sock, limbo, outq;	/* @limbo: read while stopped, in no state */
 	struct step_run run[8];
 	/* memory on its way */
@@ -406,6 +427,7 @@ struct sim {
 	uint32_t step_us;		/* scale */
 	uint8_t g_ts, g_sack, g_dsack, g_ws;
 	uint16_t g_mss, g_rwnd;
+	bool disks;
 	bool g_nagle;
 	bool deterministic;		/* nothing in it diverges: no checkpoint may be needed */
 	bool rejoin, rejoined, loss_free;

@@ -320,6 +320,8 @@ static void ft_act(struct sim *s, struct node *nd, const struct ft_act *a)
 		if (a->net == NEV_PROMOTE && nd->said_staged > nd->loaded_n)
 			sim_fail(s, "P3", "node %s: promotes the SVM of before checkpoint %lu, which it had said to be STAGED",
 				 who(nd), (unsigned long)nd->said_staged);
+		if (a->net == NEV_PROMOTE)
+			disk_promote(s, nd);
 		l = loop_send(s, nd, &nd->to_net, EV_TO_NET);
 		memset(&l->ne, 0, sizeof(l->ne));
 		l->ne.type = a->net;

@@ -350,6 +350,8 @@ void guest_run(struct sim *s, int node)
 		sim_fail(s, "P3", "the memory of node %d's VM is not that of its device state", node);
 	if (chance(s, 3000))
 		page_write(s, &nd->g);
+	if (s->disks && chance(s, 3000))
+		disk_write(s, nd);
 	if (c->late.n && chance(s, 5000))
 		dgram_late(s, node);
 	else if (c->late.n)

@@ -98,6 +98,9 @@ void join_now(struct sim *s)
 	fc.role = FT_SECONDARY;
 	nd->fcfg = fc;
 	ft_init(nd->ft, &fc, 1);
+	if (s->disks)
+		disk_boot(s, nd, false);
+	srv->disk.peer = false;
 
 	/* What the server's engine does when a peer comes: all pages are to be sent, a new link is nobody's silence. */
 	srv->g.dirty = (1u << SIM_PAGES) - 1;

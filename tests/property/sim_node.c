@@ -117,6 +117,9 @@ static void chan_event(struct sim *s, int from, int kind)
 		else
 			node_net(s, nd, &ne, 1);
 		break;
+	case CH_DISK:
+		disk_message(s, nd, m);
+		break;
 	case CH_BULK:
 		fe.type = FE_PROGRESS;
 		if (m->bulk == BULK_PAGE) {

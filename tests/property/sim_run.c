@@ -291,8 +291,11 @@ static void draw_nodes(struct sim *s)
 		fc.precopy = (struct precopy_cfg){ .goal = 1 + rnd(s, 3), .min = us(s, 500, 3000), .max = us(s, 5000, 100000),
 						   .share = 2 + rnd(s, 3), .off = chance(s, 1500) };
 		fc.faults = s->ft_faults;
+		fc.disks = s->disks;
 		nd->fcfg = fc;
 		ft_init(nd->ft, &fc, 1);
+		if (s->disks)
+			disk_boot(s, nd, i == NODE_P);
 		sim_at(s, us(s, 0, 3000), EV_START, i, 0, 0, NULL);
 		nd->link_at = us(s, 3000, 5000) + (chance(s, 2000) ? us(s, 0, 60000) : 0);
 		sim_at(s, nd->link_at, EV_LINK, i, 0, 0, NULL);
@@ -307,6 +310,8 @@ static void draw_nodes(struct sim *s)
 
 static void draw(struct sim *s)
 {
+	/* Not drawn, so that the seeds without disks stay what they were. */
+	s->disks = s->seed % 3 == 0;
 	s->deterministic = chance(s, 2500);
 	s->rejoin = chance(s, 2500);
 	s->loss_free = s->deterministic || chance(s, 4000);

@@ -18,7 +18,8 @@ static nstime step_time(struct sim *s, enum ft_step step)
 	static const uint32_t most[STEP_MAX] = {
 		[STEP_STOP] = 20, [STEP_CONT] = 20, [STEP_SAVE] = 40, [STEP_ROUND] = 60, [STEP_PRECOPY] = 60, [STEP_COPY] = 40, [STEP_SEND] = 10,
 		[STEP_RESERVE] = 5, [STEP_APPLY] = 40, [STEP_LOAD] = 200, [STEP_MEND] = 10, [STEP_RESTART] = 1500,
-		[STEP_SHARE] = 20, [STEP_FORGET] = 5, [STEP_AGAIN] = 10 };
+		[STEP_SHARE] = 20, [STEP_FORGET] = 5, [STEP_AGAIN] = 10,
+		[STEP_RESYNC] = 50, [STEP_DISK] = 5, [STEP_FLIP] = 5 };
 
 	return us(s, 1, most[step] * s->step_us);
 }
@@ -136,6 +137,8 @@ static bool step_effect(struct sim *s, struct node *nd, struct step_run *r)
 		if (ft_state(nd->ft) == FT_STANDBY && nd->loaded_n != r->n)
 			sim_fail(s, "P3", "node %s: the SVM runs on from its own state, and nobody has promoted it",
 				 who(nd));
+		if (s->disks && disk_sum(nd) != g->core.disk_sum)
+			sim_fail(s, "P4", "node %s: cont, and the disk is not that of the device state", who(nd));
 		if (guest_sum(g) != g->core.sum)
 			sim_fail(s, "P3", "node %s: cont, and the memory is not that of the device state", who(nd));
 		nd->q_running = true;
@@ -330,6 +333,11 @@ static bool step_effect(struct sim *s, struct node *nd, struct step_run *r)
 			nd->dev_n = 0;
 		if (nd->mark_n == r->n)
 			nd->mark_n = 0;
+		break;
+	case STEP_RESYNC:
+	case STEP_DISK:
+	case STEP_FLIP:
+		disk_step(s, nd, r);
 		break;
 	default:
 		break;

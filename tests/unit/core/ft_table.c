@@ -63,7 +63,7 @@ static struct ft_ev random_event(const struct ft *ft)
 	unsigned int s = (unsigned int)rnd(STEP_MAX);
 
 	if (rnd(2))
-		ev.type = (enum ft_ev_type[]){ FE_DONE, FE_NET, FE_CTL, FE_BULK_BARRIER }[rnd(4)];
+		ev.type = (enum ft_ev_type[]){ FE_DONE, FE_NET, FE_CTL, FE_BULK_BARRIER, FE_DISK_BARRIER }[rnd(5)];
 	ev.n = rnd(8) ? near : rng;
 	ev.cause = rnd(CAUSE_MAX + 2);
 	ev.step = rnd(STEP_MAX + 2);
@@ -98,7 +98,8 @@ static struct ft_ev next_event(const struct ft *ft)
 	if (ft->p.phase == PRI_COLLECT || ft->s.phase == SEC_COLLECT)
 		ev.value = rnd(3) ? NA_DRAINED : NA_BARRIER;
 	if ((ft->s.phase == SEC_COLLECT || ft->s.phase == SEC_FILL) && rnd(2))
-		ev = (struct ft_ev){ .type = rnd(2) ? FE_BULK_BARRIER : FE_NET, .n = n, .value = NA_BARRIER };
+		ev = (struct ft_ev){ .type = (enum ft_ev_type[]){ FE_BULK_BARRIER, FE_NET, FE_DISK_BARRIER }[rnd(3)], .n = n,
+				     .value = NA_BARRIER };
 	else if (ft->p.phase == PRI_STAGE || ft->p.phase == PRI_LOAD)
 		ev = (struct ft_ev){ .type = FE_CTL, .ctl = { .type = ft->p.phase == PRI_LOAD ? CTL_LOADED : CTL_STAGED } };
 	else if (ft->s.phase == SEC_FILL || ft->s.phase == SEC_IDLE)
@@ -181,6 +182,7 @@ static void random_events(void **state)
 
 		if (d.ft.state == FT_ENDED && (lives == 0 || rnd(20) == 0)) {
 			start(&d, rnd(2) ? FT_PRIMARY : FT_SECONDARY);
+			d.ft.cfg.disks = rnd(2);
 			lives++;
 			if (rnd(10)) {
 				ev0(&d, FE_START, 0);

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /* link/codec: round trips, every truncation, every extension, every single changed byte, random bytes. */
+#include <errno.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -98,7 +99,7 @@ static void hello(void **state)
 	/* Another version says so, whatever follows. */
 	p[3] = WIRE_VERSION + 1;
 	assert_true(codec_hello_get(&h, p, 4, &b, &e) < 0);
-	assert_non_null(strstr(e.msg, "protocol 4"));
+	assert_non_null(strstr(e.msg, "protocol 5"));
 	p[3] = WIRE_VERSION;
 	p[WIRE_HELLO_LEN] = '/';
 	assert_true(codec_hello_get(&h, p, (size_t)n, &b, &e) < 0);
@@ -350,6 +351,39 @@ static void bulk(void **state)
 	assert_memory_equal(&k, &kb, sizeof(k));
 	assert_true(codec_marker_get(&h, p, WIRE_MARKER_LEN - 1, &kb, &e) < 0);
 	assert_true(codec_marker_get(&h, p, WIRE_MARKER_LEN + 1, &kb, &e) < 0);
+	{
+		struct disk_write_msg w = { .off = 1ull << 40, .len = 5 }, wb;
+		struct disk_zero_msg z = { .off = 512, .len = 1ull << 41, .no_hole = true }, zb;
+		struct disk_marker_msg m = { 7, 1ull << 50 }, mb;
+		struct disk_sync_msg y = { .type = 9, .len = 3 }, yb;
+
+		assert_int_equal(codec_disk_write_put(p, sizeof(p), &w), WIRE_DISK_WRITE_LEN);
+		memcpy(p + WIRE_DISK_WRITE_LEN, "12345", 5);
+		assert_int_equal(codec_disk_write_get(p, WIRE_DISK_WRITE_LEN + 5, &wb, &e), 0);
+		assert_true(wb.off == w.off && wb.len == 5 && !memcmp(wb.data, "12345", 5));
+		assert_true(codec_disk_write_get(p, WIRE_DISK_WRITE_LEN, &wb, &e) < 0);
+		assert_true(codec_disk_write_get(p, WIRE_DISK_WRITE_LEN - 1, &wb, &e) < 0);
+		memset(p, 0xff, 8);
+		assert_true(codec_disk_write_get(p, WIRE_DISK_WRITE_LEN + 5, &wb, &e) < 0);
+		w.len = WIRE_MAX_DISK_DATA + 1;
+		assert_int_equal(codec_disk_write_put(p, sizeof(p), &w), -EINVAL);
+		assert_int_equal(codec_disk_zero_put(p, sizeof(p), &z), WIRE_DISK_ZERO_LEN);
+		assert_int_equal(codec_disk_zero_get(p, WIRE_DISK_ZERO_LEN, &zb, &e), 0);
+		assert_true(zb.off == z.off && zb.len == z.len && zb.no_hole && !zb.trim);
+		p[WIRE_DISK_ZERO_LEN - 1] = 4;
+		assert_true(codec_disk_zero_get(p, WIRE_DISK_ZERO_LEN, &zb, &e) < 0);
+		z.len = 0;
+		assert_int_equal(codec_disk_zero_put(p, sizeof(p), &z), -EINVAL);
+		assert_int_equal(codec_disk_marker_put(p, sizeof(p), &m), WIRE_DISK_MARKER_LEN);
+		assert_int_equal(codec_disk_marker_get(p, WIRE_DISK_MARKER_LEN, &mb, &e), 0);
+		assert_true(mb.msgs == 7 && mb.bytes == 1ull << 50);
+		assert_true(codec_disk_marker_get(p, WIRE_DISK_MARKER_LEN + 1, &mb, &e) < 0);
+		assert_int_equal(codec_disk_sync_put(p, sizeof(p), &y), WIRE_DISK_SYNC_LEN);
+		assert_int_equal(codec_disk_sync_get(p, WIRE_DISK_SYNC_LEN + 3, &yb, &e), 0);
+		assert_true(yb.type == 9 && yb.len == 3);
+		p[1] = 1;
+		assert_true(codec_disk_sync_get(p, WIRE_DISK_SYNC_LEN, &yb, &e) < 0);
+	}
 	/* No writer goes beyond what it was given. */
 	assert_true(codec_marker_put(p, WIRE_MARKER_LEN - 1, &k) < 0);
 	assert_true(codec_credit_put(p, WIRE_CREDIT_LEN - 1, 1, 1) < 0);
@@ -358,7 +392,7 @@ static void bulk(void **state)
 /* The order of these lists is part of the protocol: who changes it raises WIRE_VERSION and docs/protocol.md. */
 static void numbers(void **state)
 {
-	assert_int_equal(WIRE_VERSION, 3);
+	assert_int_equal(WIRE_VERSION, 4);
 	assert_int_equal(CTL_EPOCH_END, 0);
 	assert_int_equal(CTL_PROMOTE, 5);
 	assert_int_equal(CTL_CLAIM, 9);

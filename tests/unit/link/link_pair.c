@@ -52,7 +52,7 @@ static void on_paired(void *arg, struct pair_link *link)
 	n->link.peer.shape = NULL;
 	if (n->hello_at_once)
 		for (int i = 0; i < WIRE_CHANNELS; i++) {
-			struct iovec v = { (char *)"0first1first2first" + 6 * i, 6 };
+			struct iovec v = { (char *)"0first1first2first3first" + 6 * i, 6 };
 
 			link->s[i]->ops->writev(link->s[i], &v, 1);
 		}
@@ -249,7 +249,7 @@ static void check_streams(struct node *a, struct node *b)
 
 			assert_int_equal(poll(&p, 1, 5000), 1);
 			assert_int_equal(recv(p.fd, buf, 6, MSG_WAITALL), 6);
-			assert_string_equal(buf, i == 0 ? "0first" : i == 1 ? "1first" : "2first");
+			assert_string_equal(buf, ((const char *[]){ "0first", "1first", "2first", "3first" })[i]);
 		}
 }
 
@@ -408,7 +408,7 @@ static void strangers(void **state)
 		fd = dial_raw(port);
 		n = raw_hello(m, WIRE_HELLO, WIRE_CONTROL, "web", WIRE_VERSION + 1, NULL);
 		send(fd, m, n, 0);
-		expect_refuse(fd, "protocol 4");
+		expect_refuse(fd, "protocol 5");
 
 		fd = dial_raw(port);
 		n = raw_hello(m, WIRE_HELLO, WIRE_CONTROL, "other", WIRE_VERSION, NULL);

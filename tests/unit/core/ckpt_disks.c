@@ -1,0 +1,153 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* A checkpoint of a VM that has disks: what is added to ckpt_primary.c's and ckpt_secondary.c's tests by them. */
+#include <errno.h>
+
+#include "ft_drive.h"
+
+static void disk_start(struct drive *d, enum ft_role role)
+{
+	start(d, role);
+	d->ft.cfg.disks = true;
+}
+
+static void syncing(struct drive *d)
+{
+	disk_start(d, FT_PRIMARY);
+	ev0(d, FE_START, 0);
+	done(d, STEP_CONT, 0);
+	/* The network stays as it is alone: nobody numbers input for a peer that takes hours to be filled. */
+	SAYS(ev0(d, FE_LINK_UP, 7), "resync:1");
+	STATE(d, FT_SYNC, "resync");
+}
+
+static void to_stop(struct drive *d)
+{
+	syncing(d);
+	SAYS(done(d, STEP_RESYNC, 1), "net-role:1 round:1");
+	SAYS(done_rc(d, STEP_ROUND, 1, 0, 10), "net-close:1");
+	SAYS(net(d, NA_CUT, 1), "stop:1 EPOCH_END:1");
+}
+
+static void serving(void **state)
+{
+	struct drive d;
+
+	to_stop(&d);
+	/* The barrier is placed when stop was answered, and cont waits for it. */
+	SAYS(done(&d, STEP_STOP, 1), "net-stopped:1 disk:1");
+	SAYS(net(&d, NA_DRAINED, 1), "save:1 copy:1");
+	SAYS(done(&d, STEP_SAVE, 1), "");
+	SAYS(done_rc(&d, STEP_COPY, 1, 0, 5), "");
+	SAYS(done(&d, STEP_DISK, 1), "cont:1");
+}
+
+static void resync_fails(void **state)
+{
+	struct drive d;
+
+	syncing(&d);
+	SAYS(done_rc(&d, STEP_RESYNC, 1, -EPERM, 0), "ALONE:1");
+	assert_true(d.ft.parting);
+	ev0(&d, FE_LINK_DOWN, 1);
+	STATE(&d, FT_ALONE, "idle");
+	/* As long as it moves it may take as long as it likes. */
+	syncing(&d);
+	for (int i = 0; i < 100; i++) {
+		d.now += d.ft.cfg.staged_deadline / 2;
+		SAYS(ev0(&d, FE_PROGRESS, 0), "");
+	}
+	STATE(&d, FT_SYNC, "resync");
+	/* A peer that goes ends it; a next one waits until the step is answered. */
+	ev0(&d, FE_LINK_DOWN, 1);
+	SAYS(ev0(&d, FE_LINK_UP, 8), "");
+	SAYS(done_rc(&d, STEP_RESYNC, 1, -EPIPE, 0), "resync:1");
+}
+
+static void barrier_fails(void **state)
+{
+	struct drive d;
+
+	to_stop(&d);
+	done(&d, STEP_STOP, 1);
+	net(&d, NA_DRAINED, 1);
+	SAYS(done_rc(&d, STEP_DISK, 1, -EPIPE, 0), "ALONE:1");
+	done(&d, STEP_SAVE, 1);
+	SAYS(done(&d, STEP_COPY, 1), "cont:1");
+}
+
+static void disk_barrier(struct drive *d, uint64_t n, int rc, const char *says)
+{
+	SAYS(give(d, (struct ft_ev){ .type = FE_DISK_BARRIER, .n = n, .rc = rc }), says);
+}
+
+static void filled(struct drive *d)
+{
+	disk_start(d, FT_SECONDARY);
+	ev0(d, FE_START, 0);
+	ev0(d, FE_LINK_UP, 9);
+	ctl(d, CTL_EPOCH_END, 1);
+	net(d, NA_BARRIER, 1);
+	give(d, (struct ft_ev){ .type = FE_BULK_BARRIER, .n = 1, .value = 60000 });
+	SAYS(done(d, STEP_RESERVE, 1), "");
+}
+
+static void standing_by(void **state)
+{
+	struct drive d;
+
+	for (int order = 0; order < 2; order++) {
+		filled(&d);
+		disk_barrier(&d, 1, 0, "STAGED:1 flip:1 apply:1");
+		SAYS(done(&d, order ? STEP_FLIP : STEP_APPLY, 1), "");
+		SAYS(done(&d, order ? STEP_APPLY : STEP_FLIP, 1), "load:1");
+	}
+	/* When QEMU has to be started anew the disks are what they are. */
+	SAYS(done_rc(&d, STEP_LOAD, 1, -EIO, 0), "restart:1");
+	SAYS(done(&d, STEP_RESTART, 1), "apply:1");
+	SAYS(done(&d, STEP_APPLY, 1), "load:1");
+	/* A barrier that has come early counts too, one of another epoch does not. */
+	disk_start(&d, FT_SECONDARY);
+	ev0(&d, FE_START, 0);
+	ev0(&d, FE_LINK_UP, 9);
+	disk_barrier(&d, 1, 0, "");
+	disk_barrier(&d, 2, 0, "");
+	ctl(&d, CTL_EPOCH_END, 1);
+	net(&d, NA_BARRIER, 1);
+	give(&d, (struct ft_ev){ .type = FE_BULK_BARRIER, .n = 1, .value = 60000 });
+	SAYS(done(&d, STEP_RESERVE, 1), "");
+	STATE(&d, FT_JOINING, "collect");
+}
+
+static void no_room(void **state)
+{
+	struct drive d;
+
+	filled(&d);
+	disk_barrier(&d, 1, -ENOSPC, "kill-qemu FAILED:1 drop-link end:1");
+	assert_int_equal(d.ft.reason, FT_WHY_DISK);
+}
+
+static void disk_fails(void **state)
+{
+	struct drive d;
+
+	filled(&d);
+	disk_barrier(&d, 1, 0, "STAGED:1 flip:1 apply:1");
+	ev0(&d, FE_DISK_FAILED, 0);
+	assert_int_equal(d.ft.state, FT_ENDED);
+	assert_int_equal(d.ft.reason, FT_WHY_DISK);
+	/* Where the VM serves it goes on, without protection. */
+	to_stop(&d);
+	SAYS(ev0(&d, FE_DISK_FAILED, 0), "ALONE:1");
+	assert_int_equal(d.ft.why, FT_WHY_DISK);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(serving), cmocka_unit_test(resync_fails), cmocka_unit_test(barrier_fails),
+		cmocka_unit_test(standing_by), cmocka_unit_test(no_room), cmocka_unit_test(disk_fails),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
