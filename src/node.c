@@ -282,6 +282,9 @@ static int look_at_command(struct node *n, struct err *e)
 	int rc;
 
 	rc = cmdline_parse(n->o->qemu_argc, n->o->qemu_argv, &n->cl, e);
+	if (!rc && n->cl.n_disks)
+		rc = err_set(e, -ENOTSUP, "%.80s: a writable drive is not protected by this release; a read-only one "
+			     "(readonly=on, media=cdrom or -cdrom) may be used", n->cl.disks[0].path);
 	if (!rc)
 		rc = node_net_read(n, e);
 	if (!rc)

@@ -137,14 +137,37 @@ static void add_nic(struct words *w, const struct cmdline_nic *nic, int fd)
 	kvlist_free(&dev);
 }
 
-static void add_user(struct words *w, const struct cmdopt *o)
+/* The user's drive, as a disk of Lockstep's NBD server. */
+static void add_disk(struct words *w, const struct cmdopt *o, const struct cmdline_disk *d, const char *path)
+{
+	struct kvlist kv = { 0 };
+	int rc;
+
+	rc = kvlist_set(&kv, "driver", "nbd");
+	if (!rc)
+		rc = kvlist_merge(&kv, &o->kv);
+	if (!rc)
+		rc = kvlist_set(&kv, "server.type", "unix");
+	if (!rc)
+		rc = kvlist_set(&kv, "server.path", path);
+	if (!rc)
+		rc = kvlist_set(&kv, "export", d->id);
+	add_owned(w, rc ? NULL : kvlist_format(&kv, NULL));
+	kvlist_free(&kv);
+}
+
+static void add_user(struct words *w, const struct cmdline *c, const struct cmdopt *o, const struct cmdline_env *env)
 {
 	char *name = NULL;
 
+	if (o->kind == CMDOPT_GONE)
+		return;
 	if (asprintf(&name, "-%s", o->name) < 0)
 		name = NULL;
 	add_owned(w, name);
-	if (o->arg)
+	if (o->kind == CMDOPT_DISK)
+		add_disk(w, o, &c->disks[o->disk], env->disk_socket);
+	else if (o->arg)
 		add(w, o->arg);
 }
 
@@ -155,6 +178,12 @@ int cmdline_build(const struct cmdline *c, const struct cmdline_env *env, char *
 	*argv = NULL;
 	if (!env->machine || env->qmp_fd < 0 || env->ram_fd < 0)
 		return err_set(e, -EINVAL, "QEMU's command line cannot be written without machine, monitor and memory");
+	if (c->n_disks && !env->disk_socket)
+		return err_set(e, -EINVAL, "QEMU's command line cannot be written without a socket for its disks");
+	if (c->n_disks && strlen(env->disk_socket) > CMDLINE_SOCKET_MAX)
+		return err_set(e, -ENAMETOOLONG, "%.60s...: the socket for QEMU's disks would have a path of %zu bytes, and "
+			       "a socket's may have %d; use a directory with a shorter name", env->disk_socket,
+			       strlen(env->disk_socket), CMDLINE_SOCKET_MAX);
 	add(&w, c->binary);
 	add_machine(&w, c, env);
 	add_memory(&w, c, env);
@@ -168,7 +197,7 @@ int cmdline_build(const struct cmdline *c, const struct cmdline_env *env, char *
 	for (const char *const *x = env->extra; x && *x; x++)
 		add(&w, *x);
 	for (unsigned int i = 0; i < c->n_opts; i++)
-		add_user(&w, &c->opts[i]);
+		add_user(&w, c, &c->opts[i], env);
 	add_list(&w, "-rtc", &c->rtc_kv);
 	addf(&w, "-global", "migration.send-configuration=off");
 	add(&w, "-only-migratable");

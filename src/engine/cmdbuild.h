@@ -11,9 +11,9 @@
  * @argv: gets an allocated array ended by NULL, to be freed with cmdline_argv_free(); argv[0] is @c->binary
  *
  * The VM starts stopped, with QMP on env->qmp_fd; each NIC's frames go to its nic_fd, framed by a 4-byte big-endian
- * length.
+ * length; each disk is the export of its id at the NBD server of env->disk_socket.
  *
- * Return: 0, -EINVAL or -ENOMEM with @e filled
+ * Return: 0, -EINVAL, -ENAMETOOLONG (env->disk_socket) or -ENOMEM with @e filled
  */
 int cmdline_build(const struct cmdline *c, const struct cmdline_env *env, char ***argv, struct err *e);
 

@@ -21,6 +21,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/driveopt.h"
 #include "engine/hwopt.h"
 #include "engine/machopt.h"
 #include "engine/netopt.h"
@@ -31,7 +32,7 @@ struct option {
 	const char *name;
 	bool has_arg;
 	int (*take)(struct cmdline *c, const struct option *o, const char *arg, struct err *e);
-	const char *text;		/* of a refusal: why; of a list: its implied key */
+	const char *text;		/* of a refusal: why; of a list: its implied key; of -hda: its index */
 };
 
 void cmdline_note(struct cmdline *c, const char *fmt, ...)
@@ -168,6 +169,11 @@ static int take_object(struct cmdline *c, const struct option *o, const char *ar
 static int take_drive(struct cmdline *c, const struct option *o, const char *arg, struct err *e)
 {
 	return hwopt_drive(c, arg, e);
+}
+
+static int take_hd(struct cmdline *c, const struct option *o, const char *arg, struct err *e)
+{
+	return driveopt_hd(c, o->name, o->text, arg, e);
 }
 
 static int take_blockdev(struct cmdline *c, const struct option *o, const char *arg, struct err *e)
@@ -309,8 +315,6 @@ static int drop(struct cmdline *c, const struct option *o, const char *arg, stru
 
 #define NO_MONITOR	"commands from elsewhere would change one copy of the VM behind Lockstep's back; " \
 			"QMP for users comes later, leave it out"
-#define NO_DISK		"a writable drive is not protected by this release; a read-only one " \
-			"(-drive ...,readonly=on or -cdrom) may be used"
 #define NO_MEMORY	"Lockstep provides the guest's memory itself, and the other copy maps it; " \
 			"leave it out and say -m"
 #define NO_XEN		"Xen is not supported"
@@ -358,16 +362,16 @@ static const struct option options[] = {
 	{ "drive", true, take_drive },
 	{ "blockdev", true, take_blockdev },
 	{ "cdrom", true, pass_file },
-	{ "hda", true, refuse, NO_DISK },
-	{ "hdb", true, refuse, NO_DISK },
-	{ "hdc", true, refuse, NO_DISK },
-	{ "hdd", true, refuse, NO_DISK },
+	{ "hda", true, take_hd, "0" },
+	{ "hdb", true, take_hd, "1" },
+	{ "hdc", true, take_hd, "2" },
+	{ "hdd", true, take_hd, "3" },
 	{ "fda", true, refuse, "floppy disks are not supported" },
 	{ "fdb", true, refuse, "floppy disks are not supported" },
 	{ "sd", true, refuse, "SD cards are not supported" },
 	{ "mtdblock", true, refuse, "flash memory that the guest can write is not protected by this release" },
 	{ "pflash", true, pass_own_file },
-	{ "snapshot", false, refuse, "a drive whose writes are thrown away is a writable one, which is not protected" },
+	{ "snapshot", false, refuse, "a drive whose writes are thrown away cannot be protected; leave it out" },
 	{ "fsdev", true, refuse, NO_HOSTDIR },
 	{ "virtfs", true, refuse, NO_HOSTDIR },
 	{ "iscsi", true, pass_host },
@@ -479,9 +483,10 @@ static int take_word(struct cmdline *c, int argc, char *const *argv, int i, stru
 	struct option unknown = { .take = pass_text };
 	int rc;
 
-	if (name[0] != '-' || !name[1])
-		return err_set(e, -ENOTSUP, "%.80s: a disk without an option's name; a writable drive is not "
-			       "protected by this release", name);
+	if (name[0] != '-' || !name[1]) {
+		rc = driveopt_hd(c, NULL, "0", name, e);
+		return rc ? rc : 1;
+	}
 	name += name[1] == '-' ? 2 : 1;
 	o = find_option(name);
 	if (!o) {
@@ -520,6 +525,8 @@ int cmdline_parse(int argc, char *const *argv, struct cmdline *out, struct err *
 	rc = machopt_finish(out, e);
 	if (!rc)
 		rc = netopt_finish(out, e);
+	if (!rc)
+		rc = driveopt_finish(out, e);
 	return rc;
 }
 
@@ -534,6 +541,11 @@ void cmdline_free(struct cmdline *c)
 	for (unsigned int i = 0; i < c->n_nics; i++) {
 		free(c->nics[i].id);
 		free(c->nics[i].model);
+	}
+	for (unsigned int i = 0; i < c->n_disks; i++) {
+		free(c->disks[i].id);
+		free(c->disks[i].path);
+		free(c->disks[i].format);
 	}
 	for (unsigned int i = 0; i < c->n_notes; i++)
 		free(c->notes[i]);

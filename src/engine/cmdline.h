@@ -11,6 +11,8 @@
 enum {
 	CMDLINE_ARGS_MAX = 4096,	/* words of a QEMU command line */
 	CMDLINE_NICS_MAX = 8,		/* network cards */
+	CMDLINE_DISKS_MAX = 32,		/* writable drives */
+	CMDLINE_SOCKET_MAX = 107,	/* bytes of a unix socket's path: sizeof(sun_path) - 1 */
 	CMDLINE_NOTES_MAX = 16,		/* things changed that the user may want to know */
 	CMDLINE_IFNAME_MAX = 15,	/* the kernel's IFNAMSIZ - 1 */
 	CMDLINE_SMP_MAX = 4096,
@@ -31,6 +33,8 @@ enum cmdopt_kind {
 	CMDOPT_LIST,		/* as a list of keys, host paths by the content of what they name */
 	CMDOPT_FILE,		/* a host path: by the content of the file */
 	CMDOPT_OWN_FILE,	/* a host path that each node writes for itself: by the size of the file */
+	CMDOPT_DISK,		/* as CMDOPT_LIST; a drive that Lockstep serves: where from is added by cmdline_build() */
+	CMDOPT_GONE,		/* not at all, nor is it handed on: Lockstep does what it said */
 };
 
 /* One option of the user's that is handed on to QEMU. */
@@ -38,7 +42,23 @@ struct cmdopt {
 	char *name;		/* without dashes */
 	char *arg;		/* NULL when it has none */
 	enum cmdopt_kind kind;
-	struct kvlist kv;	/* CMDOPT_LIST: @arg, read */
+	struct kvlist kv;	/* CMDOPT_LIST, CMDOPT_DISK: @arg, read */
+	unsigned int disk;	/* CMDOPT_DISK: which of disks[] */
+};
+
+/*
+ * A writable drive. QEMU sees it as a disk of an NBD server, whose export has the disk's id as its name, and Lockstep
+ * opens the image. Ids are the same on both nodes, paths and formats each node's own.
+ */
+struct cmdline_disk {
+	char *id;		/* -drive: its id, or the one that QEMU makes up; -blockdev: the node's name */
+	char *path;		/* of the image: a file or a block device, as the user wrote it */
+	char *format;		/* "raw", "qcow2", ...: never NULL */
+	bool direct;		/* the user wants the image read and written without the page cache (cache.direct) */
+	bool writethrough;	/* QEMU flushes behind each write (cache=writethrough, directsync) */
+	bool discard;		/* what the guest discards is to be freed in the image too */
+	bool node;		/* from -blockdev */
+	int dev;		/* the -device on it, in opts[]; -1: none, or QEMU's own (if=ide, if=virtio) */
 };
 
 struct cmdline_nic {
@@ -67,6 +87,8 @@ struct cmdline {
 	struct kvlist rtc_kv;
 	struct cmdline_nic nics[CMDLINE_NICS_MAX];
 	unsigned int n_nics;
+	struct cmdline_disk disks[CMDLINE_DISKS_MAX];
+	unsigned int n_disks;
 	bool nographic;
 	bool nodefaults;
 	bool no_shutdown;		/* the user wants a guest's poweroff to leave QEMU standing */
@@ -89,6 +111,7 @@ struct cmdline_env {
 	int ram_fd;			/* memfd or file of exactly mem_bytes */
 	bool ram_share;			/* true: PVM, maps the image shared; false: SVM, maps it privately */
 	int nic_fd[CMDLINE_NICS_MAX];	/* for each NIC one end of a stream socketpair */
+	const char *disk_socket;	/* where Lockstep's NBD server listens; may be NULL when there are no disks */
 	const char *const *extra;	/* further words, ended by NULL, e.g. "-blockdev", "..."; may be NULL */
 };
 

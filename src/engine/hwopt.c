@@ -12,6 +12,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/driveopt.h"
+
 struct rule {
 	const char *pattern, *why;	/* shell pattern of the type's name */
 };
@@ -148,9 +150,6 @@ int hwopt_object(struct cmdline *c, const char *arg, struct err *e)
 	return keep_list(c, "object", arg, &kv, rc, e);
 }
 
-static const char writable[] = "a writable drive is not protected by this release; a read-only one (readonly=on, "
-			       "media=cdrom or -cdrom) may be used";
-
 bool hwopt_is_flash(const struct kvlist *kv)
 {
 	const char *bus = kvlist_get(kv, "if");
@@ -178,7 +177,7 @@ int hwopt_drive(struct cmdline *c, const char *arg, struct err *e)
 	else if (kvlist_bool(&kv, "snapshot", 0))
 		rc = err_set(e, -ENOTSUP, "snapshot=on: a drive whose writes are thrown away is a writable one");
 	else if (!read_only && !hwopt_is_flash(&kv))
-		rc = err_set(e, -ENOTSUP, "%s", writable);
+		return driveopt_drive(c, arg, &kv, e);
 	return keep_list(c, "drive", arg, &kv, rc, e);
 }
 
@@ -188,10 +187,7 @@ int hwopt_blockdev(struct cmdline *c, const char *arg, struct err *e)
 	int rc;
 
 	rc = kvlist_parse(&kv, arg, "driver", e);
-	/* "auto" decides by the file's permissions, on each host for itself: that is not read-only. */
-	if (!rc && kvlist_bool(&kv, "read-only", 0) != 1)
-		rc = err_set(e, -ENOTSUP, "a writable drive is not protected by this release; a read-only one "
-			     "(read-only=on on each of its layers) may be used");
+	/* Which of them make a drive is seen when all have been read: driveopt_finish(). */
 	return keep_list(c, "blockdev", arg, &kv, rc, e);
 }
 

@@ -112,12 +112,12 @@ static int put_option(FILE *f, const struct cmdopt *o, unsigned int index, struc
 {
 	int rc = 0;
 
-	if (o->kind == CMDOPT_HOST)
+	if (o->kind == CMDOPT_HOST || o->kind == CMDOPT_GONE)
 		return 0;
 	fprintf(f, "option.%u=-", index);
 	put_text(f, o->name);
 	fputc(' ', f);
-	if (o->kind == CMDOPT_LIST)
+	if (o->kind == CMDOPT_LIST || o->kind == CMDOPT_DISK)
 		rc = put_list(f, &o->kv, !hwopt_is_flash(&o->kv), e);
 	else if (o->kind == CMDOPT_FILE || o->kind == CMDOPT_OWN_FILE)
 		rc = put_file(f, o->arg, o->kind == CMDOPT_FILE, e);
@@ -194,9 +194,19 @@ static int put_all(FILE *f, const struct cmdline *c, const struct probe *p, stru
 	fprintf(f, "\nno-reboot=%s\nno-shutdown=%s\n", c->no_reboot ? "on" : "off", c->no_shutdown ? "on" : "off");
 	for (unsigned int i = 0; i < c->n_opts && !rc; i++) {
 		rc = put_option(f, &c->opts[i], index, e);
-		index += c->opts[i].kind != CMDOPT_HOST;
+		index += c->opts[i].kind != CMDOPT_HOST && c->opts[i].kind != CMDOPT_GONE;
 	}
+	/* A guest that can keep a write in a cache must find the same cache at the other node. */
+	for (unsigned int i = 0; i < c->n_disks && !rc; i++)
+		fprintf(f, "disk.%s=a writable drive, write cache %s\n", c->disks[i].id,
+			c->disks[i].writethrough ? "off" : "on");
 	return rc;
+}
+
+void cmdline_shape_sizes(const struct cmdline *c, const uint64_t *bytes, FILE *f)
+{
+	for (unsigned int i = 0; i < c->n_disks; i++)
+		fprintf(f, "size.%s=%" PRIu64 " bytes\n", c->disks[i].id, bytes[i]);
 }
 
 int cmdline_shape(const struct cmdline *c, const struct probe *p, char **text, struct err *e)

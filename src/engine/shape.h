@@ -2,6 +2,9 @@
 #ifndef ENGINE_SHAPE_H
 #define ENGINE_SHAPE_H
 
+#include <stdint.h>
+#include <stdio.h>
+
 #include "engine/cmdline.h"
 #include "engine/probe.h"
 
@@ -21,6 +24,12 @@ enum {
  * Return: 0; -ENOENT and the like when a file cannot be looked at, -EINVAL, -E2BIG, with @e filled
  */
 int cmdline_shape(const struct cmdline *c, const struct probe *p, char **text, struct err *e);
+
+/*
+ * cmdline_shape_sizes() - the lines that can be written when the images are open
+ * @bytes: size of the image of each of @c->disks[]
+ */
+void cmdline_shape_sizes(const struct cmdline *c, const uint64_t *bytes, FILE *f);
 
 /*
  * shape_compare() - whether two nodes can be a pair

@@ -32,6 +32,10 @@ static void name_key(const char *key, size_t len, char out[80])
 		}
 	if (len > 4 && !strncmp(key, "nic.", 4))
 		snprintf(out, 80, "network card %.*s", (int)(len - 4 < 40 ? len - 4 : 40), key + 4);
+	else if (len > 5 && !strncmp(key, "disk.", 5))
+		snprintf(out, 80, "the disk %.*s", (int)(len - 5 < 60 ? len - 5 : 60), key + 5);
+	else if (len > 5 && !strncmp(key, "size.", 5))
+		snprintf(out, 80, "the size of the image of disk %.*s", (int)(len - 5 < 45 ? len - 5 : 45), key + 5);
 	else if (len > 7 && !strncmp(key, "option.", 7))
 		snprintf(out, 80, "an option (number %.*s)", (int)(len - 7 < 10 ? len - 7 : 10), key + 7);
 	else if (len > 8 && !strncmp(key, "host-cpu", 8))

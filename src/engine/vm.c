@@ -431,7 +431,7 @@ int vm_start(struct vm *vm, bool share, int nic_fd[CMDLINE_NICS_MAX], struct err
 	int nic[CMDLINE_NICS_MAX][2], mon[2] = { -1, -1 }, state_fds[2], rc;
 	struct process_fd fds[5 + CMDLINE_NICS_MAX];
 	struct cmdline_env ce = { .machine = machine, .qmp_fd = VM_FD_QMP, .ram_fd = VM_FD_RAM, .ram_share = share,
-				  .extra = extra };
+				  .disk_socket = vm->spec.disk_socket, .extra = extra };
 	struct process_spec ps = { .env = env, .fds = fds, .own_stdio = true };
 	unsigned int n_nics = vm->spec.cl->n_nics;
 	char **argv = NULL;

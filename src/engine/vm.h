@@ -45,6 +45,7 @@ struct vm_spec {
 	const struct probe *probe;
 	struct ram *ram;
 	struct devstate *ds;
+	const char *disk_socket;	/* of the NBD server for cl->disks[]; NULL when there are none */
 	const char *agent_lib;		/* path of liblockstep-agent.so */
 	nstime qemu_timeout;		/* without an answer for so long QEMU counts as hung */
 };

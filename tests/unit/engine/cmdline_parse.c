@@ -285,15 +285,9 @@ static const struct {
 	{ Q " -nic none -usbdevice host:1.2", -ENOTSUP, "state in hardware" },
 	{ Q " -nic none -global migration.x-colo=on", -ENOTSUP, "Lockstep's business" },
 	{ Q " -nic none -set device.x.y=z", -ENOTSUP, "at the option itself" },
-	/* Drives. */
-	{ Q " -nic none disk.img", -ENOTSUP, "disk without an option's name" },
-	{ Q " -nic none -hda disk.img", -ENOTSUP, "writable drive" },
-	{ Q " -nic none -drive file=d.img", -ENOTSUP, "writable drive" },
-	{ Q " -nic none -drive file=d.img,readonly=off", -ENOTSUP, "writable drive" },
+	/* Drives; more in drive_parse.c. */
 	{ Q " -nic none -drive file=d.img,readonly=on,snapshot=on", -ENOTSUP, "thrown away" },
 	{ Q " -nic none -drive if=floppy,readonly=on", -ENOTSUP, "if=floppy" },
-	{ Q " -nic none -blockdev driver=file,filename=d.img,node-name=d", -ENOTSUP, "writable drive" },
-	{ Q " -nic none -blockdev file,filename=d,node-name=d,auto-read-only=on", -ENOTSUP, "writable drive" },
 	{ Q " -nic none -fda f.img", -ENOTSUP, "floppy" },
 	{ Q " -nic none -drive if=pflash,file=f,snapshot=on", -ENOTSUP, "snapshot" },
 	{ Q " -nic none -sd f", -ENOTSUP, "SD" },
