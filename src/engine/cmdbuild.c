@@ -181,9 +181,9 @@ int cmdline_build(const struct cmdline *c, const struct cmdline_env *env, char *
 	if (c->n_disks && !env->disk_socket)
 		return err_set(e, -EINVAL, "QEMU's command line cannot be written without a socket for its disks");
 	if (c->n_disks && strlen(env->disk_socket) > CMDLINE_SOCKET_MAX)
-		return err_set(e, -ENAMETOOLONG, "%.60s...: the socket for QEMU's disks would have a path of %zu bytes, and "
-			       "a socket's may have %d; use a directory with a shorter name", env->disk_socket,
-			       strlen(env->disk_socket), CMDLINE_SOCKET_MAX);
+		return err_set(e, -ENAMETOOLONG, "%.60s...: the socket for QEMU's disks would have a path of %zu "
+			       "bytes, and a socket's may have %d; use a directory with a shorter name",
+			       env->disk_socket, strlen(env->disk_socket), CMDLINE_SOCKET_MAX);
 	add(&w, c->binary);
 	add_machine(&w, c, env);
 	add_memory(&w, c, env);

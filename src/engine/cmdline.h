@@ -33,7 +33,7 @@ enum cmdopt_kind {
 	CMDOPT_LIST,		/* as a list of keys, host paths by the content of what they name */
 	CMDOPT_FILE,		/* a host path: by the content of the file */
 	CMDOPT_OWN_FILE,	/* a host path that each node writes for itself: by the size of the file */
-	CMDOPT_DISK,		/* as CMDOPT_LIST; a drive that Lockstep serves: where from is added by cmdline_build() */
+	CMDOPT_DISK,		/* as CMDOPT_LIST; a drive of Lockstep's, whose place cmdline_build() adds */
 	CMDOPT_GONE,		/* not at all, nor is it handed on: Lockstep does what it said */
 };
 

@@ -30,6 +30,11 @@
 /* Properties that name something of this host's, or of the user's own naming. */
 static const char *const host_props[] = {
 	"chardev", "netdev", "drive", "audiodev", "memdev", "rng", "cryptodev", "iothread", "display", "hostmem",
+	/*
+	 * A disk's geometry, which QEMU makes up out of the size, compared elsewhere, and the partition table, equal
+	 * when the disks are.
+	 */
+	"cyls", "heads", "secs",
 };
 
 struct tree {

@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * Writable drives on QEMU's command line. Lockstep opens the image and QEMU gets an NBD disk in its place, under the same
- * id, so the devices on it are handed on as they are. What says how the image is to be opened (path, format, direct I/O,
- * who does the I/O) is taken away; what the guest or QEMU's own block layer sees (bus, unit, write cache, throttling,
- * discard, detect-zeroes) stays. What would change the image's meaning and cannot be kept is refused by its name.
+ * Writable drives on QEMU's command line. Lockstep opens the image and QEMU gets an NBD disk in its place, under the
+ * same id, so the devices on it are handed on as they are. What says how the image is to be opened (path, format,
+ * direct I/O, who does the I/O) is taken away; what the guest or QEMU's own block layer sees (bus, unit, write cache,
+ * throttling, discard, detect-zeroes) stays. What would change the image's meaning and cannot be kept is refused by its
+ * name.
  *
- * Errors: an error of the disk is the guest's. QEMU's default would stop the VM when the host's disk is full, and nobody
- * could continue it, so werror=report is written out.
+ * Errors: an error of the disk is the guest's. QEMU's default would stop the VM when the host's disk is full, and
+ * nobody could continue it, so werror=report is written out.
  *
  * A drive without format= is looked at, but what it says is not believed: the guest could have written the header of a
  * format with a backing file into a raw image, and would be given that file at the next start. So an image that begins
@@ -136,12 +137,6 @@ static const struct {
 	{ "parallels", 0, 16, "WithouFreSpacExt" },
 };
 
-/* Devices whose disk goes through a checkpoint; each has been through one. */
-static const char *const disk_devices[] = {
-	"virtio-blk-pci", "virtio-blk-pci-transitional", "virtio-blk-pci-non-transitional", "virtio-blk", "ide-hd",
-	"scsi-hd",
-};
-
 static int no_memory(struct err *e)
 {
 	return err_set(e, -ENOMEM, "no memory for a drive");
@@ -204,7 +199,7 @@ static bool well_formed(const char *id)
 	return strlen(id) < 64;
 }
 
-static bool same_image(const char *a, const char *b)
+bool drive_same_image(const char *a, const char *b)
 {
 	struct stat sa, sb;
 
@@ -245,8 +240,8 @@ static int judge_path(const char *path, struct err *e)
 	if (!path[0])
 		return err_set(e, -EINVAL, "which image? Its path is empty");
 	if (!stat(path, &st) && S_ISCHR(st.st_mode))
-		return err_set(e, -ENOTSUP, "%.80s: a writable drive must be a file or a block device, and this is a character "
-			       "device", path);
+		return err_set(e, -ENOTSUP, "%.80s: a writable drive must be a file or a block device, and this is a "
+			       "character device", path);
 	return 0;
 }
 
@@ -258,8 +253,8 @@ static int strip_protocol(const char **path, struct err *e)
 	if (!strncmp(*path, "file:", 5))
 		*path += 5;
 	else if (colon && (!slash || colon < slash))
-		return err_set(e, -ENOTSUP, "%.80s: a writable drive must be a file or a block device of this host, and not a "
-			       "protocol; a file with a colon in its name is written ./%.80s", *path, *path);
+		return err_set(e, -ENOTSUP, "%.80s: a writable drive must be a file or a block device of this host, "
+			       "and not a protocol; a file with a colon in its name is written ./%.80s", *path, *path);
 	return 0;
 }
 
@@ -276,16 +271,16 @@ int drive_add(struct cmdline *c, const char *id, const char *path, const char *f
 	if (rc)
 		return rc;
 	for (unsigned int i = 0; i < c->n_disks; i++)
-		if (same_image(c->disks[i].path, path))
+		if (drive_same_image(c->disks[i].path, path))
 			return err_set(e, -EINVAL, "%.100s: this image is given twice", path);
 	if (!format) {
 		seen = begins_like(path);
 		if (seen && !drive_is_format(seen, &why))
-			return err_set(e, -ENOTSUP, "%.100s: the image begins like one in %s format: %s (write format=raw, if the "
-				       "guest has written that)", path, seen, why);
+			return err_set(e, -ENOTSUP, "%.100s: the image begins like one in %s format: %s (write "
+				       "format=raw, if the guest has written that)", path, seen, why);
 		if (seen)
-			return err_set(e, -ENOTSUP, "%.100s: the image begins like one in %s format; write format=%s (or format=raw, "
-				       "if the guest has written that)", path, seen, seen);
+			return err_set(e, -ENOTSUP, "%.100s: the image begins like one in %s format; write format=%s "
+				       "(or format=raw, if the guest has written that)", path, seen, seen);
 		cmdline_note(c, "%.100s is taken for a raw image; write format=raw to say so", path);
 		format = "raw";
 	}
@@ -354,8 +349,8 @@ static int take_discard(const struct kvlist *kv, struct cmdline_disk *d, struct 
 	return 0;
 }
 
-/* A VM that stops by itself would stand for ever, with no monitor to continue it */
-static int judge_errors(const struct kvlist *kv, struct err *e)
+/* A VM that stops by itself would stand for ever, with no monitor to continue it. */
+int drive_errors(const struct kvlist *kv, struct err *e)
 {
 	static const char *const which[] = { "werror", "rerror" };
 
@@ -363,8 +358,8 @@ static int judge_errors(const struct kvlist *kv, struct err *e)
 		const char *val = kvlist_get(kv, which[i]);
 
 		if (val && (!strcmp(val, "stop") || !strcmp(val, "enospc")))
-			return err_set(e, -ENOTSUP, "%s=%s: the VM would stop at an error of the disk, and nobody could continue it; "
-				       "leave it out, or write %s=report", which[i], val, which[i]);
+			return err_set(e, -ENOTSUP, "%s=%s: the VM would stop at an error of the disk, and nobody "
+				       "could continue it; leave it out, or write %s=report", which[i], val, which[i]);
 	}
 	return 0;
 }
@@ -372,21 +367,23 @@ static int judge_errors(const struct kvlist *kv, struct err *e)
 static int judge_drive(const struct kvlist *kv, struct err *e)
 {
 	const char *bus = kvlist_get(kv, "if"), *media = kvlist_get(kv, "media");
-	const char *below = kvlist_get(kv, "file.driver"), *id = kvlist_get(kv, "id"), *name = kvlist_get(kv, "node-name");
+	const char *below = kvlist_get(kv, "file.driver"), *id = kvlist_get(kv, "id");
+	const char *name = kvlist_get(kv, "node-name");
 	int rc;
 
 	if (kv->json)
 		return err_set(e, -EINVAL, "this option is not written as JSON");
 	if (bus && strcmp(bus, "ide") && strcmp(bus, "virtio") && strcmp(bus, "none"))
-		return err_set(e, -ENOTSUP, "if=%.40s is not supported for a writable drive; write if=ide or if=virtio, or "
-			       "if=none and a -device", bus);
+		return err_set(e, -ENOTSUP, "if=%.40s is not supported for a writable drive; write if=ide or "
+			       "if=virtio, or if=none and a -device", bus);
 	if (media && strcmp(media, "disk"))
 		return err_set(e, -EINVAL, "media=%.40s: it is disk or cdrom", media);
 	if (below && strcmp(below, "file") && strcmp(below, "host_device"))
-		return err_set(e, -ENOTSUP, "file.driver=%.40s: a writable drive must be a file or a block device of this host",
-			       below);
+		return err_set(e, -ENOTSUP, "file.driver=%.40s: a writable drive must be a file or a block device of "
+			       "this host", below);
 	if ((id && !well_formed(id)) || (name && !well_formed(name)))
-		return err_set(e, -EINVAL, "an id begins with a letter, has letters, digits, - . and _, and at most 63 of them");
+		return err_set(e, -EINVAL, "an id begins with a letter, has letters, digits, - . and _, and at most 63 "
+			       "of them");
 	if ((id && !strncmp(id, CMDLINE_OWN_ID, strlen(CMDLINE_OWN_ID))) ||
 	    (name && !strncmp(name, CMDLINE_OWN_ID, strlen(CMDLINE_OWN_ID))))
 		return err_set(e, -EINVAL, "ids that begin with " CMDLINE_OWN_ID " are Lockstep's own");
@@ -396,7 +393,7 @@ static int judge_drive(const struct kvlist *kv, struct err *e)
 	if (rc >= 0)
 		rc = drive_bool(kv, "read-only", 0, e);
 	if (rc >= 0)
-		rc = judge_errors(kv, e);
+		rc = drive_errors(kv, e);
 	return rc < 0 ? rc : 0;
 }
 
@@ -420,8 +417,8 @@ static int read_drive(struct cmdline *c, const struct kvlist *kv, struct kvlist 
 	for (unsigned int i = 0; i < kv->n && !rc; i++) {
 		bool below = !strncmp(kv->v[i].key, "file.", 5);
 
-		rc = drive_key(c, below ? IN_FILE : IN_DRIVE, kv->v[i].key + (below ? 5 : 0), kv->v[i].key, kv->v[i].val, out,
-			       e);
+		rc = drive_key(c, below ? IN_FILE : IN_DRIVE, kv->v[i].key + (below ? 5 : 0), kv->v[i].key,
+			       kv->v[i].val, out, e);
 	}
 	if (!rc)
 		rc = drive_add(c, kvlist_get(kv, "id"), path, format, &d, e);
@@ -471,193 +468,5 @@ int driveopt_hd(struct cmdline *c, const char *name, const char *index, const ch
 	rc = keep_drive(c, &kv, e);
 	if (rc)
 		err_prefix(e, "%s%s%s%.100s", name ? "-" : "", name ? name : "", name ? " " : "", path);
-	return rc;
-}
-
-/* A place for a drive, as QEMU counts them. */
-struct place {
-	char bus[16];
-	unsigned int n, unit;
-};
-
-static bool taken(const struct place *p, unsigned int n, const struct place *want)
-{
-	for (unsigned int i = 0; i < n; i++)
-		if (!strcmp(p[i].bus, want->bus) && p[i].n == want->n && p[i].unit == want->unit)
-			return true;
-	return false;
-}
-
-/* find_place() - where QEMU puts a drive; @max: drives on one bus, 0: there is one bus without end */
-static int find_place(const struct kvlist *kv, unsigned int max, const struct place *p, unsigned int n,
-		      struct place *out, struct err *e)
-{
-	static const char *const which[] = { "index", "bus", "unit" };
-	unsigned int val[3] = { 0 };
-	bool given[3] = { false };
-
-	for (int i = 0; i < 3; i++) {
-		const char *text = kvlist_get(kv, which[i]);
-
-		given[i] = text;
-		if (text && args_uint(text, 1000, &val[i]))
-			return err_set(e, -EINVAL, "-drive %s=%.40s: this is not a number to 1000", which[i], text);
-	}
-	out->n = given[0] && max ? val[0] / max : val[1];
-	out->unit = given[0] ? (max ? val[0] % max : val[0]) : val[2];
-	if (given[0] || given[2])
-		return 0;
-	while (taken(p, n, out)) {
-		out->unit++;
-		if (max && out->unit >= max) {
-			out->unit = 0;
-			out->n++;
-		}
-	}
-	return 0;
-}
-
-/* The ids that QEMU makes up for drives that have none: ide0-hd1, virtio0, none0. */
-static int make_ids(struct cmdline *c, struct err *e)
-{
-	static const struct kvlist none = { 0 };
-	unsigned int ide_max = c->machine && strstr(c->machine, "q35") ? 1 : 2, n = 0;
-	struct place *places = calloc(c->n_opts + 1, sizeof(*places));
-	int rc = places ? 0 : no_memory(e);
-
-	for (unsigned int i = 0; i < c->n_opts && !rc; i++) {
-		const struct cmdopt *o = &c->opts[i];
-		bool cdrom = !strcmp(o->name, "cdrom"), ide;
-		const struct kvlist *kv = cdrom ? &none : &o->kv;
-		struct place *p = places ? &places[n] : NULL;
-		const char *bus = kvlist_get(kv, "if");
-		struct cmdline_disk *d;
-		int len;
-
-		if (!p || (!cdrom && strcmp(o->name, "drive")))
-			continue;
-		snprintf(p->bus, sizeof(p->bus), "%s", bus ? bus : "ide");
-		ide = !strcmp(p->bus, "ide");
-		rc = find_place(kv, ide ? ide_max : 0, places, n, p, e);
-		if (cdrom) {
-			p->n = 2 / ide_max;
-			p->unit = 2 % ide_max;
-		}
-		n++;
-		if (rc || o->kind != CMDOPT_DISK || c->disks[o->disk].id)
-			continue;
-		d = &c->disks[o->disk];
-		len = ide ? asprintf(&d->id, "ide%u-hd%u", p->n, p->unit) : asprintf(&d->id, "%s%u", p->bus, p->unit);
-		if (len < 0) {
-			d->id = NULL;
-			rc = no_memory(e);
-		}
-	}
-	free(places);
-	return rc;
-}
-
-static struct cmdline_disk *find_disk(struct cmdline *c, const char *name)
-{
-	for (unsigned int i = 0; i < c->n_disks; i++)
-		if (!strcmp(c->disks[i].id, name))
-			return &c->disks[i];
-	/* A device may also name the node of a -drive, or a filter above a node. */
-	for (unsigned int i = 0; i < c->n_opts; i++) {
-		const char *node = kvlist_get(&c->opts[i].kv, "node-name"), *below = kvlist_get(&c->opts[i].kv, "file");
-
-		if (!node || strcmp(node, name))
-			continue;
-		if (c->opts[i].kind == CMDOPT_DISK)
-			return &c->disks[c->opts[i].disk];
-		if (!strcmp(c->opts[i].name, "blockdev") && below && kvlist_bool(&c->opts[i].kv, "read-only", 0) != 1 &&
-		    strcmp(below, name))
-			return find_disk(c, below);
-	}
-	return NULL;
-}
-
-static int set_report(struct cmdopt *o, struct err *e)
-{
-	char *arg;
-
-	if (kvlist_set(&o->kv, "werror", "report"))
-		return no_memory(e);
-	arg = kvlist_format(&o->kv, "driver");
-	if (!arg)
-		return no_memory(e);
-	free(o->arg);
-	o->arg = arg;
-	return 0;
-}
-
-static int join_device(struct cmdline *c, unsigned int opt, struct err *e)
-{
-	struct cmdopt *o = &c->opts[opt];
-	const char *driver = kvlist_get(&o->kv, "driver"), *name = kvlist_get(&o->kv, "drive"), *werror;
-	struct cmdline_disk *d = name ? find_disk(c, name) : NULL;
-	size_t i = 0;
-	int rc;
-
-	if (!d)
-		return 0;
-	if (!strcmp(driver, "ide-cd") || !strcmp(driver, "scsi-cd"))
-		return err_set(e, -ENOTSUP, "its drive can be written; write readonly=on at the drive of a CD-ROM");
-	while (i < ARRAY_LEN(disk_devices) && strcmp(disk_devices[i], driver))
-		i++;
-	if (i == ARRAY_LEN(disk_devices))
-		return err_set(e, -ENOTSUP, "a writable drive on this device is not supported; write virtio-blk-pci, ide-hd or "
-			       "scsi-hd");
-	if (d->dev >= 0)
-		return err_set(e, -EINVAL, "drive=%.60s: another device is on it already", name);
-	d->dev = (int)opt;
-	rc = judge_errors(&o->kv, e);
-	werror = kvlist_get(&o->kv, "werror");
-	if (!rc && d->node && (!werror || !strcmp(werror, "auto")))
-		rc = set_report(o, e);
-	return rc;
-}
-
-/* A read-only drive on the image of a writable one would not see what is written. */
-static int judge_read_only(const struct cmdline *c, struct err *e)
-{
-	static const char *const which[] = { "file", "filename", "file.filename" };
-
-	for (unsigned int i = 0; i < c->n_opts; i++) {
-		const struct cmdopt *o = &c->opts[i];
-		bool cdrom = !strcmp(o->name, "cdrom");
-
-		if (!cdrom && (o->kind != CMDOPT_LIST || (strcmp(o->name, "drive") && strcmp(o->name, "blockdev"))))
-			continue;
-		for (size_t k = 0; k < ARRAY_LEN(which); k++) {
-			const char *path = cdrom ? o->arg : kvlist_get(&o->kv, which[k]);
-
-			for (unsigned int d = 0; path && d < c->n_disks; d++)
-				if (same_image(path, c->disks[d].path))
-					return err_set(e, -EINVAL, "-%s %.100s: this is the image of a writable drive too", o->name, o->arg);
-		}
-	}
-	return 0;
-}
-
-int driveopt_finish(struct cmdline *c, struct err *e)
-{
-	int rc = make_ids(c, e);
-
-	if (!rc)
-		rc = nodeopt_finish(c, e);
-	for (unsigned int i = 0; i < c->n_disks && !rc; i++)
-		for (unsigned int k = 0; k < i && !rc; k++)
-			if (!strcmp(c->disks[i].id, c->disks[k].id))
-				rc = err_set(e, -EINVAL, "two drives have the id %s", c->disks[i].id);
-	if (!rc)
-		rc = judge_read_only(c, e);
-	for (unsigned int i = 0; i < c->n_opts && !rc; i++) {
-		if (strcmp(c->opts[i].name, "device"))
-			continue;
-		rc = join_device(c, i, e);
-		if (rc)
-			err_prefix(e, "-device %.80s", c->opts[i].arg);
-	}
 	return rc;
 }

@@ -18,7 +18,7 @@ int driveopt_hd(struct cmdline *c, const char *name, const char *index, const ch
 /* driveopt_finish() - when all options are read: ids, -blockdev, the devices on them */
 int driveopt_finish(struct cmdline *c, struct err *e);
 
-/* What follows is for nodeopt.c only. */
+/* What follows is for nodeopt.c and drivedev.c only. */
 
 /* Where an option of a drive stands. */
 enum drive_where {
@@ -49,6 +49,12 @@ int drive_bool(const struct kvlist *kv, const char *key, int dflt, struct err *e
  */
 int drive_add(struct cmdline *c, const char *id, const char *path, const char *format, struct cmdline_disk **out,
 	      struct err *e);
+
+/* drive_errors() - judge werror and rerror of a drive or its device */
+int drive_errors(const struct kvlist *kv, struct err *e);
+
+/* drive_same_image() - whether two paths lead to one file or one block device, as far as can be seen */
+bool drive_same_image(const char *a, const char *b);
 
 /* nodeopt_finish() - the graph that -blockdev options make; each writable image in it becomes a disk */
 int nodeopt_finish(struct cmdline *c, struct err *e);

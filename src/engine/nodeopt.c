@@ -5,7 +5,7 @@
  *	device -> [throttle ->] [raw ->] format -> file
  *
  * What is above the image (throttle) stays in QEMU, and is not touched. Format and file become one NBD node with the
- * name that the upper one has, since that is what a device or a filter refers to; the option of the lower one goes away.
+ * name that the upper one has, since that is what a device or a filter refers to; the lower one's option goes away.
  * Nodes may be written in any order. A node is writable unless it says read-only=on: "auto" decides by the file's
  * permissions, on each host for itself. Read-only nodes are handed on; nothing writable may be below one.
  * Runs before anything else, in the main thread.
@@ -146,8 +146,8 @@ static int read_format(struct graph *g, struct node *n, struct layers *l, struct
 		if (!drive_is_format(n->driver, &why))
 			return refuse_driver(n->driver, why, e);
 		if (below && !is_file(below))
-			return err_set(e, -ENOTSUP, "file.driver=%.40s: it is neither file nor host_device; write other layers as a "
-				       "-blockdev of their own", below);
+			return err_set(e, -ENOTSUP, "file.driver=%.40s: it is neither file nor host_device; write "
+				       "other layers as a -blockdev of their own", below);
 		l->format = n->driver;
 		rc = judge_keys(g, kv, IN_NODE, e);
 		if (!rc)
@@ -158,8 +158,8 @@ static int read_format(struct graph *g, struct node *n, struct layers *l, struct
 		if (below) {
 			l->path = kvlist_get(kv, "file.filename");
 			if (kvlist_bool(kv, "file.read-only", 0) == 1)
-				return err_set(e, -EINVAL, "file.read-only=on: then the image cannot be written; say read-only=on above "
-					       "it, too");
+				return err_set(e, -EINVAL, "file.read-only=on: then the image cannot be written; say "
+					       "read-only=on above it, too");
 			return l->path ? read_layer(kv, "file.", passes, l, e) :
 			       err_set(e, -EINVAL, "file.filename= is missing");
 		}
@@ -168,7 +168,8 @@ static int read_format(struct graph *g, struct node *n, struct layers *l, struct
 		if (!next)
 			return err_set(e, -EINVAL, "file=%.60s: there is no such -blockdev", n->below);
 		if (!next->writable)
-			return err_set(e, -EINVAL, "file=%.60s: this is read-only; say read-only=on above it, too", n->below);
+			return err_set(e, -EINVAL, "file=%.60s: this is read-only; say read-only=on above it, too",
+				       n->below);
 		if (next->seen)
 			return err_set(e, -EINVAL, "file=%.60s: another node stands on it already", n->below);
 		next->seen = true;
@@ -202,7 +203,8 @@ static int make_disk(struct graph *g, struct node *top, const struct layers *l, 
 		return rc;
 	}
 	if (l->no_flush)
-		cmdline_note(g->c, "%.80s: what the guest flushes is flushed, although it says cache.no-flush", l->path);
+		cmdline_note(g->c, "%.80s: what the guest flushes is flushed, although it says cache.no-flush",
+			     l->path);
 	d->direct = l->direct;
 	d->discard = l->discard;
 	d->node = true;
@@ -224,12 +226,13 @@ static int take_root(struct graph *g, struct node *n, struct err *e)
 		struct node *next = find(g, n->below);
 
 		if (!n->below)
-			return err_set(e, -ENOTSUP, "driver=throttle: write what is below it as a -blockdev of its own, and its name "
-				       "here: file=NAME");
+			return err_set(e, -ENOTSUP, "driver=throttle: write what is below it as a -blockdev of its "
+				       "own, and its name here: file=NAME");
 		if (!next)
 			return err_set(e, -EINVAL, "file=%.60s: there is no such -blockdev", n->below);
 		if (!next->writable)
-			return err_set(e, -EINVAL, "file=%.60s: this is read-only; say read-only=on above it, too", n->below);
+			return err_set(e, -EINVAL, "file=%.60s: this is read-only; say read-only=on above it, too",
+				       n->below);
 		if (next->seen)
 			return err_set(e, -EINVAL, "file=%.60s: another node stands on it already", n->below);
 		return take_root(g, next, e);
@@ -254,8 +257,8 @@ static int judge_names(const struct graph *g, const struct node *n, struct err *
 	if (!n->name)
 		return err_set(e, -EINVAL, "node-name= is missing");
 	if (!n->name[0] || !strchr(own, n->name[0]) || n->name[strspn(n->name, rest)] || strlen(n->name) > 31)
-		return err_set(e, -EINVAL, "node-name=%.60s: a name begins with a letter, has letters, digits, - . and _, and at "
-			       "most 31 of them", n->name);
+		return err_set(e, -EINVAL, "node-name=%.60s: a name begins with a letter, has letters, digits, - . and "
+			       "_, and at most 31 of them", n->name);
 	if (drive_bool(kv, "read-only", 0, e) < 0)
 		return -EINVAL;
 	if (find(g, n->name) != n)
@@ -265,8 +268,8 @@ static int judge_names(const struct graph *g, const struct node *n, struct err *
 		const struct node *other = find(g, kv->v[i].val);
 
 		if (other && other != n && other->writable && strcmp(kv->v[i].key, "driver"))
-			return err_set(e, -ENOTSUP, "%.60s=%.60s: this node can be written, and what is above it not; say "
-				       "read-only=on at each of its layers", kv->v[i].key, kv->v[i].val);
+			return err_set(e, -ENOTSUP, "%.60s=%.60s: this node can be written, and what is above it not; "
+				       "say read-only=on at each of its layers", kv->v[i].key, kv->v[i].val);
 	}
 	return 0;
 }
@@ -280,8 +283,8 @@ static int judge_flash(const struct graph *g, struct err *e)
 		const struct node *n = find(g, kvlist_get(&g->c->machine_kv, which[i]));
 
 		if (n && n->writable)
-			return err_set(e, -ENOTSUP, "-machine %s=%.60s: flash memory that the guest writes is written -drive "
-				       "if=pflash,unit=%u,format=raw,file=...", which[i], n->name, i);
+			return err_set(e, -ENOTSUP, "-machine %s=%.60s: flash memory that the guest writes is written "
+				       "-drive if=pflash,unit=%u,format=raw,file=...", which[i], n->name, i);
 	}
 	return 0;
 }

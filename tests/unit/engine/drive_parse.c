@@ -80,19 +80,22 @@ static const struct {
 	/* Cache modes. */
 	{ "-drive file=/a,format=raw,cache=none,aio=native", D(R, "ide0-hd0"), "ide0-hd0:/a:raw:d" },
 	{ "-drive file=/a,format=raw,cache=writeback,cache.direct=on", D(R, "ide0-hd0"), "ide0-hd0:/a:raw:d" },
-	{ "-drive file=/a,format=raw,cache=writethrough", D("cache.writeback=off," R, "ide0-hd0"), "ide0-hd0:/a:raw:t" },
+	{ "-drive file=/a,format=raw,cache=writethrough", D("cache.writeback=off," R, "ide0-hd0"),
+	  "ide0-hd0:/a:raw:t" },
 	{ "-drive file=/a,format=raw,cache=directsync", D("cache.writeback=off," R, "ide0-hd0"), "ide0-hd0:/a:raw:dt" },
 	{ "-drive file=/a,format=raw,cache=unsafe", D(R, "ide0-hd0"), "ide0-hd0:/a:raw:" },
 	{ "-drive file=/a,format=raw,cache=directsync,cache.writeback=on", D(R, "ide0-hd0"), "ide0-hd0:/a:raw:d" },
 	/* What QEMU's block layer does above the disk. */
-	{ "-drive file=/a,format=raw,discard=on,detect-zeroes=unmap", D("discard=unmap,detect-zeroes=unmap," R, "ide0-hd0"),
+	{ "-drive file=/a,format=raw,discard=on,detect-zeroes=unmap",
+	  D("discard=unmap,detect-zeroes=unmap," R, "ide0-hd0"),
 	  "ide0-hd0:/a:raw:u" },
 	{ "-drive file=/a,format=raw,discard=ignore,copy-on-read=off", D("discard=ignore," R, "ide0-hd0"),
 	  "ide0-hd0:/a:raw:" },
 	{ "-drive file=/a,format=raw,throttling.iops-total=100,bps_rd=5,iops=7,werror=report",
 	  D("throttling.iops-total=100,bps_rd=5,iops=7," R, "ide0-hd0"), "ide0-hd0:/a:raw:" },
 	/* Ids as QEMU makes them, among others. */
-	{ "-hda /a -hdb /b -hdd /c", D("index=0,media=disk," R, "ide0-hd0") " " D("index=1,media=disk," R, "ide0-hd1") " "
+	{ "-hda /a -hdb /b -hdd /c", D("index=0,media=disk," R, "ide0-hd0") " "
+	  D("index=1,media=disk," R, "ide0-hd1") " "
 	  D("index=3,media=disk," R, "ide1-hd1"), "ide0-hd0:/a:raw: ide0-hd1:/b:raw: ide1-hd1:/c:raw:" },
 	{ "-M q35 -hda /a -hdb /b", D("index=0,media=disk," R, "ide0-hd0") " " D("index=1,media=disk," R, "ide1-hd0"),
 	  "ide0-hd0:/a:raw: ide1-hd0:/b:raw:" },
@@ -103,13 +106,15 @@ static const struct {
 	{ "-drive file=/i,media=cdrom -drive file=/a,format=raw -drive file=/b,format=raw,bus=1,unit=1",
 	  "-drive file=/i,media=cdrom " D(R, "ide0-hd1") " " D("bus=1,unit=1," R, "ide1-hd1"),
 	  "ide0-hd1:/a:raw: ide1-hd1:/b:raw:" },
-	{ "-drive file=/a,format=raw,if=virtio,id=x -drive file=/b,format=raw,if=virtio -drive file=/c,format=raw,if=none",
+	{ "-drive file=/a,format=raw,if=virtio,id=x -drive file=/b,format=raw,if=virtio -drive "
+	  "file=/c,format=raw,if=none",
 	  D("if=virtio,id=x," R, "x") " " D("if=virtio," R, "virtio1") " " D("if=none," R, "none0"),
 	  "x:/a:raw: virtio1:/b:raw: none0:/c:raw:" },
 	/* Nodes: a file alone, format over file in either order, in one option, as JSON. */
 	{ "-blockdev file,filename=/a,node-name=n -device virtio-blk-pci,drive=n",
 	  B("", "n") " -device virtio-blk-pci,drive=n,werror=report", "n:/a:raw:nv" },
-	{ "-blockdev driver=file,filename=/a,node-name=f -blockdev driver=qcow2,file=f,node-name=n -device ide-hd,drive=n",
+	{ "-blockdev driver=file,filename=/a,node-name=f -blockdev driver=qcow2,file=f,node-name=n -device "
+	  "ide-hd,drive=n",
 	  B("", "n") " -device ide-hd,drive=n,werror=report", "n:/a:qcow2:nv" },
 	{ "-device virtio-blk-pci,drive=n,werror=ignore -blockdev raw,file=f,node-name=n -blockdev "
 	  "host_device,filename=/a,aio=io_uring,node-name=f,cache.direct=on",
@@ -120,11 +125,13 @@ static const struct {
 	  "{\"driver\":\"file\",\"filename\":\"/a,b\",\"cache\":{\"direct\":true}}} -device "
 	  "{\"driver\":\"virtio-blk-pci\",\"drive\":\"n\",\"write-cache\":\"off\"}",
 	  B(",discard=unmap", "n") " -device "
-	  "{\"driver\":\"virtio-blk-pci\",\"drive\":\"n\",\"write-cache\":\"off\",\"werror\":\"report\"}", "n:/a,b:qcow2:dunv" },
+	  "{\"driver\":\"virtio-blk-pci\",\"drive\":\"n\",\"write-cache\":\"off\",\"werror\":\"report\"}",
+	  "n:/a,b:qcow2:dunv" },
 	{ "-blockdev {\"driver\":\"raw\",\"node-name\":\"n\",\"file\":\"f\"} -blockdev "
 	  "{\"driver\":\"file\",\"node-name\":\"f\",\"filename\":\"/a\"}", B("", "n"), "n:/a:raw:n" },
 	/* Discarding reaches a raw image only when each layer lets it; a format frees its own clusters. */
-	{ "-blockdev raw,node-name=n,discard=unmap,file=f -blockdev file,filename=/a,node-name=f", B("", "n"), "n:/a:raw:n" },
+	{ "-blockdev raw,node-name=n,discard=unmap,file=f -blockdev file,filename=/a,node-name=f", B("", "n"),
+	  "n:/a:raw:n" },
 	{ "-blockdev raw,node-name=n,discard=unmap,file=f,detect-zeroes=unmap -blockdev "
 	  "file,filename=/a,node-name=f,discard=unmap", B(",discard=unmap,detect-zeroes=unmap", "n"), "n:/a:raw:un" },
 	{ "-blockdev qcow2,node-name=n,discard=unmap,file=f -blockdev file,filename=/a,node-name=f",
@@ -137,8 +144,8 @@ static const struct {
 	  "-object throttle-group,id=g -blockdev throttle,node-name=t,throttle-group=g,file=n " B("", "n")
 	  " -device virtio-blk-pci,drive=t,werror=report", "n:/a:raw:nv" },
 	/* Two, beside a read-only one of three layers. */
-	{ "-blockdev file,filename=/r,node-name=rf,read-only=on -blockdev raw,file=rf,node-name=r,read-only=on -blockdev "
-	  "file,filename=/a,node-name=a -blockdev file,filename=/b,node-name=b",
+	{ "-blockdev file,filename=/r,node-name=rf,read-only=on -blockdev raw,file=rf,node-name=r,read-only=on "
+	  "-blockdev file,filename=/a,node-name=a -blockdev file,filename=/b,node-name=b",
 	  "-blockdev file,filename=/r,node-name=rf,read-only=on -blockdev raw,file=rf,node-name=r,read-only=on "
 	  B("", "a") " " B("", "b"), "a:/a:raw:n b:/b:raw:n" },
 };
@@ -166,7 +173,8 @@ static const struct {
 	{ "-drive file=/a,format=dmg", -ENOTSUP, "can only be read" },
 	{ "-drive file=/a,format=xyz", -ENOTSUP, "format=xyz: this format is not supported" },
 	{ "-drive file=/a,format=raw,driver=raw", -EINVAL, "are the same" },
-	{ "-drive file=/a,format=qcow2,backing.file.filename=/b", -ENOTSUP, "backing.file.filename=/b: what an image stands" },
+	{ "-drive file=/a,format=qcow2,backing.file.filename=/b", -ENOTSUP, "backing.file.filename=/b: what an image "
+	  "stands" },
 	{ "-drive file=/a,format=qcow2,encrypt.key-secret=s", -ENOTSUP, "encrypt inside the guest" },
 	{ "-drive file=/a,format=raw,offset=512", -ENOTSUP, "a part of an image" },
 	{ "-drive file=/a,format=raw,copy-on-read=on", -ENOTSUP, "copy-on-read=on" },
@@ -189,16 +197,23 @@ static const struct {
 	{ "-drive file=/a,format=raw -drive file=/a,format=raw", -EINVAL, "given twice" },
 	{ "-hda /dev/null", -ENOTSUP, "-hda /dev/null: /dev/null: a writable drive must be a file" },
 	{ "/dev/null", -ENOTSUP, "/dev/null: /dev/null: a writable drive" },
-	{ "-hda /etc/passwd -hdb /etc/../etc/passwd", -EINVAL, "-hdb /etc/../etc/passwd: /etc/../etc/passwd: this image is given twice" },
+	{ "-hda /etc/passwd -hdb /etc/../etc/passwd", -EINVAL, "-hdb /etc/../etc/passwd: /etc/../etc/passwd: this "
+	  "image is given twice" },
 	{ "-hda /a -cdrom /a", -EINVAL, "the image of a writable drive too" },
 	{ "-drive file=/etc/passwd,readonly=on -hdb /etc/../etc/passwd", -EINVAL, "the image of a writable drive too" },
 	{ "-drive file=/a,format=raw,id=x -drive file=/b,format=raw,id=x", -EINVAL, "two drives have the id x" },
-	{ "-drive file=/a,format=raw,if=none,id=x -device ide-cd,drive=x", -ENOTSUP, "readonly=on at the drive of a CD-ROM" },
-	{ "-drive file=/a,format=raw,if=none,id=x -device nvme,drive=x,serial=1", -ENOTSUP, "-device nvme" },
+	{ "-drive file=/a,format=raw,if=none,id=x -device ide-cd,drive=x", -ENOTSUP, "readonly=on at the drive of a "
+	  "CD-ROM" },
+	{ "-drive file=/a,format=raw,if=none,id=x -device nvme,drive=x,serial=1", -ENOTSUP, "QEMU cannot migrate" },
+	{ "-drive file=/a,format=raw,if=none,id=x -device lsi53c895a -device scsi-hd,drive=x", -ENOTSUP, "has not been "
+	  "tried" },
+	{ "-drive file=/a,format=raw,if=none,id=x -device virtio-scsi-pci -device qemu-xhci -device usb-uas -device "
+	  "scsi-hd,drive=x", -ENOTSUP, "has not been tried" },
 	{ "-drive file=/a,format=raw,if=none,id=x -device floppy,drive=x", -ENOTSUP, "floppy" },
 	{ "-drive file=/a,format=raw,if=none,id=x -device ide-hd,drive=x -device ide-hd,drive=x", -EINVAL,
 	  "another device is on it" },
-	{ "-drive file=/a,format=raw,if=none,id=x -device ide-hd,drive=x,werror=stop", -ENOTSUP, "nobody could continue" },
+	{ "-drive file=/a,format=raw,if=none,id=x -device ide-hd,drive=x,werror=stop", -ENOTSUP, "nobody could "
+	  "continue" },
 	/* Nodes. */
 	{ "-blockdev node-name=x,filename=/a", -EINVAL, "which driver" },
 	{ "-blockdev file,filename=/a", -EINVAL, "node-name= is missing" },
@@ -212,36 +227,43 @@ static const struct {
 	{ "-blockdev raw,node-name=a,file=b", -EINVAL, "no such -blockdev" },
 	{ "-blockdev raw,node-name=a,file=a", -EINVAL, "stands on itself" },
 	{ "-blockdev raw,node-name=a,file=b -blockdev raw,node-name=b,file=a", -EINVAL, "stands on itself" },
-	{ "-blockdev raw,node-name=a,file=f -blockdev raw,node-name=b,file=f -blockdev file,filename=/a,node-name=f", -EINVAL,
+	{ "-blockdev raw,node-name=a,file=f -blockdev raw,node-name=b,file=f -blockdev file,filename=/a,node-name=f",
+	  -EINVAL,
 	  "another node stands on it" },
-	{ "-blockdev qcow2,node-name=a,file=b -blockdev qcow2,node-name=b,file=f -blockdev file,filename=/a,node-name=f",
+	{ "-blockdev qcow2,node-name=a,file=b -blockdev qcow2,node-name=b,file=f -blockdev "
+	  "file,filename=/a,node-name=f",
 	  -ENOTSUP, "a format in a format" },
 	{ "-blockdev raw,node-name=a,file.driver=file", -EINVAL, "file.filename= is missing" },
 	{ "-blockdev raw,node-name=a,file.driver=raw,file.file.driver=file", -ENOTSUP, "of their own" },
 	{ "-blockdev raw,node-name=a,file.driver=file,file.filename=/a,file.what=x", -ENOTSUP, "file.what=" },
-	{ "-blockdev raw,node-name=a,file=f -blockdev file,filename=/a,node-name=f,read-only=on", -EINVAL, "this is read-only" },
-	{ "-blockdev raw,node-name=a,file.driver=file,file.filename=/a,file.read-only=on", -EINVAL, "file.read-only=on" },
+	{ "-blockdev raw,node-name=a,file=f -blockdev file,filename=/a,node-name=f,read-only=on", -EINVAL, "this is "
+	  "read-only" },
+	{ "-blockdev raw,node-name=a,file.driver=file,file.filename=/a,file.read-only=on", -EINVAL,
+	  "file.read-only=on" },
 	{ "-blockdev raw,node-name=a,file=f,read-only=on -blockdev file,filename=/a,node-name=f", -ENOTSUP,
 	  "at each of its layers" },
 	{ "-blockdev file,filename=d,node-name=d,pr-manager=p", -ENOTSUP, "reservations" },
-	{ "-blockdev qcow2,node-name=a,backing=b,file=f -blockdev file,filename=/a,node-name=f", -ENOTSUP, "backing=b" },
+	{ "-blockdev qcow2,node-name=a,backing=b,file=f -blockdev file,filename=/a,node-name=f", -ENOTSUP,
+	  "backing=b" },
 	{ "-blockdev raw,node-name=a,file=f,size=1M -blockdev file,filename=/a,node-name=f", -ENOTSUP, "size=1M" },
 	{ "-blockdev luks,node-name=a,file=f -blockdev file,filename=/a,node-name=f", -ENOTSUP, "driver=luks" },
-	{ "-blockdev quorum,node-name=q,children.0=a,children.1=b,vote-threshold=1 -blockdev file,filename=/a,node-name=a"
-	  " -blockdev file,filename=/b,node-name=b", -ENOTSUP, "driver=quorum" },
-	{ "-blockdev copy-on-read,node-name=q,file=a -blockdev file,filename=/a,node-name=a", -ENOTSUP, "driver=copy-on-read" },
+	{ "-blockdev quorum,node-name=q,children.0=a,children.1=b,vote-threshold=1 -blockdev "
+	  "file,filename=/a,node-name=a -blockdev file,filename=/b,node-name=b", -ENOTSUP, "driver=quorum" },
+	{ "-blockdev copy-on-read,node-name=q,file=a -blockdev file,filename=/a,node-name=a", -ENOTSUP,
+	  "driver=copy-on-read" },
 	{ "-blockdev nbd,node-name=q,server.type=unix,server.path=/x", -ENOTSUP, "driver=nbd" },
 	{ "-blockdev null-co,node-name=q", -ENOTSUP, "driver=null-co" },
 	{ "-blockdev throttle,node-name=t,throttle-group=g,file.driver=file,file.filename=/a", -ENOTSUP, "file=NAME" },
 	{ "-blockdev throttle,node-name=t,throttle-group=g,file=x", -EINVAL, "no such -blockdev" },
-	{ "-blockdev throttle,node-name=t,throttle-group=g,file=a -blockdev throttle,node-name=u,throttle-group=g,file=a"
-	  " -blockdev file,filename=/a,node-name=a", -EINVAL, "another node stands on it" },
+	{ "-blockdev throttle,node-name=t,throttle-group=g,file=a -blockdev "
+	  "throttle,node-name=u,throttle-group=g,file=a -blockdev file,filename=/a,node-name=a", -EINVAL, "another "
+	  "node stands on it" },
 	{ "-blockdev file,filename=/a,node-name=a,discard=x", -EINVAL, "discard=x" },
 	{ "-blockdev file,filename=/a,node-name=a,detect-zeroes=unmap", -EINVAL, "needs discard=unmap" },
 	{ "-machine pc,pflash1=v -blockdev file,filename=/a,node-name=v", -ENOTSUP, "if=pflash,unit=1" },
-	{ "-blockdev file,filename=/a,node-name=n -device usb-storage,drive=n", -ENOTSUP, "-device usb-storage" },
-	{ "-blockdev file,filename=/a,node-name=n -blockdev throttle,node-name=t,throttle-group=g,file=n -device ide-hd,drive=t"
-	  " -device ide-hd,drive=n", -EINVAL, "another device is on it" },
+	{ "-blockdev file,filename=/a,node-name=n -device usb-storage,drive=n", -ENOTSUP, "has not been tried" },
+	{ "-blockdev file,filename=/a,node-name=n -blockdev throttle,node-name=t,throttle-group=g,file=n -device "
+	  "ide-hd,drive=t -device ide-hd,drive=n", -EINVAL, "another device is on it" },
 };
 
 static void test_accepted(void **state)
@@ -261,9 +283,11 @@ static void test_accepted(void **state)
 		free(got);
 		f = open_memstream(&disks, &len);
 		for (unsigned int k = 0; k < c.n_disks; k++)
-			fprintf(f, "%s%s:%s:%s:%s%s%s%s%s", k ? " " : "", c.disks[k].id, c.disks[k].path, c.disks[k].format,
+			fprintf(f, "%s%s:%s:%s:%s%s%s%s%s", k ? " " : "", c.disks[k].id, c.disks[k].path,
+				c.disks[k].format,
 				c.disks[k].direct ? "d" : "", c.disks[k].writethrough ? "t" : "",
-				c.disks[k].discard ? "u" : "", c.disks[k].node ? "n" : "", c.disks[k].dev >= 0 ? "v" : "");
+				c.disks[k].discard ? "u" : "", c.disks[k].node ? "n" : "",
+				c.disks[k].dev >= 0 ? "v" : "");
 		fclose(f);
 		if (strcmp(disks, accepted[i].disks))
 			fail_msg("%s\ngot  %s\nwant %s", accepted[i].line, disks, accepted[i].disks);
@@ -306,7 +330,8 @@ static void test_without_format(void **state)
 		const char *format;
 	} t[] = {
 		{ 0, "QFI\xfb\0\0\0\3", 8, "qcow2" }, { 0, "QED\0", 4, "qed" }, { 0, "KDMV", 4, "vmdk" },
-		{ 0, "# Disk DescriptorFile", 21, "vmdk" }, { 64, "\x7f\x10\xda\xbe", 4, "vdi" }, { 0, "vhdxfile", 8, "vhdx" },
+		{ 0, "# Disk DescriptorFile", 21, "vmdk" },
+		{ 64, "\x7f\x10\xda\xbe", 4, "vdi" }, { 0, "vhdxfile", 8, "vhdx" },
 		{ 0, "conectix", 8, "vpc" }, { 0, "LUKS\xba\xbe", 6, "luks" },
 	};
 	char path[] = "/tmp/lockstep-drive-XXXXXX", line[128], want[64];
@@ -320,7 +345,8 @@ static void test_without_format(void **state)
 
 		put(path, t[i].off, t[i].magic, t[i].len);
 		snprintf(line, sizeof(line), "-hda %s", path);
-		snprintf(want, sizeof(want), strcmp(t[i].format, "luks") ? "write format=%s " : "%s format: an encrypted image",
+		snprintf(want, sizeof(want), strcmp(t[i].format, "luks") ? "write format=%s " : "%s format: an "
+			 "encrypted image",
 			 t[i].format);
 		assert_int_equal(parse(line, &c, &e), -ENOTSUP);
 		if (!strstr(e.msg, want))
@@ -409,7 +435,8 @@ static void test_too_many(void **state)
 static const struct {
 	const char *a, *b, *because;
 } pairs[] = {
-	{ "-drive file=/a,format=raw,if=virtio,cache=none", "-drive file=/b,format=qcow2,if=virtio,aio=native,discard=unmap",
+	{ "-drive file=/a,format=raw,if=virtio,cache=none", "-drive "
+	  "file=/b,format=qcow2,if=virtio,aio=native,discard=unmap",
 	  NULL },
 	{ "-blockdev raw,node-name=n,file=f -blockdev file,filename=/a,node-name=f",
 	  "-blockdev qcow2,node-name=n,file.driver=file,file.filename=/b", NULL },
@@ -471,8 +498,8 @@ static void test_sizes(void **state)
 	}
 	assert_string_equal(text[0], "size.ide0-hd0=1073741824 bytes\nsize.virtio0=4096 bytes\n");
 	assert_int_equal(shape_compare(text[0], text[1], strlen(text[1]), &e), -EXDEV);
-	assert_string_equal(e.msg, "the two machines differ: the size of the image of disk virtio0 is 4096 bytes here and "
-			    "8192 bytes at the peer");
+	assert_string_equal(e.msg, "the two machines differ: the size of the image of disk virtio0 is 4096 bytes here "
+			    "and 8192 bytes at the peer");
 	free(text[0]);
 	free(text[1]);
 	cmdline_free(&c);
