@@ -12,15 +12,19 @@
 /* What an image is kept in: a raw file or block device, or any other format behind a qemu-storage-daemon. */
 struct store;
 
+/* AUTO: io_uring where the kernel lets us, else threads; LOCKSTEP_DISK_IO=uring or threads in the environment decides it */
 enum store_io { STORE_IO_AUTO, STORE_IO_URING, STORE_IO_THREADS };
+
+/* Past the page cache? AUTO: see store_raw.c. ON where the file system cannot: with a note through the cache. */
+enum store_direct { STORE_DIRECT_AUTO, STORE_DIRECT_ON, STORE_DIRECT_OFF };
 
 struct store_cfg {
 	struct loop *loop;	/* the disk loop; it may not run yet */
 	const char *path;	/* of the image; copied */
 	const char *format;	/* "raw", "qcow2", ...: never guessed */
 	bool readonly;
-	bool direct;		/* without the page cache where the file system can */
-	bool shared;		/* another node has it open too: no lock is taken */
+	enum store_direct direct;
+	bool shared;		/* another node has it open too: no lock is taken; raw only, direct or an error */
 	enum store_io io;
 	const char *dir;	/* where sockets of a qemu-storage-daemon are made */
 	/* The store has become useless (its qemu-storage-daemon died): every request answers -EIO from now on. */
@@ -45,10 +49,21 @@ struct blk *store_blk(struct store *s);
  */
 void store_reserve(struct store *s, uint64_t off, uint64_t len, void (*done)(void *arg, int rc), void *arg);
 
-/* store_file_stamp() - changes when anybody has changed the image file (size, times); for the trust in bitmaps */
+/*
+ * store_file_stamp() - changes when anybody has changed the image file (size, times); for the trust in bitmaps. Blocks.
+ *
+ * Return: the stamp; 0: nobody can tell, as with a block device, so nothing that rests on the stamp may be trusted
+ */
 uint64_t store_file_stamp(struct store *s);
 
-/* store_close() - waits for what is under way; after the loop has ended, or in it when nothing is under way */
+/* store_io_name() - "io_uring", "threads" or "qemu-storage-daemon"; store_is_direct() - past the page cache; for the status */
+const char *store_io_name(const struct store *s);
+bool store_is_direct(const struct store *s);
+
+/*
+ * store_close() - waits for what is under way (done() is called for all of it) and unlocks; after the loop has ended, or
+ * in it when nothing is under way. Makes nothing durable. NULL is fine.
+ */
 void store_close(struct store *s);
 
 #endif

@@ -1,0 +1,166 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * Locks on an image: theory of operation
+ *
+ * The same as QEMU's (its file-posix driver), so that a QEMU or a qemu-img and we exclude each other as two QEMUs do. They are
+ * locks of the open file (F_OFD_SETLK), all of them shared ones, on single bytes, which need not exist in the file.
+ * There are five things that somebody may do with an image; who does thing i holds byte 100 + i, who does not want others to
+ * do it holds byte 200 + i. So who wants to do i asks whether anybody holds 200 + i, and who does not bear it asks for
+ * 100 + i: by F_OFD_GETLK for an exclusive lock, which is never taken. First all are taken, then asked for, so
+ * of two that come at once at least one sees the other.
+ *
+ * A lock of an open file has no owner in /proc/locks; but /proc/PID/fdinfo/FD names the locks of each descriptor, so
+ * whoever has it is found there, as far as we may look.
+ */
+#include "disk/imagelock.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/log.h"
+
+#define BASE_DO		100
+#define BASE_DENY	200
+
+enum thing { CONSISTENT_READ, WRITE, WRITE_UNCHANGED, RESIZE };
+
+/* Whether this descriptor of a process holds a lock on @byte. */
+static bool holds(const char *pid, const char *fd, off_t byte)
+{
+	char path[320], line[256], dummy[8];
+	long long from, to;
+	bool yes = false;
+	FILE *f;
+
+	snprintf(path, sizeof(path), "/proc/%.20s/fdinfo/%.20s", pid, fd);
+	f = fopen(path, "re");
+	if (!f)
+		return false;
+	while (fgets(line, sizeof(line), f)) {
+		char *p = strstr(line, "OFDLCK");
+
+		if (strncmp(line, "lock:", 5) || !p)
+			continue;
+		if (sscanf(p, "OFDLCK %*s %*s %*s %*s %lld %lld", &from, &to) == 2)
+			yes |= from <= byte && byte <= to;
+		else if (sscanf(p, "OFDLCK %*s %*s %*s %*s %lld %7s", &from, dummy) == 2)
+			yes |= from <= byte;
+	}
+	fclose(f);
+	return yes;
+}
+
+static bool process_holds(const char *pid, const struct stat *st, off_t byte)
+{
+	char path[320];
+	struct dirent *d;
+	bool yes = false;
+	DIR *dir;
+
+	snprintf(path, sizeof(path), "/proc/%.20s/fd", pid);
+	dir = opendir(path);
+	if (!dir)
+		return false;
+	while (!yes && (d = readdir(dir))) {
+		struct stat other;
+
+		if (d->d_name[0] == '.' || fstatat(dirfd(dir), d->d_name, &other, 0))
+			continue;
+		yes = other.st_dev == st->st_dev && other.st_ino == st->st_ino && holds(pid, d->d_name, byte);
+	}
+	closedir(dir);
+	return yes;
+}
+
+/* Fill @who with "process 123 (name)", if it can be found. */
+static bool find_holder(int fd, off_t byte, char *who, size_t size)
+{
+	DIR *dir = opendir("/proc");
+	struct dirent *d;
+	struct stat st;
+	bool found = false;
+
+	if (!dir)
+		return false;
+	while (!fstat(fd, &st) && !found && (d = readdir(dir))) {
+		char path[64], name[64] = "";
+		FILE *f;
+
+		if (d->d_name[0] < '0' || d->d_name[0] > '9' || !process_holds(d->d_name, &st, byte))
+			continue;
+		found = true;
+		snprintf(path, sizeof(path), "/proc/%.20s/comm", d->d_name);
+		f = fopen(path, "re");
+		if (f) {
+			if (fgets(name, sizeof(name), f))
+				name[strcspn(name, "\n")] = 0;
+			fclose(f);
+		}
+		if (atol(d->d_name) == getpid())
+			snprintf(who, size, "this process itself");
+		else
+			snprintf(who, size, "process %.20s (%s)", d->d_name, name);
+	}
+	closedir(dir);
+	return found;
+}
+
+static int take(int fd, off_t byte)
+{
+	struct flock l = { .l_type = F_RDLCK, .l_whence = SEEK_SET, .l_start = byte, .l_len = 1 };
+
+	return fcntl(fd, F_OFD_SETLK, &l) ? -errno : 0;
+}
+
+/* Return: 1 when another open file holds the byte */
+static int held(int fd, off_t byte)
+{
+	struct flock l = { .l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = byte, .l_len = 1 };
+
+	if (fcntl(fd, F_OFD_GETLK, &l))
+		return -errno;
+	return l.l_type != F_UNLCK;
+}
+
+static void drop(int fd)
+{
+	struct flock l = { .l_type = F_UNLCK, .l_whence = SEEK_SET, .l_start = BASE_DO, .l_len = 2 * BASE_DENY };
+
+	fcntl(fd, F_OFD_SETLK, &l);
+}
+
+int imagelock_take(int fd, const char *path, bool write, struct err *e)
+{
+	/* What we do, and what nobody else may do meanwhile. */
+	off_t mine[4] = { BASE_DO + CONSISTENT_READ, BASE_DENY + WRITE, BASE_DENY + RESIZE, BASE_DO + WRITE };
+	off_t theirs[4] = { BASE_DENY + CONSISTENT_READ, BASE_DO + WRITE, BASE_DO + RESIZE, BASE_DENY + WRITE };
+	unsigned int n = write ? 4 : 3;
+	char who[128];
+	int rc = 0;
+
+	for (unsigned int i = 0; i < n && !rc; i++)
+		rc = take(fd, mine[i]);
+	for (unsigned int i = 0; i < n && !rc; i++) {
+		rc = held(fd, theirs[i]);
+		if (rc <= 0)
+			continue;
+		drop(fd);
+		if (!find_holder(fd, theirs[i], who, sizeof(who)))
+			snprintf(who, sizeof(who), "another process");
+		return err_set(e, -EBUSY, "%.200s: the image is in use by %s%s", path, who,
+			       theirs[i] == BASE_DENY + WRITE ? ", which lets nobody write to it" : "");
+	}
+	if (!rc)
+		return 0;
+	drop(fd);
+	if (rc == -EAGAIN || rc == -EACCES)
+		return err_set(e, -EBUSY, "%.200s: the image is locked by another process", path);
+	log_note("%s: this file system has no locks (%s), so nothing keeps others from using the image too", path, strerror(-rc));
+	return 0;
+}

@@ -1,0 +1,20 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+#ifndef DISK_IMAGELOCK_H
+#define DISK_IMAGELOCK_H
+
+#include <stdbool.h>
+
+#include "base/err.h"
+
+/*
+ * imagelock_take() - lock an image file as a QEMU does that has it open
+ * @fd:    of the image; the lock lasts as long as this open file
+ * @path:  for the sentence
+ * @write: it will be written
+ *
+ * Return: 0; -EBUSY with a sentence that says who has it, where that can be found; 0 with a note in the log where the
+ * file system has no such locks
+ */
+int imagelock_take(int fd, const char *path, bool write, struct err *e);
+
+#endif
