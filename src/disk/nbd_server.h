@@ -36,7 +36,7 @@ struct nbd_listen {
 };
 
 struct nbd_stats {
-	uint64_t connections, refused;
+	uint64_t connections, refused;	/* refused: too many, no TLS, failed handshakes */
 	uint64_t reads, writes, zeroes, trims, flushes, errors;
 	uint64_t bytes_read, bytes_written;
 	unsigned int open;
@@ -44,11 +44,24 @@ struct nbd_stats {
 
 struct nbd_server *nbd_server_new(struct loop *l, struct err *e);
 int nbd_server_export(struct nbd_server *s, const struct nbd_export *x, struct err *e);
-/* nbd_server_unexport() - no new connections; those that are there are closed when their requests are answered */
+/*
+ * nbd_server_unexport() - no new connections; those that are there are closed when their requests are answered
+ *
+ * The device must live until nbd_server_in_use() says that it has answered them.
+ */
 int nbd_server_unexport(struct nbd_server *s, const char *name);
-/* nbd_server_listen() - Return: an id for nbd_server_port(), or -errno with @e */
+/* nbd_server_in_use() - whether requests of clients are at @b */
+bool nbd_server_in_use(const struct nbd_server *s, const struct blk *b);
+/* nbd_server_listen() - Return: an id for nbd_server_port() and nbd_server_unlisten(), or -errno with @e */
 int nbd_server_listen(struct nbd_server *s, const struct nbd_listen *where, struct err *e);
+/* nbd_server_unlisten() - the same for a listener and the connections that have come by it; 0, or -ENOENT */
+int nbd_server_unlisten(struct nbd_server *s, int id);
 uint16_t nbd_server_port(struct nbd_server *s, int id);
+/*
+ * nbd_server_adopt() - serve a client at the other end of a connected stream socket, without TLS
+ * @fd: non-blocking; the server's from now on, closed if this fails
+ */
+int nbd_server_adopt(struct nbd_server *s, int fd);
 void nbd_server_stats(struct nbd_server *s, struct nbd_stats *out);
 /* nbd_server_free() - in its loop, or when that has ended; requests under way must be answered first by their devices */
 void nbd_server_free(struct nbd_server *s);
