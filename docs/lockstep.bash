@@ -16,8 +16,14 @@ _lockstep()
 	--point)
 		COMPREPLY=($(compgen -W "client pvm svm released client,released pvm,svm all" -- "$cur"))
 		return ;;
-	-w | --write)
+	-w | --write | --socket | --psk-file)
 		COMPREPLY=($(compgen -f -- "$cur"))
+		return ;;
+	--tls-dir)
+		COMPREPLY=($(compgen -d -- "$cur"))
+		return ;;
+	--format)
+		COMPREPLY=($(compgen -W "raw qcow2 qed vdi vhdx vmdk vpc" -- "$cur"))
 		return ;;
 	esac
 	case $cur in
@@ -44,6 +50,8 @@ _lockstep()
 		COMPREPLY=($(compgen -W "$(lockstep help 2>/dev/null | sed -n 's/^  \([a-z]*\) .*/\1/p')" -- "$cur")) ;;
 	doctor)
 		COMPREPLY=($(compgen -c -f -- "$cur")) ;;
+	nbd)
+		COMPREPLY=($(compgen -f -- "$cur")) ;;
 	status | checkpoint | failover | set | rule | events | capture | quit)
 		dir=${LOCKSTEP_RUN_DIR:-/run/lockstep}
 		[ -n "$LOCKSTEP_RUN_DIR" ] || [ "$(id -u)" = 0 ] || dir=$XDG_RUNTIME_DIR/lockstep
