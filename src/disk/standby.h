@@ -16,6 +16,9 @@
  */
 struct standby;
 
+#define STANDBY_MAX_DISKS	32u
+#define STANDBY_MAX_EPOCHS	16u	/* committed and not in the bases: standby_reserve() of one more waits */
+
 struct standby_disk {
 	struct blk *base;
 	/* As store_reserve(); NULL: cannot tell. So that a committed epoch cannot fail for want of space. */
@@ -29,6 +32,11 @@ struct journal_file {
 	int (*pwrite)(void *arg, const void *buf, uint64_t len, uint64_t off);
 	int (*sync)(void *arg);
 	int (*punch)(void *arg, uint64_t off, uint64_t len);
+	/*
+	 * NULL: threads make the calls above. Else (tests) this is called in their place, and calls work(job) and then
+	 * finish(job) when it likes, not inside run().
+	 */
+	void (*run)(void *arg, void *job, void (*work)(void *job), void (*finish)(void *job));
 	void *arg;
 };
 
@@ -37,12 +45,16 @@ struct standby_limits {
 	uint64_t soft;		/* bytes pending, or own: ops.want() */
 	uint64_t hard;		/* bytes: ops.failed(-ENOSPC) */
 	uint32_t extents;	/* in all maps; the soft limit of these is half of it */
+	uint32_t chunk;		/* bytes that memory and journal file are given out in, a power of 2; 0: 256 KiB */
 };
 
 struct standby_ops {
 	void (*want)(void *arg);		/* a checkpoint, because a soft limit is reached; once until the next flip */
 	void (*committed)(void *arg, uint64_t n); /* epoch n and all before are in the bases, durable */
 	void (*failed)(void *arg, int rc, const char *sentence); /* this node cannot stand by any more; once */
+	void (*room)(void *arg);		/* after -EAGAIN: try again */
+	/* after a promotion: the merge has failed, is tried again, and the overlay is read meanwhile; for log and status */
+	void (*trouble)(void *arg, int rc, const char *sentence);
 	void (*merged)(void *arg);		/* after a promotion: everything is in the bases, durable; reads and writes go straight */
 	void *arg;
 };
@@ -53,21 +65,37 @@ struct standby_stats {
 	uint32_t extents;
 	uint64_t written_back;		/* bytes, since the start */
 	uint64_t flips, merges;
+	uint64_t waits;			/* how often a write found no room */
+	uint64_t file_bytes;		/* of the journal file that are in use */
 	uint64_t epoch;			/* that the bases are at, durable */
 };
 
 /*
  * standby_recover() - before anything else: what a former process had committed and not written back goes into the bases
+ * @l:     the bases' loop, which must be running in another thread; NULL: they answer from inside blk_submit()
  * @epoch: filled with the epoch of the bases; 0: the journal is empty or new
- * Blocks. A journal of other disks (@ids, one for each, random, 16 bytes) is an error that says so.
+ * Blocks. May be repeated as often as one likes. A journal of other disks (@ids, one for each, random, 16 bytes) is an
+ * error that says so.
  */
-int standby_recover(const struct journal_file *j, struct blk *const *bases, const uint8_t (*ids)[16], unsigned int n,
-		    uint64_t *epoch, struct err *e);
+int standby_recover(struct loop *l, const struct journal_file *j, struct blk *const *bases, const uint8_t (*ids)[16],
+		    unsigned int n, uint64_t *epoch, struct err *e);
 
+/*
+ * standby_new() - blocks for reading the journal's headers
+ * @l: the disk loop; NULL only with a @j that has run(): then nothing is tried again before standby_retry()
+ * What @disks and @limits point to is copied; the bases stay the caller's.
+ */
 struct standby *standby_new(struct loop *l, const struct standby_disk *disks, const uint8_t (*ids)[16], unsigned int n,
 			    const struct journal_file *j, const struct standby_limits *limits,
 			    const struct standby_ops *ops, struct err *e);
+/*
+ * standby_quiesce() - @done, once, when nothing is left to write to the bases (or that has failed) and nothing is under way
+ * standby_free() - after that, or when the loop has ended
+ */
+void standby_quiesce(struct standby *s, void (*done)(void *arg), void *arg);
 void standby_free(struct standby *s);
+/* standby_retry() - after ops.trouble(): now, not after a second */
+void standby_retry(struct standby *s);
 
 /* standby_blk() - disk @i as the SVM (after standby_promote(): the VM) sees it; this is what NBD serves */
 struct blk *standby_blk(struct standby *s, unsigned int i);
@@ -81,7 +109,8 @@ void standby_sync_mode(struct standby *s, bool on);
 /*
  * standby_write() / _zero() / _trim() - the peer's, in its order, of the epoch that follows the last barrier
  * @data: copied before it returns
- * Return: 0; -EAGAIN: too much is under way, ops.. room() comes; -EINVAL: outside the disk
+ * Return: 0; -EAGAIN: too much is under way, nothing was taken, ops.room() comes and the same must be said again;
+ * -EINVAL: outside the disk; -EIO: this node has failed, or was promoted
  */
 int standby_write(struct standby *s, unsigned int disk, uint64_t off, uint32_t len, const uint8_t *data);
 int standby_zero(struct standby *s, unsigned int disk, uint64_t off, uint64_t len, bool trim, bool no_hole);
@@ -89,7 +118,10 @@ int standby_zero(struct standby *s, unsigned int disk, uint64_t off, uint64_t le
 /* standby_barrier() - all of epoch n is there */
 void standby_barrier(struct standby *s, uint64_t n);
 
-/* standby_reserve() - applying n cannot fail any more: space is there. @done: 0 or -errno */
+/*
+ * standby_reserve() - applying n, whose barrier was there, cannot fail any more: it is in the journal file, and there is
+ * space in the bases. @done: 0 or -errno; -ECANCELED: aborted, or promoted
+ */
 void standby_reserve(struct standby *s, uint64_t n, void (*done)(void *arg, int rc), void *arg);
 
 /*
@@ -107,7 +139,10 @@ void standby_abort(struct standby *s, uint64_t n);
  */
 void standby_promote(struct standby *s);
 
-/* standby_dirty() - after a promotion: call @fn for each range that may differ from what the dead peer had at epoch @n committed */
+/*
+ * standby_own_ranges() - the ranges in which this disk differs from the dead peer's: what the SVM has written itself, and
+ * what was pending and is dropped. To be called in the same turn of the loop as standby_promote().
+ */
 void standby_own_ranges(struct standby *s, unsigned int disk, void (*fn)(void *arg, uint64_t off, uint64_t len), void *arg);
 
 void standby_stats(const struct standby *s, struct standby_stats *out);
