@@ -29,9 +29,8 @@ struct lineage {
 
 /* What the process that has a copy open knows of the dirty bitmap beside it; kept by disk/resync. */
 enum lineage_map {
-	LINEAGE_MAP_SEEN = 1 << 0,	/* the two below are known */
-	LINEAGE_MAP_KEPT = 1 << 1,	/* it holds all that was written since the two parted */
-	LINEAGE_MAP_LEFT = 1 << 2,	/* it holds all that a peer lacks whose resync was not finished */
+	LINEAGE_MAP_SEEN = 1 << 0,	/* what follows is known */
+	LINEAGE_MAP_LEFT = 1 << 1,	/* it holds all that a peer lacks whose resync was not finished */
 };
 
 enum lineage_verdict {
