@@ -5,6 +5,7 @@
  * peer has must be dirty or uncommitted, and in the map of the file. LOCKSTEP_SEED=N replays one schedule.
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -115,8 +116,8 @@ struct bed {
 	bool used[MAX_REQS];
 	unsigned int under_way;
 	uint64_t answered, failed, wants, local_errors, debts_open, debt_failed;
+	int last_rc;
 	bool debt;
-	bool debt_seen_before_answer;
 	struct serve_range lock;
 	bool lock_asked;
 	struct serve_stats st;
@@ -281,6 +282,7 @@ static void req_done(struct blk_req *r, int rc)
 	b->under_way--;
 	b->answered++;
 	b->failed += rc != 0;
+	b->last_rc = rc;
 	free(r->buf);
 	r->buf = NULL;
 }
@@ -417,6 +419,18 @@ static bool is_uncommitted(struct bed *b, unsigned int d, uint64_t block)
 	return false;
 }
 
+static void copy_file(const char *from, const char *to)
+{
+	static uint8_t buf[1 << 20];
+	int in = open(from, O_RDONLY), out = open(to, O_CREAT | O_TRUNC | O_WRONLY, 0600);
+	ssize_t n = read(in, buf, sizeof(buf));
+
+	assert_true(n > 0 && n < (ssize_t)sizeof(buf));
+	assert_int_equal(write(out, buf, (size_t)n), n);
+	close(in);
+	close(out);
+}
+
 static const char *check(struct bed *b, bool at_rest)
 {
 	static char why[160];
@@ -424,15 +438,14 @@ static const char *check(struct bed *b, bool at_rest)
 
 	for (unsigned int d = 0; d < DISKS; d++) {
 		struct meta_open mo = { .size = SIZE, .stamp = 1 };
-		char copy[160], cmd[400];
+		char copy[160];
 		struct meta *m = NULL;
 		struct err e;
 
 		if (one_in(20)) {
 			/* What a node would find that is killed now. */
 			snprintf(copy, sizeof(copy), "%s/copy", b->dir);
-			snprintf(cmd, sizeof(cmd), "cp %s %s", b->path[d], copy);
-			assert_int_equal(system(cmd), 0);
+			copy_file(b->path[d], copy);
 			mo.path = copy;
 			m = meta_open(&mo, &e);
 			assert_non_null(m);
@@ -578,8 +591,8 @@ static void any_schedule_keeps_the_copies(void **state)
 	const char *given = getenv("LOCKSTEP_SEED");
 	uint64_t seed = given ? strtoull(given, NULL, 0) : (uint64_t)time(NULL) << 8 ^ (uint64_t)getpid();
 
-	for (unsigned int i = 0; i < (given ? 1u : 60u); i++) {
-		const char *why = schedule(seed + i, 3000);
+	for (unsigned int i = 0; i < (given ? 1u : 40u); i++) {
+		const char *why = schedule(seed + i, 2500);
 
 		if (why)
 			fail_msg("%s; LOCKSTEP_SEED=%llu repeats it", why, (unsigned long long)(seed + i));
@@ -587,9 +600,460 @@ static void any_schedule_keeps_the_copies(void **state)
 	print_message("first seed %llu\n", (unsigned long long)seed);
 }
 
+/* Single promises */
+
+static struct bed bed;
+
+static int up(void **state)
+{
+	rnd_state = 12345;
+	bed_up(&bed);
+	return 0;
+}
+
+static int down(void **state)
+{
+	settle(&bed);
+	bed_down(&bed);
+	return 0;
+}
+
+static struct blk_req *put(unsigned int disk, enum blk_op op, uint32_t flags, uint64_t off, uint64_t len, int value)
+{
+	struct blk_req *r = req_new(&bed, op, off, len);
+
+	assert_non_null(r);
+	r->flags = flags;
+	if (op == BLK_WRITE)
+		memset(r->buf, value, len);
+	blk_submit(serve_blk(bed.s, disk), r);
+	return r;
+}
+
+static void join_synced(void)
+{
+	peer_join(&bed);
+	bed.room = 1000;
+	while (serve_saver_step(bed.s))
+		;
+}
+
+/* saved() - the regions of [0, 5 MiB) are durable, and the base is as empty as before */
+static void saved(void)
+{
+	put(0, BLK_WRITE, 0, 0, SIZE, 0);
+	put(1, BLK_WRITE, 0, 0, SIZE, 0);
+	settle(&bed);
+	bed.answered = 0;
+}
+
+static void nothing_begins_before_its_intent(void **state)
+{
+	struct meta_open mo = { .size = SIZE, .stamp = 1 };
+	struct meta *m;
+	char copy[160];
+	uint64_t at, len;
+	struct err e;
+
+	put(0, BLK_WRITE, 0, 1 << 20, 512, 1);
+	put(0, BLK_WRITE, 0, 3 << 20, 512, 1);
+	assert_int_equal(bed.base[0].n, 0);
+	while (serve_saver_step(bed.s))
+		;
+	assert_int_equal(bed.base[0].n, 2);
+	/* What a process would find that begins now: both regions, and a generation of its own for each disk. */
+	snprintf(copy, sizeof(copy), "%s/copy", bed.dir);
+	mo.path = copy;
+	for (unsigned int d = 0; d < DISKS; d++) {
+		copy_file(bed.path[d], copy);
+		m = meta_open(&mo, &e);
+		assert_non_null(m);
+		assert_int_equal(meta_lineage(m)->current.number, 2);
+		assert_true(meta_lineage(m)->alone);
+		if (d == 0) {
+			assert_true(meta_next_intent(m, 0, &at, &len) && at == 1 << 20 && len == 1 << 20);
+			assert_true(meta_next_intent(m, at + len, &at, &len) && at == 3 << 20);
+		}
+		meta_close(m);
+	}
+	unlink(copy);
+	settle(&bed);
+	/* In the same regions nothing is made durable again. */
+	serve_stats(bed.s, &bed.st);
+	at = bed.st.intents;
+	for (int i = 0; i < 20; i++) {
+		put(0, BLK_WRITE, 0, (3 << 20) + 512 * i, 512, 2);
+		settle(&bed);
+	}
+	serve_stats(bed.s, &bed.st);
+	assert_int_equal(bed.st.intents, at);
+	assert_true(at <= 2);
+}
+
+static void a_generation_begins_when_it_is_decided(void **state)
+{
+	struct lineage *l = meta_lineage(bed.metas[0]);
+
+	join_synced();
+	put(0, BLK_WRITE, 0, 0, 4096, 1);
+	settle(&bed);
+	bed.dead = true;
+	put(0, BLK_WRITE, 0, 4096, 4096, 1);
+	settle(&bed);
+	assert_int_equal(bed.answered, 2);
+	assert_int_equal(serve_marker(bed.s, 1), -EPIPE);
+	assert_int_equal(l->current.number, 1);
+	peer_leave(&bed);
+	assert_true(is_dirty(&bed, 0, 0) && is_dirty(&bed, 0, 1) && !is_dirty(&bed, 0, 2));
+	assert_int_equal(l->current.number, 2);
+	/* It is not durable yet, so nothing is written. */
+	put(0, BLK_WRITE, 0, 8192, 4096, 1);
+	assert_int_equal(bed.base[0].n, 0);
+	settle(&bed);
+	assert_int_equal(bed.answered, 3);
+	/* With nothing uncommitted it begins with the first write. */
+	lineage_together(l);
+	join_synced();
+	peer_leave(&bed);
+	assert_int_equal(l->current.number, 2);
+	put(0, BLK_WRITE, 0, 8192, 4096, 1);
+	settle(&bed);
+	assert_int_equal(l->current.number, 3);
+}
+
+static void overlapping_ones_wait_in_order(void **state)
+{
+	saved();
+	join_synced();
+	put(0, BLK_WRITE, 0, 0, 8192, 1);
+	put(0, BLK_WRITE, 0, 4096, 8192, 2);
+	put(0, BLK_WRITE, 0, 8192, 8192, 3);	/* overlaps only one that waits */
+	put(0, BLK_WRITE, 0, 65536, 4096, 4);
+	put(1, BLK_WRITE, 0, 0, 4096, 5);
+	assert_int_equal(bed.base[0].n, 2);
+	assert_int_equal(bed.base[1].n, 1);
+	serve_stats(bed.s, &bed.st);
+	assert_int_equal(bed.st.conflicts, 2);
+	/* The first stays locked until the peer has it. */
+	bed.room = 0;
+	base_let_go(&bed.base[0], 0);
+	assert_int_equal(bed.answered, 0);
+	assert_int_equal(bed.base[0].n, 1);
+	bed.room = 1;
+	serve_writable(bed.s);
+	assert_int_equal(bed.answered, 1);
+	assert_int_equal(bed.base[0].n, 2);
+	settle(&bed);
+	assert_int_equal(bed.now[0][4096], 2);
+	assert_int_equal(bed.now[0][8192], 3);
+	assert_memory_equal(bed.now[0], bed.base[0].data, SIZE);
+}
+
+static void a_lock_keeps_writes_out(void **state)
+{
+	struct serve_range *r = &bed.lock;
+
+	saved();
+	put(0, BLK_WRITE, 0, 0, 4096, 1);
+	*r = (struct serve_range){ .disk = 0, .off = 2048, .len = 8192, .locked = sync_locked, .arg = &bed };
+	bed.lock_asked = true;
+	serve_lock(bed.s, r);
+	assert_true(bed.lock_asked);		/* it waits for the write */
+	put(0, BLK_WRITE, 0, 4096, 4096, 2);
+	put(0, BLK_READ, 0, 2048, 4096, 0);
+	assert_int_equal(bed.base[0].n, 2);	/* a write and the read */
+	while (bed.base[0].n)
+		base_let_go(&bed.base[0], 0);
+	assert_false(bed.lock_asked);
+	settle(&bed);
+	assert_int_equal(bed.answered, 3);
+	/* One that is given up before it is held leaves nothing behind. */
+	put(0, BLK_WRITE, 0, 0, 4096, 1);
+	serve_lock(bed.s, r);
+	put(0, BLK_WRITE, 0, 4096, 4096, 2);
+	serve_unlock(bed.s, r);
+	assert_int_equal(bed.base[0].n, 2);
+	settle(&bed);
+	assert_false(r->held);
+	assert_int_equal(bed.answered, 5);
+}
+
+static void trim_is_a_zero_or_nothing(void **state)
+{
+	saved();
+	join_synced();
+	put(0, BLK_WRITE, 0, 0, 65536, 1);
+	settle(&bed);
+	/* The base cannot do it fast: nothing anywhere, and no error. */
+	bed.base[0].slow_zero = 1;
+	put(0, BLK_TRIM, 0, 100, 10000, 0);
+	settle(&bed);
+	assert_int_equal(bed.last_rc, 0);
+	assert_int_equal(bed.base[0].data[5000], 1);
+	assert_int_equal(bed.now[0][5000], 1);
+	put(0, BLK_ZERO, BLK_FAST_ZERO, 100, 10000, 0);
+	settle(&bed);
+	assert_int_equal(bed.last_rc, -ENOTSUP);
+	assert_int_equal(bed.now[0][5000], 1);
+	bed.base[0].slow_zero = 0;
+	put(0, BLK_TRIM, BLK_FUA, 100, 10000, 0);
+	assert_int_equal(bed.base[0].wait[0]->op, BLK_ZERO);
+	assert_int_equal(bed.base[0].wait[0]->flags, BLK_FAST_ZERO | BLK_FUA);
+	settle(&bed);
+	assert_int_equal(bed.base[0].data[5000], 0);
+	assert_memory_equal(bed.now[0], bed.base[0].data, SIZE);
+}
+
+static void a_failed_write_is_read_back(void **state)
+{
+	saved();
+	join_synced();
+	bed.base[0].fail = 1;
+	put(0, BLK_WRITE, 0, 0, 3 << 20, 7);
+	base_let_go(&bed.base[0], 0);
+	assert_int_equal(bed.local_errors, 1);
+	assert_int_equal(bed.base[0].n, 1);	/* read back */
+	bed.base[0].fail = 0;
+	settle(&bed);
+	assert_int_equal(bed.last_rc, -EIO);
+	assert_memory_equal(bed.now[0], bed.base[0].data, SIZE);
+	serve_stats(bed.s, &bed.st);
+	assert_int_equal(bed.st.dirty_bytes, 2 * SIZE);		/* from before the peer came */
+	/* If that fails too it is dirty. */
+	meta_clean(bed.metas[0], 0, SIZE);
+	bed.base[0].fail = 1;
+	put(0, BLK_WRITE, 0, 8192, 4096, 7);
+	settle(&bed);
+	assert_int_equal(bed.last_rc, -EIO);
+	assert_true(is_dirty(&bed, 0, 2));
+	assert_int_equal(meta_dirty_bytes(bed.metas[0]), 4096);
+	bed.base[0].fail = 0;
+}
+
+static void a_full_peer_delays_and_a_gone_one_does_not(void **state)
+{
+	saved();
+	join_synced();
+	bed.room = 1;
+	put(0, BLK_WRITE, 0, 0, 3 << 20, 7);	/* three pieces */
+	put(0, BLK_WRITE, 0, 4 << 20, 4096, 7);
+	while (bed.base[0].n)
+		base_let_go(&bed.base[0], 0);
+	assert_int_equal(bed.answered, 0);
+	bed.room = 1;
+	serve_writable(bed.s);
+	assert_int_equal(bed.answered, 0);
+	bed.dead = true;
+	serve_writable(bed.s);
+	assert_int_equal(bed.answered, 2);
+}
+
+static void too_much_asks_for_a_checkpoint_once(void **state)
+{
+	saved();
+	join_synced();
+	for (int i = 0; i < 300; i++) {
+		put(0, BLK_WRITE, 0, (uint64_t)i * 4096, 4096, 1);
+		settle(&bed);
+		assert_int_equal(bed.wants, i >= 255);
+	}
+	assert_int_equal(serve_marker(bed.s, 1), 0);
+	serve_stats(bed.s, &bed.st);
+	assert_int_equal(bed.st.uncommitted_bytes, 300 * 4096);
+	commit_one(&bed);
+	serve_stats(bed.s, &bed.st);
+	assert_int_equal(bed.st.uncommitted_bytes, 0);
+}
+
+static void many_open_epochs_become_one(void **state)
+{
+	saved();
+	join_synced();
+	for (uint64_t n = 1; n <= 3 * UNCOMMITTED_MAX; n++) {
+		put(0, BLK_WRITE, 0, n * 4096, 4096, 1);
+		settle(&bed);
+		assert_int_equal(serve_marker(bed.s, n), 0);
+	}
+	commit_one(&bed);
+	serve_stats(bed.s, &bed.st);
+	assert_int_equal(bed.st.uncommitted_bytes, 3 * UNCOMMITTED_MAX * 4096);
+	assert_null(check(&bed, true));
+	while (bed.cuts)
+		commit_one(&bed);
+	serve_stats(bed.s, &bed.st);
+	assert_int_equal(bed.st.uncommitted_bytes, 0);
+}
+
+static void a_flush_while_stopping_is_a_debt(void **state)
+{
+	put(0, BLK_FLUSH, 0, 0, 0, 0);
+	assert_int_equal(bed.answered, 0);
+	settle(&bed);
+	assert_int_equal(bed.answered, 1);
+	assert_int_equal(bed.debts_open, 0);
+
+	serve_stopping(bed.s, true);
+	put(0, BLK_FLUSH, 0, 0, 0, 0);
+	assert_int_equal(bed.answered, 2);
+	assert_true(bed.debt);
+	put(1, BLK_FLUSH, 0, 0, 0, 0);
+	assert_int_equal(bed.answered, 3);
+	serve_stopping(bed.s, false);
+	/* The guest's own, of whatever disk, waits, and then flushes itself. */
+	put(0, BLK_FLUSH, 0, 0, 0, 0);
+	assert_int_equal(bed.base[0].n, 1);
+	base_let_go(&bed.base[0], 0);
+	assert_true(bed.debt);
+	assert_int_equal(bed.answered, 3);
+	base_let_go(&bed.base[1], 0);
+	assert_false(bed.debt);
+	assert_int_equal(bed.debts_open, 1);
+	assert_int_equal(bed.answered, 3);
+	assert_int_equal(bed.base[0].n, 1);
+	base_let_go(&bed.base[0], 0);
+	assert_int_equal(bed.answered, 4);
+	serve_stats(bed.s, &bed.st);
+	assert_int_equal(bed.st.debts, 2);
+	assert_int_equal(bed.st.flushes, 4);
+}
+
+static void a_debt_that_fails_is_told(void **state)
+{
+	serve_stopping(bed.s, true);
+	put(0, BLK_FLUSH, 0, 0, 0, 0);
+	serve_stopping(bed.s, false);
+	put(0, BLK_FLUSH, 0, 0, 0, 0);
+	bed.base[0].fail = 1;
+	base_let_go(&bed.base[0], 0);
+	assert_int_equal(bed.debt_failed, 1);
+	assert_false(bed.debt);
+	assert_int_equal(bed.answered, 2);
+	assert_int_equal(bed.last_rc, -EIO);
+	bed.base[0].fail = 0;
+	put(0, BLK_FLUSH, 0, 0, 0, 0);
+	settle(&bed);
+	assert_int_equal(bed.last_rc, 0);
+}
+
+static void a_meta_that_cannot_be_written_fails_the_write(void **state)
+{
+	/* A file that must not grow: the first writing of a map of a new file. */
+	struct blk *bases[1] = { bed.bases[0] };
+	struct serve_ops o = ops;
+	struct meta *m;
+	struct serve *s;
+	struct blk_req *r;
+	struct err e;
+	int null = open("/dev/full", O_RDWR);
+	struct meta_open mo = { .path = bed.path[0], .size = SIZE, .stamp = 1 };
+
+	meta_close(bed.metas[0]);
+	m = bed.metas[0] = meta_open(&mo, &e);
+	assert_non_null(m);
+	o.arg = &bed;
+	s = serve_new(NULL, bases, &m, 1, &o, &e);
+	assert_non_null(s);
+	/* Whatever file it is that the meta has open. */
+	for (int fd = 3; fd < 64; fd++) {
+		char link[64], name[160];
+		ssize_t n;
+
+		snprintf(link, sizeof(link), "/proc/self/fd/%d", fd);
+		n = readlink(link, name, sizeof(name) - 1);
+		if (n > 0 && (name[n] = 0, strcmp(name, bed.path[0]) == 0))
+			assert_int_equal(dup2(null, fd), fd);
+	}
+	close(null);
+	r = req_new(&bed, BLK_WRITE, 0, 4096);
+	blk_submit(serve_blk(s, 0), r);
+	assert_true(serve_saver_step(s));
+	assert_int_equal(bed.answered, 1);
+	assert_int_equal(bed.last_rc, -ENOSPC);
+	assert_int_equal(bed.local_errors, 1);
+	assert_int_equal(bed.base[0].n, 0);
+	assert_false(serve_saver_step(s));
+	serve_free(s);
+}
+
+/* With the thread. */
+struct live {
+	struct loop *loop;
+	struct serve *s;
+	unsigned int left;
+	struct blk_req req;
+	uint8_t buf[4096];
+	uint64_t at;
+};
+
+static void live_next(struct live *l)
+{
+	l->req.off = (l->at = (l->at + 1237) % 1200) * 4096;
+	blk_submit(serve_blk(l->s, 0), &l->req);
+}
+
+static void live_done(struct blk_req *r, int rc)
+{
+	struct live *l = r->arg;
+
+	assert_int_equal(rc, 0);
+	if (--l->left == 0)
+		loop_stop(l->loop);
+	else
+		live_next(l);
+}
+
+static void late(struct loop_timer *t)
+{
+	fail_msg("the writes were not answered");
+}
+
+static void the_thread_saves(void **state)
+{
+	static struct live l;
+	struct serve_ops o = ops;
+	struct loop_timer end = { .fn = late };
+	struct err e;
+
+	o.arg = &bed;
+	l = (struct live){ .left = 500 };
+	l.loop = loop_new("disk", &e);
+	assert_non_null(l.loop);
+	bed.base[0].inline_done = true;
+	l.s = serve_new(l.loop, bed.bases, bed.metas, DISKS, &o, &e);
+	assert_non_null(l.s);
+	l.req = (struct blk_req){ .op = BLK_WRITE, .len = 4096, .buf = l.buf, .done = live_done, .arg = &l };
+	loop_timer_set(l.loop, &end, clock_ns() + 30000000000ll);
+	live_next(&l);
+	loop_run(l.loop);
+	serve_stats(l.s, &bed.st);
+	assert_true(bed.st.intents >= 1 && bed.st.intents <= 6);
+	assert_int_equal(bed.st.requests, 0);
+	loop_timer_del(l.loop, &end);
+	/* Ended in the middle of a round. */
+	serve_peer(l.s, NULL);
+	serve_free(l.s);
+	loop_free(l.loop);
+	assert_int_equal(meta_end(bed.metas[0], 5, &e), 0);
+}
+
+#define T(f) cmocka_unit_test_setup_teardown(f, up, down)
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		T(nothing_begins_before_its_intent),
+		T(a_generation_begins_when_it_is_decided),
+		T(overlapping_ones_wait_in_order),
+		T(a_lock_keeps_writes_out),
+		T(trim_is_a_zero_or_nothing),
+		T(a_failed_write_is_read_back),
+		T(a_full_peer_delays_and_a_gone_one_does_not),
+		T(too_much_asks_for_a_checkpoint_once),
+		T(many_open_epochs_become_one),
+		T(a_flush_while_stopping_is_a_debt),
+		T(a_debt_that_fails_is_told),
+		T(a_meta_that_cannot_be_written_fails_the_write),
+		T(the_thread_saves),
 		cmocka_unit_test(any_schedule_keeps_the_copies),
 	};
 
