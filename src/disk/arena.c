@@ -6,6 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "disk/standby_fault.h"
+
 /*
  * Theory of operation
  *
@@ -96,7 +98,7 @@ static void mem_free(struct arena *a, struct arena_chunk *c)
 /* Nobody owns it: it goes when nothing is under way in it. */
 static void maybe_free(struct arena *a, struct arena_chunk *c)
 {
-	if (c->owner || c->pins || c->writing)
+	if (c->owner || (c->pins && !FAULT(NO_PIN)) || c->writing)
 		return;
 	if (c->slot != JOURNAL_NO_SLOT)
 		journal_slot_put(a->j, c->slot);
@@ -210,7 +212,7 @@ uint8_t *arena_edit(struct arena *a, uint64_t loc)
 
 	if (!c->mem || c->writing)
 		return NULL;
-	c->clean = false;
+	c->clean = c->clean && FAULT(EDIT_SHARED);
 	return c->mem + in_chunk(a, loc);
 }
 
@@ -235,6 +237,8 @@ void arena_unpin(struct arena *a, uint64_t loc)
 {
 	struct arena_chunk *c = chunk_of(a, loc);
 
+	if (!c->pins)
+		return;
 	c->pins--;
 	maybe_free(a, c);
 	if (a->starved)

@@ -171,8 +171,9 @@ static void bytes_written(void *arg, int rc)
 	}
 	l->n_entries = 0;
 	for (unsigned int i = 0; i < s->n; i++)
-		extmap_walk(&l->map[i], collect, &(struct collect){ l, i });
-	rc = journal_index_write(s->j, &l->index, l->entries, n, l->epoch, index_written, l);
+		if (!FAULT(ONE_DISK) || !i)
+			extmap_walk(&l->map[i], collect, &(struct collect){ l, i });
+	rc = journal_index_write(s->j, &l->index, l->entries, l->n_entries, l->epoch, index_written, l);
 	if (rc)
 		persisted(l, rc);
 }

@@ -6,6 +6,7 @@
 #include "core/overlay.h"
 #include "disk/arena.h"
 #include "disk/standby.h"
+#include "disk/standby_fault.h"
 
 enum layer_state {
 	LAYER_OPEN,		/* is being written */
@@ -110,6 +111,7 @@ struct standby {
 
 	/* sync mode */
 	bool sync;
+	bool sync_dirty;	/* the bases have what came in sync mode, and it may not be durable */
 	unsigned int syncing;
 	uint64_t syncing_bytes;
 	struct sync_req *sync_first;

@@ -204,8 +204,8 @@ static void do_write(struct io *io)
 	struct blk_req *r = io->r;
 	bool covered;
 
-	if (s->promoted && s->safe) {
-		covered = io->pos || overlay_covers(&io->d->over, r->off, r->len);
+	if (s->promoted && (s->safe || FAULT(STRAIGHT_EARLY))) {
+		covered = io->pos || (overlay_covers(&io->d->over, r->off, r->len) && !FAULT(STRAIGHT_OVER));
 		if (!covered) {
 			io->pos = r->len;
 			io->pass = true;
@@ -254,8 +254,11 @@ static void do_flush(struct io *io)
 			goto on_top;
 	io->need = s->next_id - 1;
 on_top:
+	if (FAULT(FLUSH_EARLY))
+		io->need = 0;
 	io->issuing = true;
-	base_submit(io, BLK_FLUSH, 0, 0, 0, NULL);
+	if (!FAULT(FLUSH_NO_BASE))
+		base_submit(io, BLK_FLUSH, 0, 0, 0, NULL);
 	io->issuing = false;
 	io_next(io);
 	standby_kick(s);

@@ -61,6 +61,13 @@ void standby_promote(struct standby *s)
 	lose(s, s->sealed);
 	lose(s, s->pending);
 	s->aborted = s->sealed = s->pending = NULL;
+	if (FAULT(PENDING_KEPT) && s->lost) {
+		struct ext e;
+
+		for (uint64_t at = 0; extmap_next(&s->lost->map[0], at, &e); at = e.off + e.len)
+			if (e.kind != EXT_DATA)
+				layer_put(s, standby_top(s), 0, &e);
+	}
 	if (s->reserving) {
 		s->reserving = false;
 		s->res_gen++;

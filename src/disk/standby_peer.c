@@ -41,7 +41,7 @@ static int sync_write(struct standby *s, struct disk *d, enum blk_op op, uint32_
 	bool full = s->syncing >= STANDBY_SYNC || (s->syncing && s->syncing_bytes + bytes > STANDBY_SYNC_BYTES);
 
 	/* What overlaps must be there in the peer's order. */
-	for (q = s->sync_first; q && !full; q = q->next)
+	for (q = s->sync_first; q && !full && !FAULT(SYNC_ORDER); q = q->next)
 		full = q->d == d && off < q->r.off + q->r.len && q->r.off < off + len;
 	if (full) {
 		s->peer_waits = true;
@@ -59,6 +59,7 @@ static int sync_write(struct standby *s, struct disk *d, enum blk_op op, uint32_
 	q->next = s->sync_first;
 	s->sync_first = q;
 	s->syncing++;
+	s->sync_dirty = true;
 	s->syncing_bytes += bytes;
 	blk_submit(d->base, &q->r);
 	return 0;
@@ -195,6 +196,46 @@ static void space_done(void *arg, int rc)
 	standby_kick(s);
 }
 
+/*
+ * What came in sync mode must be durable in the bases, all of it or nothing counts, before epochs are committed above it.
+ */
+struct sync_flush {
+	struct blk_req r;
+	struct res_req q;
+};
+
+static void sync_flushed(struct blk_req *r, int rc)
+{
+	struct sync_flush *f = r->arg;
+	struct standby *s = f->q.s;
+
+	s->res_inflight--;
+	if (rc) {
+		s->sync_dirty = true;
+		if (f->q.gen == s->res_gen && !s->res_rc)
+			s->res_rc = rc;
+	}
+	free(f);
+	standby_kick(s);
+}
+
+static void flush_synced(struct standby *s)
+{
+	s->sync_dirty = false;
+	for (unsigned int i = 0; i < s->n; i++) {
+		struct sync_flush *f = calloc(1, sizeof(*f));
+
+		if (!f) {
+			s->res_rc = -ENOMEM;
+			s->sync_dirty = true;
+			return;
+		}
+		*f = (struct sync_flush){ .r = { .op = BLK_FLUSH, .done = sync_flushed, .arg = f }, .q = { s, s->res_gen } };
+		s->res_inflight++;
+		blk_submit(s->disk[i].base, &f->r);
+	}
+}
+
 /* Space in the bases for one extent after the other. Return: whether all have been asked for */
 static bool ask_space(struct standby *s)
 {
@@ -248,7 +289,7 @@ static int unite(struct standby *s, struct layer *old, struct layer *new)
 		while (!rc && extmap_next(&new->map[i], at, &e)) {
 			at = e.off + e.len;
 			rc = extmap_del(&new->map[i], e.off, e.len, NULL, NULL);
-			if (!rc)
+			if (!rc && (!FAULT(ABORT_OLD_WINS) || !extmap_overlaps(&old->map[i], e.off, e.len)))
 				rc = layer_put(s, old, i, &e);
 		}
 	}
@@ -260,7 +301,7 @@ static void reserve_step(struct standby *s)
 {
 	struct layer *l = s->sealed;
 
-	if (!s->reserving || s->syncing || s->depth > STANDBY_MAX_EPOCHS)
+	if (!s->reserving || (s->syncing && !FAULT(SYNC_NOT_WAITED)) || s->depth > STANDBY_MAX_EPOCHS)
 		return;
 	if (s->failed) {
 		reserved(s, -EIO);
@@ -295,6 +336,8 @@ static void reserve_step(struct standby *s)
 		reserved(s, l->rc);
 		return;
 	}
+	if (s->sync_dirty && !s->res_rc && !FAULT(SYNC_NOT_FLUSHED))
+		flush_synced(s);
 	if (!ask_space(s) || s->res_inflight)
 		return;
 	reserved(s, s->res_rc);
@@ -326,6 +369,11 @@ int standby_flip(struct standby *s, uint64_t n, struct err *e)
 	s->flipped_n = n;
 	s->wanted = false;
 	s->st.flips++;
+	if (FAULT(OWN_KEPT) && top->map[0].count) {
+		fresh->map[0] = top->map[0];
+		extmap_init(&top->map[0], &s->pool);
+		arena_join(&s->a, &fresh->bytes, &top->bytes);
+	}
 	layer_bury(s, top);
 	standby_kick(s);
 	return 0;
@@ -338,6 +386,8 @@ void standby_abort(struct standby *s, uint64_t n)
 
 	if (!l || s->barrier_n != n || s->promoted)
 		return;
+	if (FAULT(ABORT_DROPS))
+		extmap_clear(&s->pending->map[0]);
 	s->sealed = NULL;
 	s->is_reserved = false;
 	if (l->persisting) {

@@ -58,6 +58,10 @@ static void settled(void *arg, int rc)
 		retire(s);
 	s->epoch = s->settle_epoch;
 	journaled(s);
+	if (FAULT(COMMITTED_EARLY))
+		for (unsigned int i = 0; i < s->depth; i++)
+			if (s->stack[i]->state == LAYER_JOURNALED && s->stack[i]->epoch > s->epoch)
+				s->epoch = s->stack[i]->epoch;
 	if (s->epoch != before)
 		s->ops.committed(s->ops.arg, s->epoch);
 	standby_kick(s);
@@ -105,6 +109,12 @@ static void settle_step(struct standby *s)
 	if (!ready && !written)
 		return;
 	s->settling = true;
+	if (FAULT(LAYER_ORDER) && n > 1) {
+		struct journal_layer l = layers[0];
+
+		layers[0] = layers[n - 1];
+		layers[n - 1] = l;
+	}
 	journal_settle(s->j, layers, n, s->settle_epoch, ready, settled, s);
 }
 
@@ -220,7 +230,7 @@ static void batch(struct standby *s)
 
 		if (l->state == LAYER_WRITTEN)
 			continue;
-		if (l->state != LAYER_JOURNALED)
+		if (l->state != LAYER_JOURNALED && !(FAULT(BASE_EARLY) && l->state == LAYER_READY))
 			break;
 		for (unsigned int d = 0; d < s->n; d++)
 			overlay_push(&s->wb.over[d], &l->map[d]);
@@ -283,9 +293,15 @@ static void batch_end(struct standby *s)
 		standby_fail(s, w->rc, "committed epochs cannot be written to the disk");
 		return;
 	}
-	for (unsigned int i = 0; i < s->depth; i++)
-		if (s->stack[i]->state == LAYER_JOURNALED && s->stack[i]->id <= w->last)
-			s->stack[i]->state = LAYER_WRITTEN;
+	for (unsigned int i = 0; i < s->depth; i++) {
+		struct layer *l = s->stack[i];
+
+		if (l->state != LAYER_JOURNALED || l->id > w->last)
+			continue;
+		l->state = LAYER_WRITTEN;
+		if (FAULT(SLOTS_EARLY) && l->index.slots)
+			journal_index_free(s->j, &l->index);
+	}
 	s->again = true;
 }
 
@@ -296,7 +312,7 @@ void writeback_step(struct standby *s)
 	settle_step(s);
 	if (w->phase == WB_IDLE && !s->failed && !s->hold)
 		batch(s);
-	if (w->phase == WB_WAIT && !s->straight[s->phase ^ 1])
+	if (w->phase == WB_WAIT && (!s->straight[s->phase ^ 1] || FAULT(STRAIGHT_RACE)))
 		w->phase = WB_WRITE;
 	if (w->phase == WB_WRITE) {
 		write_step(s);
@@ -306,7 +322,8 @@ void writeback_step(struct standby *s)
 				return;
 			}
 			w->phase = WB_FLUSH;
-			flush_step(s);
+			if (!FAULT(NO_BASE_FLUSH))
+				flush_step(s);
 		}
 	}
 	if (w->phase == WB_FLUSH && !w->inflight)
