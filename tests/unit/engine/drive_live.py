@@ -121,6 +121,9 @@ def one(words_of, where, line, images):
     if devices != other_devices:
         differ = [(a, b) for a, b in zip(devices, other_devices) if a != b][:3]
         raise SystemExit("%s\nhas another device tree: %s (%d, %d)" % (line, differ, len(devices), len(other_devices)))
+    made_up = {d[0] for d in disks} - set(re.split("[=, ]", line.replace('"', " ")))
+    if not made_up <= {d["device"] for d in drives}:
+        raise SystemExit("%s\nQEMU has no drive of the name %s" % (line, made_up))
     names = sorted(d["device"] or d.get("node", "") for d in drives if "inserted" in d and not d["inserted"]["ro"])
     print("equal: %-110s %s" % (line.replace(os.path.dirname(where), ""), names))
     return len(disks)
