@@ -79,20 +79,19 @@ static bool process_holds(const char *pid, const struct stat *st, off_t byte)
 }
 
 /* Fill @who with "process 123 (name)", if it can be found. */
-static bool find_holder(int fd, off_t byte, char *who, size_t size)
+static bool find_holder(const struct stat *st, off_t byte, char *who, size_t size)
 {
 	DIR *dir = opendir("/proc");
 	struct dirent *d;
-	struct stat st;
 	bool found = false;
 
 	if (!dir)
 		return false;
-	while (!fstat(fd, &st) && !found && (d = readdir(dir))) {
+	while (!found && (d = readdir(dir))) {
 		char path[64], name[64] = "";
 		FILE *f;
 
-		if (d->d_name[0] < '0' || d->d_name[0] > '9' || !process_holds(d->d_name, &st, byte))
+		if (d->d_name[0] < '0' || d->d_name[0] > '9' || !process_holds(d->d_name, st, byte))
 			continue;
 		found = true;
 		snprintf(path, sizeof(path), "/proc/%.20s/comm", d->d_name);
@@ -109,6 +108,18 @@ static bool find_holder(int fd, off_t byte, char *who, size_t size)
 	}
 	closedir(dir);
 	return found;
+}
+
+bool imagelock_holder(const char *path, char *who, size_t size)
+{
+	/* Who writes is most in the way. */
+	static const off_t bytes[] = { BASE_DO + WRITE, BASE_DENY + WRITE, BASE_DO + CONSISTENT_READ };
+	struct stat st;
+
+	for (unsigned int i = 0; i < sizeof(bytes) / sizeof(bytes[0]) && !stat(path, &st); i++)
+		if (find_holder(&st, bytes[i], who, size))
+			return true;
+	return false;
 }
 
 static int take(int fd, off_t byte)
@@ -141,6 +152,7 @@ int imagelock_take(int fd, const char *path, bool write, struct err *e)
 	off_t mine[4] = { BASE_DO + CONSISTENT_READ, BASE_DENY + WRITE, BASE_DENY + RESIZE, BASE_DO + WRITE };
 	off_t theirs[4] = { BASE_DENY + CONSISTENT_READ, BASE_DO + WRITE, BASE_DO + RESIZE, BASE_DENY + WRITE };
 	unsigned int n = write ? 4 : 3;
+	struct stat st;
 	char who[128];
 	int rc = 0;
 
@@ -151,7 +163,7 @@ int imagelock_take(int fd, const char *path, bool write, struct err *e)
 		if (rc <= 0)
 			continue;
 		drop(fd);
-		if (!find_holder(fd, theirs[i], who, sizeof(who)))
+		if (fstat(fd, &st) || !find_holder(&st, theirs[i], who, sizeof(who)))
 			snprintf(who, sizeof(who), "another process");
 		return err_set(e, -EBUSY, "%.200s: the image is in use by %s%s", path, who,
 			       theirs[i] == BASE_DENY + WRITE ? ", which lets nobody write to it" : "");

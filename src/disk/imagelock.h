@@ -3,6 +3,7 @@
 #define DISK_IMAGELOCK_H
 
 #include <stdbool.h>
+#include <stddef.h>
 
 #include "base/err.h"
 
@@ -16,5 +17,8 @@
  * file system has no such locks
  */
 int imagelock_take(int fd, const char *path, bool write, struct err *e);
+
+/* imagelock_holder() - fill @who with whoever has an image open, as "process 123 (name)". Return: false when nobody is found */
+bool imagelock_holder(const char *path, char *who, size_t size);
 
 #endif

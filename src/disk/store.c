@@ -39,16 +39,12 @@ struct store *store_open(const struct store_cfg *cfg, struct err *e)
 		err_set(e, -EINVAL, "%.200s: only a raw image can be shared by both nodes, this one is %.40s", cfg->path, cfg->format);
 		return NULL;
 	}
-	if (strcmp(cfg->format, "raw")) {
-		err_set(e, -ENOTSUP, "%.200s: only raw images are supported, this one is %.40s", cfg->path, cfg->format);
-		return NULL;
-	}
 	path = strdup(cfg->path);
 	if (!path) {
 		err_set(e, -ENOMEM, "no memory for the image %.200s", cfg->path);
 		return NULL;
 	}
-	s = store_raw_open(cfg, &st, e);
+	s = strcmp(cfg->format, "raw") ? store_qsd_open(cfg, &st, e) : store_raw_open(cfg, &st, e);
 	if (!s) {
 		free(path);
 		return NULL;

@@ -26,7 +26,8 @@ struct store_cfg {
 	enum store_direct direct;
 	bool shared;		/* another node has it open too: no lock is taken; raw only, direct or an error */
 	enum store_io io;
-	const char *dir;	/* where sockets of a qemu-storage-daemon are made */
+	const char *dir;	/* where sockets of a qemu-storage-daemon are made, for a moment */
+	const char *qemu;	/* path of QEMU: its qemu-storage-daemon is looked for beside it, then in PATH; may be NULL */
 	/* The store has become useless (its qemu-storage-daemon died): every request answers -EIO from now on. */
 	void (*failed)(void *arg, const char *sentence);
 	void *arg;

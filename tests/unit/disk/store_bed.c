@@ -45,6 +45,7 @@ bool bed_open(struct bed *b, const struct store_cfg *cfg, struct err *e)
 		return false;
 	}
 	b->size = store_blk(b->store)->size;
+	b->trim_zeroes = !strcmp(cfg->format, "raw");
 	b->shadow = calloc(1, b->size);
 	assert_non_null(b->shadow);
 	assert_int_equal(pthread_create(&b->loop.thread, NULL, looper_main, b->loop.l), 0);
@@ -142,6 +143,7 @@ struct slot {
 	uint8_t *mem;		/* LONGEST + 4096 bytes, aligned */
 	struct blk_extent ext[16];
 	bool busy;
+	bool adopt;		/* after a TRIM whose result is not said: it is read, and is what was there, or zeroes */
 };
 
 struct drive {
@@ -183,8 +185,21 @@ static void slot_done(struct blk_req *r, int rc)
 			      (unsigned long long)r->len, strerror(-rc));
 		d->wrong++;
 	}
+	if (!rc && r->op == BLK_TRIM && !d->b->trim_zeroes) {
+		s->adopt = true;
+		r->op = BLK_READ;
+		r->flags = 0;
+		blk_submit(store_blk(d->b->store), r);
+		return;
+	}
 	if (!rc && (r->op == BLK_ZERO || r->op == BLK_TRIM))
 		memset(d->b->shadow + r->off, 0, r->len);
+	for (uint64_t k = 0; s->adopt && k < r->len; k++) {
+		if (r->buf[k] && r->buf[k] != d->b->shadow[r->off + k])
+			d->wrong++;
+		d->b->shadow[r->off + k] = r->buf[k];
+	}
+	s->adopt = false;
 	if (r->op == BLK_STATUS)
 		check_status(d, r);
 	if (r->op == BLK_READ && memcmp(r->buf, d->b->shadow + r->off, r->len)) {

@@ -13,6 +13,7 @@ struct bed {
 	struct looper loop;
 	struct store *store;
 	uint64_t size;
+	bool trim_zeroes;	/* what was trimmed reads as zeroes */
 	uint8_t *shadow;	/* kept by bed_random() and bed_neighbours() */
 };
 
