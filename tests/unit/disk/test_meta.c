@@ -531,6 +531,21 @@ static void a_touched_image_is_compared(void **state)
 	assert_false(meta_next_intent(m, 0, &at, &len));
 	meta_close(m);
 
+	/* A region that is in the file already: the mark has to go all the same before it is written. */
+	m = must_open(42);
+	assert_false(meta_intent(m, 9 << 20, 4096));
+	assert_int_equal(meta_intent_save(m, &e), 0);
+	meta_close(m);
+	m = must_open(42);
+	assert_false(meta_was_clean(m));
+	assert_true(meta_intent(m, 9 << 20, 4096));
+	assert_int_equal(meta_end(m, 42, &e), 0);
+	meta_close(m);
+	m = must_open(42);
+	assert_true(meta_was_clean(m));
+	assert_false(meta_intent(m, 9 << 20, 4096));
+	meta_close(m);
+
 	m = must_open(43);
 	assert_false(meta_was_clean(m));
 	assert_true(meta_was_touched(m));

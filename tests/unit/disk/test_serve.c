@@ -26,7 +26,8 @@
 #define DISKS		2u
 #define SIZE		((5u << 20) + 512u)
 #define BLOCK		4096u
-#define BLOCKS		((SIZE + BLOCK - 1) / BLOCK)
+#define HOT		(1u << 20 | 1u << 19)	/* all that happens by chance happens below */
+#define BLOCKS		(HOT / BLOCK)
 #define MAX_REQS	24u
 #define MAX_MARKERS	64u
 
@@ -169,14 +170,14 @@ static int peer_marker(void *arg, uint64_t n)
 		return rc;
 	assert_true(b->cuts < MAX_MARKERS);
 	for (unsigned int d = 0; d < DISKS; d++) {
-		b->cut[b->cuts][d] = malloc(SIZE);
-		memcpy(b->cut[b->cuts][d], b->now[d], SIZE);
+		b->cut[b->cuts][d] = malloc(HOT);
+		memcpy(b->cut[b->cuts][d], b->now[d], HOT);
 	}
 	b->marker[b->cuts++] = n;
 	if (b->syncing) {
 		/* Until the first marker it puts everything into its base at once. */
 		for (unsigned int d = 0; d < DISKS; d++)
-			memcpy(b->durable[d], b->now[d], SIZE);
+			memcpy(b->durable[d], b->now[d], HOT);
 		b->syncing = false;
 	}
 	return 0;
@@ -196,7 +197,7 @@ static void commit_one(struct bed *b)
 	uint64_t n = b->marker[0];
 
 	for (unsigned int d = 0; d < DISKS; d++)
-		memcpy(b->durable[d], b->cut[0][d], SIZE);
+		memcpy(b->durable[d], b->cut[0][d], HOT);
 	drop_cut(b);
 	serve_committed(b->s, n);
 }
@@ -311,14 +312,14 @@ static void submit_random(struct bed *b)
 	uint64_t off, len;
 	struct blk_req *r;
 
-	len = one_in(40) ? 1 + rnd(3u << 20) : 1 + rnd(3 * BLOCK);
-	off = one_in(3) ? rnd(SIZE - (uint32_t)len + 1) : rnd(8 * BLOCK);
+	len = one_in(40) ? 1 + rnd(5u << 18) : 1 + rnd(3 * BLOCK);
+	off = one_in(3) ? rnd(HOT - (uint32_t)len + 1) : rnd(8 * BLOCK);
 	if (one_in(2)) {
 		off &= ~511ull;
 		len = (len + 511) & ~511ull;
 	}
-	if (off + len > SIZE)
-		off = SIZE - len;
+	if (off + len > HOT)
+		off = HOT - len;
 	if (op == BLK_FLUSH)
 		off = len = 0;
 	r = req_new(b, op, off, len);
@@ -358,14 +359,14 @@ static void peer_leave(struct bed *b)
 {
 	if (b->syncing) {
 		for (unsigned int d = 0; d < DISKS; d++)
-			memcpy(b->durable[d], b->now[d], SIZE);
+			memcpy(b->durable[d], b->now[d], HOT);
 	}
 	b->syncing = false;
 	while (b->cuts) {
 		/* What was cut may have become durable without our having been told. */
 		if (one_in(2))
 			for (unsigned int d = 0; d < DISKS; d++)
-				memcpy(b->durable[d], b->cut[0][d], SIZE);
+				memcpy(b->durable[d], b->cut[0][d], HOT);
 		drop_cut(b);
 	}
 	b->there = false;
@@ -451,7 +452,7 @@ static const char *check(struct bed *b, bool at_rest)
 			assert_non_null(m);
 		}
 		for (uint64_t k = 0; k < BLOCKS; k++) {
-			uint64_t off = k * BLOCK, len = SIZE - off < BLOCK ? SIZE - off : BLOCK, at, n;
+			uint64_t off = k * BLOCK, len = BLOCK, at, n;
 
 			if (at_rest && b->there && !b->dead && memcmp(b->base[d].data + off, b->now[d] + off, len) != 0 &&
 			    !is_dirty(b, d, k)) {
@@ -591,7 +592,7 @@ static void any_schedule_keeps_the_copies(void **state)
 	const char *given = getenv("LOCKSTEP_SEED");
 	uint64_t seed = given ? strtoull(given, NULL, 0) : (uint64_t)time(NULL) << 8 ^ (uint64_t)getpid();
 
-	for (unsigned int i = 0; i < (given ? 1u : 40u); i++) {
+	for (unsigned int i = 0; i < (given ? 1u : 60u); i++) {
 		const char *why = schedule(seed + i, 2500);
 
 		if (why)
