@@ -36,7 +36,7 @@ enum drive_where {
 int drive_key(struct cmdline *c, enum drive_where where, const char *key, const char *name, const char *val,
 	      struct kvlist *out, struct err *e);
 
-/* drive_is_format() - whether a format of images can be one of a disk; else NULL or the reason goes to @why */
+/* drive_is_format() - whether an image of a disk can be in this format; @why: gets the reason when not, else NULL */
 bool drive_is_format(const char *format, const char **why);
 
 /* drive_bool() - an on/off value, or -EINVAL with @e filled */
