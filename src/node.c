@@ -6,6 +6,7 @@
  *      main thread     control loop: QMP, core/ft, timers, control connection, control socket
  *      frames thread   frames loop: TAPs, QEMU's netdev sockets, frame connection, core/net
  *      bulk thread     bulk loop: guest memory, device state, bulk connection
+ *      disk thread     disk loop: images, QEMU's NBD connections, disk connection
  *      heartbeat       its own thread
  *
  * Threads share nothing but messages (loop_post) and the lease. Data goes from part to part (proxy -> frame
@@ -223,6 +224,7 @@ static int make_machine(struct node *n, struct err *e)
 		return e->code;
 	spec.ram = n->ram;
 	spec.ds = n->ds;
+	spec.disk_socket = n->disk ? n->disk_socket : NULL;
 	n->vm = vm_new(n->control, &spec, &vm_ops, e);
 	if (!n->vm)
 		return e->code;
@@ -231,6 +233,7 @@ static int make_machine(struct node *n, struct err *e)
 	cfg.checkpoint_delay = n->checkpoint_delay = n->o->checkpoint_delay;
 	cfg.lease = n->o->timeout;
 	cfg.precopy.off = n->o->no_precopy;
+	cfg.disks = n->disk;
 	n->ft = calloc(1, ft_size());
 	n->ring = ring_new(RING_STEPS);
 	if (!n->ft || !n->ring)
@@ -282,9 +285,6 @@ static int look_at_command(struct node *n, struct err *e)
 	int rc;
 
 	rc = cmdline_parse(n->o->qemu_argc, n->o->qemu_argv, &n->cl, e);
-	if (!rc && n->cl.n_disks)
-		rc = err_set(e, -ENOTSUP, "%.80s: a writable drive is not protected by this release; a read-only one "
-			     "(readonly=on, media=cdrom or -cdrom) may be used", n->cl.disks[0].path);
 	if (!rc)
 		rc = node_net_read(n, e);
 	if (!rc)
@@ -313,6 +313,7 @@ static void take_down(struct node *n)
 		loop_stop(n->bulk);
 		pthread_join(n->bulk_thread, NULL);
 	}
+	node_disk_end(n);
 	closer_end(n->closer);
 	for (int i = 0; i < WIRE_CHANNELS; i++)
 		conn_free(n->conns[i].conn);
@@ -330,6 +331,7 @@ static void take_down(struct node *n)
 		close(n->signals.fd);
 	loop_free(n->frames);
 	loop_free(n->bulk);
+	loop_free(n->disk_loop);
 	loop_free(n->control);
 	cmdline_free(&n->cl);
 	free(n->shape);
@@ -354,10 +356,15 @@ int node_run(const struct run_opts *o, struct err *e)
 		n->control = loop_new("control", e);
 		n->frames = loop_new("frames", e);
 		n->bulk = loop_new("bulk", e);
-		rc = n->control && n->frames && n->bulk ? watch_signals(n, e) : e->code;
+		n->disk_loop = loop_new("disk", e);
+		rc = n->control && n->frames && n->bulk && n->disk_loop ? watch_signals(n, e) : e->code;
 	}
 	if (!rc)
 		rc = node_monitor_start(n, e);
+	if (!rc)
+		rc = node_disk_start(n, e);
+	if (!rc)
+		rc = node_disk_shape(n, e);
 	if (!rc)
 		rc = make_machine(n, e);
 	if (!rc) {

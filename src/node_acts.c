@@ -22,7 +22,7 @@ static void post_event(void *arg, const void *data, size_t len)
 
 _Static_assert(sizeof(struct ft_ev) <= LOOP_MSG_DATA, "an event fits into a message");
 
-static void send_event(struct node *n, const struct ft_ev *ev)
+void node_post_event(struct node *n, const struct ft_ev *ev)
 {
 	loop_post(n->control, post_event, n, ev, sizeof(*ev));
 }
@@ -68,6 +68,8 @@ static void on_vm_done(void *arg, enum vm_job job, uint64_t num, int rc, const c
 {
 	struct node *n = arg;
 
+	if (job == VM_STOP && n->disk)
+		disk_stopping(n->disk, false);
 	/* What was under way in a QEMU that is being replaced has no answer any more. */
 	if (n->restarting)
 		return;
@@ -169,21 +171,21 @@ static void on_mem_done(void *arg, enum mem_job job, uint64_t num, int rc, uint6
 		log_warn("step failed step=%s epoch=%llu: %s", ft_step_name(ev.step), (unsigned long long)num, why);
 	if (job == MEM_APPLY && !rc)
 		crash_point(CRASH_applied);
-	send_event(arg, &ev);
+	node_post_event(arg, &ev);
 }
 
 static void on_mem_marker(void *arg, uint64_t num, uint64_t state_len)
 {
 	struct ft_ev ev = { .type = FE_BULK_BARRIER, .n = num, .value = state_len };
 
-	send_event(arg, &ev);
+	node_post_event(arg, &ev);
 }
 
 static void on_mem_progress(void *arg)
 {
 	struct ft_ev ev = { .type = FE_PROGRESS };
 
-	send_event(arg, &ev);
+	node_post_event(arg, &ev);
 }
 
 static void on_mem_limit(void *arg, enum memlimit_what what)
@@ -198,7 +200,7 @@ static void on_mem_limit(void *arg, enum memlimit_what what)
 		log_warn("the SVM has twice the pages of its own that it may have: it stands until the next checkpoint "
 			 "(said once a minute; limit_full of the status counts)");
 	}
-	send_event(arg, &ev);
+	node_post_event(arg, &ev);
 }
 
 static int bulk_send(struct node *n, struct wire_head *h, const uint8_t *head, int len, const uint8_t *data, size_t size)
@@ -289,7 +291,7 @@ static void px_answer(void *arg, enum net_act_type type, uint64_t num, uint32_t 
 {
 	struct ft_ev ev = { .type = FE_NET, .value = type, .n = num, .cause = (enum ckpt_cause)cause };
 
-	send_event(arg, &ev);
+	node_post_event(arg, &ev);
 }
 
 static void px_qemu_gone(void *arg)
@@ -342,6 +344,9 @@ static void do_step(struct node *n, enum ft_step step, uint64_t num)
 	switch (step) {
 	case STEP_STOP:
 		n->share_stopped = clock_ns();
+		/* QEMU flushes its disks when it stops. */
+		if (n->disk)
+			disk_stopping(n->disk, true);
 		vm_job(n->vm, VM_STOP, num);
 		break;
 	case STEP_CONT:
@@ -389,8 +394,13 @@ static void do_step(struct node *n, enum ft_step step, uint64_t num)
 		restart(n, num);
 		break;
 	case STEP_RESYNC:
+		disk_job(n->disk, DISK_RESYNC, num);
+		break;
 	case STEP_DISK:
+		disk_job(n->disk, DISK_MARK, num);
+		break;
 	case STEP_FLIP:
+		disk_job(n->disk, DISK_FLIP, num);
 		break;
 	case STEP_MAX:
 		break;
@@ -425,6 +435,11 @@ void node_carry_out(struct node *n, const struct ft_act *a)
 		send_ctl(n, &a->ctl);
 		break;
 	case FA_NET:
+		/* Before anything of this VM can leave: from here on a flush means what it says. */
+		if (a->net == NEV_PROMOTE && n->disk)
+			disk_promote(n->disk);
+		if (a->net == NEV_ALONE && n->disk)
+			disk_alone(n->disk);
 		proxy_event(n->px, a->net, a->n, (uint32_t)a->value);
 		node_tell_step(n, a);
 		break;

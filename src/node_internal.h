@@ -10,6 +10,7 @@
 #include "cluster/heartbeat.h"
 #include "core/ft.h"
 #include "core/ring.h"
+#include "disk/disk.h"
 #include "engine/cmdline.h"
 #include "engine/devstate.h"
 #include "engine/memwork.h"
@@ -50,10 +51,10 @@ struct node {
 	char *shape;
 	char agent_lib[4096];
 
-	struct loop *control, *frames, *bulk;
-	pthread_t frames_thread, bulk_thread;
+	struct loop *control, *frames, *bulk, *disk_loop;
+	pthread_t frames_thread, bulk_thread, disk_thread;
 	struct closer *closer;	/* watches the frames thread; NULL: none could be had */
-	bool frames_up, bulk_up;
+	bool frames_up, bulk_up, disk_up;
 
 	struct ft *ft;
 	struct ring *ring;
@@ -69,6 +70,8 @@ struct node {
 	struct memwork *mem;
 	struct memlimit_cfg limits;
 	nstime full_at;			/* when the hard limit was told last; bulk loop */
+	struct disk *disk;		/* NULL: the VM has no writable drives */
+	char disk_socket[CMDLINE_SOCKET_MAX + 1];
 	struct proxy *px;
 	const char *nic_ids[CMDLINE_NICS_MAX];	/* the netdevs', as in cl */
 	struct net_cfg net;		/* its nic[] is kept up to date; the rules in force are the proxy's */
@@ -123,6 +126,21 @@ void node_carry_out(struct node *n, const struct ft_act *a);
 extern const struct vm_ops node_vm_ops;
 extern const struct memwork_ops node_mem_ops;
 extern const struct proxy_ops node_proxy_ops;
+
+/* node_post_event() - as node_event(), later; any thread */
+void node_post_event(struct node *n, const struct ft_ev *ev);
+
+/* node_disk.c */
+/* node_disk_start() - open the images and serve them to QEMU, in a thread of their own; the disk loop runs from now on */
+int node_disk_start(struct node *n, struct err *e);
+/* node_disk_shape() - what the images add to the shape */
+int node_disk_shape(struct node *n, struct err *e);
+/* node_disk_attached() - the disk connection is there, or is gone; disk loop */
+void node_disk_attached(struct node *n, bool up);
+/* node_disk_end() - QEMU is gone, the links are down */
+void node_disk_end(struct node *n);
+int node_disk_message(void *arg, const struct wire_head *h, const uint8_t *payload, struct err *e);
+void node_disk_writable(void *arg);
 
 /* node_link.c */
 int node_link_start(struct node *n, struct err *e);

@@ -2,12 +2,12 @@
 /*
  * The link, wired: theory of operation
  *
- * link/pair finds the peer and hands out three streams. The control connection stays in the control loop, the frame
+ * link/pair finds the peer and hands out four streams. The control connection stays in the control loop, the frame
  * connection is made in the frames loop and the bulk connection in the bulk loop, by message; each message arrives
  * at its part in the loop where that part lives. The frames' machine hears of its role before its connection exists.
  *
- * When a process dies its kernel closes all three connections. Each loop reports the end of its own after having
- * taken everything that had come; when all three have ended by the peer's kernel that is the proof of P5, if one of
+ * When a process dies its kernel closes all of them. Each loop reports the end of its own after having
+ * taken everything that had come; when all have ended by the peer's kernel that is the proof of P5, if one of
  * them ends otherwise or the rest does not follow within CLOSING_NS it is not. Reports carry the number of the peer
  * (era), since they may arrive when the next one is there already.
  */
@@ -173,13 +173,16 @@ static void make_conn(struct node_conn *nc, const struct attach *a)
 {
 	static int (*const message[])(void *, const struct wire_head *, const uint8_t *, struct err *) = {
 		[WIRE_CONTROL] = on_control, [WIRE_FRAMES] = on_frames, [WIRE_BULK] = on_bulk,
+		[WIRE_DISK] = node_disk_message,
 	};
 	static void (*const writable[])(void *) = {
 		[WIRE_FRAMES] = on_frames_writable, [WIRE_BULK] = on_bulk_writable,
+		[WIRE_DISK] = node_disk_writable,
 	};
 	struct conn_cfg cfg = { .channel = nc->channel, .message = message[nc->channel],
 				.writable = nc->channel == WIRE_CONTROL ? NULL : writable[nc->channel],
-				.closed = on_closed, .arg = nc };
+				.closed = on_closed, .arg = nc,
+				.manual = nc->channel == WIRE_DISK };
 	struct err e = { 0 };
 
 	memcpy(cfg.vm_id, a->vm_id, sizeof(cfg.vm_id));
@@ -188,6 +191,8 @@ static void make_conn(struct node_conn *nc, const struct attach *a)
 	nc->conn = conn_new(nc->loop, a->s, &cfg, &e);
 	if (!nc->conn)
 		on_closed(nc, CONN_ERROR, e.msg);
+	if (nc->channel == WIRE_DISK)
+		node_disk_attached(nc->node, nc->conn);
 	if (nc->channel == WIRE_FRAMES) {
 		nc->blocked = false;
 		proxy_room(nc->node->px, true);
@@ -210,6 +215,8 @@ static void on_detach(void *arg, const void *data, size_t len)
 	(void)len;
 	conn_free(nc->conn);
 	nc->conn = NULL;
+	if (nc->channel == WIRE_DISK)
+		node_disk_attached(nc->node, false);
 }
 
 static void on_silence(struct loop_timer *t)
@@ -298,6 +305,8 @@ static void on_paired(void *arg, struct pair_link *l)
 	 */
 	a.s = l->s[WIRE_BULK];
 	loop_post(n->bulk, on_attach, &n->conns[WIRE_BULK], &a, sizeof(a));
+	a.s = l->s[WIRE_DISK];
+	loop_post(n->disk_loop, on_attach, &n->conns[WIRE_DISK], &a, sizeof(a));
 	a.s = l->s[WIRE_FRAMES];
 	if (n->o->role == RUN_PRIMARY)
 		loop_post(n->frames, on_attach, &n->conns[WIRE_FRAMES], &a, sizeof(a));
@@ -379,7 +388,7 @@ int node_link_start(struct node *n, struct err *e)
 		.shape = n->shape, .shape_len = strlen(n->shape), .check = on_check, .paired = on_paired,
 		.arg = n,
 	};
-	struct loop *loops[WIRE_CHANNELS] = { n->control, n->frames, n->bulk };
+	struct loop *loops[WIRE_CHANNELS] = { n->control, n->frames, n->bulk, n->disk_loop };
 
 	for (int c = 0; c < WIRE_CHANNELS; c++) {
 		n->conns[c].node = n;

@@ -26,6 +26,8 @@ static struct json_object *fill_status(void *arg)
 {
 	struct node *n = arg;
 	struct status *s = calloc(1, sizeof(*s));
+	const char *ids[CMDLINE_DISKS_MAX];
+	struct disk_stats disks;
 	struct memwork_stats m;
 	struct json_object *o;
 	unsigned int w = 0;
@@ -96,6 +98,15 @@ static struct json_object *fill_status(void *arg)
 	s->memory.shared_pages = m.shared_pages;
 	s->memory.share_pieces = n->share_pieces;
 	s->memory.share_longest = n->share_longest;
+	if (n->disk) {
+		disk_stats(n->disk, &disks);
+		s->disk = &disks;
+		s->n_disks = n->cl.n_disks;
+		for (unsigned int i = 0; i < n->cl.n_disks; i++)
+			ids[i] = n->cl.disks[i].id;
+		s->disk_ids = ids;
+		s->debt_lost = n->px ? proxy_debt_lost(n->px) : 0;
+	}
 	s->failover.at = n->failed_over_at;
 	s->failover.reason = n->failover_reason;
 	s->failover.took = n->failover_took;

@@ -56,6 +56,9 @@ struct run_opts {
 	char run_dir[PATH_MAX];		/* control socket and the like; not yet made */
 	uint64_t private_limit;		/* bytes that the SVM may have written; 0: a part of the guest's memory */
 	uint64_t staged_limit;		/* bytes of a checkpoint to come that may wait at the secondary; likewise */
+	char disk_dir[PATH_MAX];	/* for what is known of the images; empty: beside them */
+	bool discard_disks;		/* what this node's images have may be overwritten */
+	uint64_t resync_rate;		/* bytes a second; 0: no limit */
 	char spill_dir[PATH_MAX];	/* for what does not fit into memory */
 	enum log_level log_level;
 	int qemu_argc;			/* at least 1 */

@@ -30,7 +30,8 @@
 enum {
 	OPT_NAME = 1, OPT_LISTEN, OPT_PEER, OPT_PRIMARY, OPT_INSECURE, OPT_HEARTBEAT, OPT_TIMEOUT, OPT_DELAY,
 	OPT_COMPARE, OPT_SCAN, OPT_QUEUE, OPT_NIC, OPT_RULE, OPT_NO_HYBRID, OPT_COMPRESS, OPT_WORKERS, OPT_NO_PRECOPY, OPT_QEMU_TIMEOUT,
-	OPT_RUN_DIR, OPT_SPILL_DIR, OPT_LOG_LEVEL, OPT_PRIVATE_LIMIT, OPT_STAGED_LIMIT,
+	OPT_RUN_DIR, OPT_SPILL_DIR, OPT_LOG_LEVEL, OPT_PRIVATE_LIMIT, OPT_STAGED_LIMIT, OPT_DISK_DIR, OPT_DISCARD,
+	OPT_RESYNC_RATE,
 };
 
 const struct cli_opt run_opts_table[] = {
@@ -60,6 +61,9 @@ const struct cli_opt run_opts_table[] = {
 	{ "private-limit", OPT_PRIVATE_LIMIT, "MB", "memory that the secondary's copy may write between checkpoints" },
 	{ "staged-limit", OPT_STAGED_LIMIT, "MB", "pages of a checkpoint to come that may wait at the secondary" },
 	{ "spill-dir", OPT_SPILL_DIR, "DIR", "for what does not fit into memory (default " RUN_SPILL_DIR ")" },
+	{ "disk-dir", OPT_DISK_DIR, "DIR", "for what is known of the disks' images (default: beside them)" },
+	{ "discard-disks", OPT_DISCARD, NULL, "secondary: what its images have that the primary's have not is to be lost" },
+	{ "resync-rate", OPT_RESYNC_RATE, "MB", "limit for bringing the peer's disks up to date, per second (default: none)" },
 	{ "log-level", OPT_LOG_LEVEL, "LEVEL", "error, warn, note, info, debug or trace (default info)" },
 	{ NULL },
 };
@@ -208,6 +212,13 @@ static int run_option(int id, const char *arg, struct run_opts *o, struct err *e
 		return run_mb("--private-limit", arg, &o->private_limit, e);
 	case OPT_STAGED_LIMIT:
 		return run_mb("--staged-limit", arg, &o->staged_limit, e);
+	case OPT_DISK_DIR:
+		return run_path("--disk-dir", arg, o->disk_dir, e);
+	case OPT_DISCARD:
+		o->discard_disks = true;
+		return 0;
+	case OPT_RESYNC_RATE:
+		return run_mb("--resync-rate", arg, &o->resync_rate, e);
 	case OPT_SPILL_DIR:
 		return run_path("--spill-dir", arg, o->spill_dir, e);
 	case OPT_LOG_LEVEL:

@@ -15,7 +15,8 @@
  *	LOAD	device state
  *	MEND	what the load has touched; the staging area is forgotten
  *	CONT	NEV_LOADED n, cont; then NEV_OPEN n, LOADED n: IDLE in epoch n + 1
- *	RESTART	apply, load or mend has failed, or QEMU died in them: QEMU is started anew, and they are done again, once
+ *	RESTART	apply, load or mend has failed, or QEMU died in them: QEMU is started anew, and they are done again, once; with
+ *		disks also before the first apply, since QEMU has seen them before they were made equal
  *	UNWIND	promoted before STAGED n: the SVM, stopped for EPOCH_END n, is continued as it stands
  *
  * ABORT n: the primary has given n up and tries again (ckpt_abort.c). It may find GATE, STOP or COLLECT. The SVM is
@@ -142,7 +143,11 @@ static void stage(struct ft *ft, struct ft_ctx *c)
 	if (ft->state == FT_JOINING)
 		ft_set_state(ft, c, FT_STANDBY, FT_WHY_NONE);
 	flip(ft, c);
-	if (s->early) {
+	if (s->first && ft->cfg.disks) {
+		/* QEMU has looked at the disks when it was started, before they had this content: geometry is guessed from it. */
+		s->phase = SEC_RESTART;
+		ft_do(ft, c, STEP_RESTART, s->n, first_longer(ft, ft->cfg.load_deadline));
+	} else if (s->early) {
 		s->phase = SEC_APPLY;
 		s->applied = !ft->busy[STEP_APPLY].on;
 		applied(ft, c);

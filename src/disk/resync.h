@@ -72,6 +72,8 @@ struct resync_cfg {
 	 * bases (not yet flushed); once, maybe at once, also after resync_free(). NULL: they always have
 	 */
 	void (*settle)(void *arg, void (*settled)(void *settle_arg), void *settle_arg);
+	/* source: the target has agreed to the plan: what the guest writes from now on must go to it, before this returns */
+	void (*ready)(void *arg);
 	/* Once; 0: the copies are equal; -EPERM: refused, the sentence says which command decides; resync_free() may be called in it. */
 	void (*done)(void *arg, int rc, const char *sentence);
 	void (*progress)(void *arg, const struct resync_progress *p);	/* a few times a second; may be NULL */
@@ -80,7 +82,7 @@ struct resync_cfg {
 
 struct resync;
 /*
- * resync_source() - wait for a target's RSY_HELLO; the guest's writes go to it already (serve_peer())
+ * resync_source() - wait for a target's RSY_HELLO; the guest's writes go to it from cfg.ready() on (serve_peer())
  * resync_target() - say RSY_HELLO. Disks too many, or one whose copy may not serve (source): NULL with a sentence
  */
 struct resync *resync_source(const struct resync_cfg *cfg, struct serve *serve, const struct resync_peer *peer, struct err *e);

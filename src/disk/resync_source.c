@@ -147,6 +147,8 @@ static int hear_ready(struct resync *r, const struct rsy_msg *m)
 				meta_dirty(d->meta, off, d->region < d->blk->size - off ? d->region : d->blk->size - off);
 		meta_lineage(d->meta)->map |= LINEAGE_MAP_LEFT;
 	}
+	if (r->cfg.ready)
+		r->cfg.ready(r->cfg.arg);
 	r->s.state = SRC_RUN;
 	r->s.asked_at = loop_now(r->cfg.loop);
 	rsy_source_tick(r);

@@ -176,6 +176,8 @@ struct json_object *status_json(const struct status *s)
 	put(o, "checkpoints", checkpoints_json(s));
 	put(o, "net", status_net_json(s));
 	put(o, "link", link_json(s));
+	if (s->disk)
+		put(o, "disk", status_disks_json(s));
 	put(o, "failover", failover_json(s));
 
 	sub = json_object_new_object();

@@ -7,6 +7,7 @@
 #include <stdio.h>
 
 #include "core/ft.h"
+#include "disk/disk.h"
 #include "core/net.h"
 #include "monitor/hist.h"
 #include "monitor/monitor.h"
@@ -95,6 +96,11 @@ struct status {
 		nstime share_longest;		/* the longest of them */
 		uint64_t buffered;	/* primary: bytes copied and not yet sent */
 	} memory;
+
+	const struct disk_stats *disk;	/* NULL: the VM has no disks; borrowed during the call */
+	const char *const *disk_ids;	/* as many as n_disks */
+	unsigned int n_disks;
+	uint64_t debt_lost;
 
 	struct {			/* the last failover or loss of the peer that this node has seen */
 		nstime at;

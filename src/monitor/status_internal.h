@@ -51,6 +51,10 @@ const char *text_ms(double ms, char b[32]);
 const char *text_bytes(double n, char b[32]);
 void text_row(FILE *f, const char *label, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
 
+/* status_disk.c: the member disk, and rows of it */
+struct json_object *status_disks_json(const struct status *s);
+void status_disks_text(struct json_object *s, FILE *f);
+
 /* status_net_text.c: rows of the member net */
 void status_net_text(struct json_object *n, FILE *f);
 

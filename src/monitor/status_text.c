@@ -244,4 +244,5 @@ void status_text(struct json_object *s, FILE *f)
 	text_checkpoints(s, f);
 	status_net_text(text_obj(s, "net"), f);
 	text_memory(s, f);
+	status_disks_text(s, f);
 }

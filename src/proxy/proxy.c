@@ -11,7 +11,7 @@
  *    `stop` is in the socket by then. If that was more than a little, the socket may have been full, and QEMU, which
  *    waited for room, transmits on as it is emptied, stopped or not (a virtio ring was seen to move by 343 entries).
  *    So then QEMU's main loop is sent around and the sockets are read again, until nothing has come twice in a row.
- * tap_emit() is the only place where a frame leaves toward the network; it checks the lease there (P5): a process
+ * tap_write() is the only place where a frame leaves toward the network; it checks the lease there (P5): a process
  * that was frozen and wakes finds the deadline passed before its first write.
  *
  * Of what one step of core has to say the link's part goes first, and at once: the other copy has the longer way to the
@@ -33,6 +33,7 @@
 #include "base/crash.h"
 #include "base/log.h"
 #include "proxy/netsock.h"
+#include "proxy/owed.h"
 
 #define BATCH		64
 #define ACTS		128
@@ -68,6 +69,7 @@ struct proxy {
 	_Atomic nstime lease, last_out;
 	_Atomic uint64_t late;
 	uint64_t tap_errors, tap_long;
+	struct owed owed;
 	_Atomic uint32_t taps_gone;
 	uint8_t *waste;		/* where frames go that cannot be kept */
 	struct capture *capture;
@@ -80,8 +82,9 @@ struct proxy {
 	nstime published_at;
 };
 
-static void tap_emit(struct proxy *px, uint8_t nic, const uint8_t *data, uint32_t len)
+static void tap_write(void *arg, uint8_t nic, const uint8_t *data, uint32_t len)
 {
+	struct proxy *px = arg;
 	nstime now = clock_ns();
 
 	if (now > atomic_load(&px->lease)) {
@@ -93,6 +96,31 @@ static void tap_emit(struct proxy *px, uint8_t nic, const uint8_t *data, uint32_
 	else if (!px->tap_errors++)
 		log_warn("a frame could not be written to the TAP: %s (said once)", strerror(errno));
 	atomic_store(&px->last_out, now);
+}
+
+static void tap_emit(struct proxy *px, uint8_t nic, const uint8_t *data, uint32_t len)
+{
+	if (!owed_take(&px->owed, nic, data, len))
+		tap_write(px, nic, data, len);
+}
+
+static void on_paid(void *arg, const void *data, size_t len)
+{
+	struct proxy *px = arg;
+
+	owed_run(&px->owed, tap_write, px);
+}
+
+void proxy_debt(struct proxy *px, bool open)
+{
+	owed_open(&px->owed, open);
+	if (!open)
+		loop_post(px->loop, on_paid, px, NULL, 0);
+}
+
+uint64_t proxy_debt_lost(struct proxy *px)
+{
+	return atomic_load(&px->owed.lost);
 }
 
 /*
@@ -677,6 +705,7 @@ struct proxy *proxy_new(struct loop *loop, const struct net_cfg *cfg, const stru
 	px->room = true;
 	atomic_store(&px->lease, NS_NEVER);
 	pthread_mutex_init(&px->lock, NULL);
+	owed_init(&px->owed);
 	px->deadline = (struct loop_timer){ .fn = on_deadline, .arg = px };
 	px->watch = (struct loop_timer){ .fn = on_watch, .arg = px };
 	px->stats = (struct loop_timer){ .fn = on_stats, .arg = px };
@@ -717,6 +746,7 @@ void proxy_free(struct proxy *px)
 {
 	if (!px)
 		return;
+	owed_fini(&px->owed);
 	capture_free(px->capture);
 	for (unsigned int i = 0; i < NET_MAX_NICS; i++) {
 		if (px->ports[i].tap.fd >= 0)

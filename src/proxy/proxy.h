@@ -62,6 +62,11 @@ void proxy_room(struct proxy *px, bool room);
 /* proxy_set_lease() - nothing is emitted after @until (CLOCK_BOOTTIME ns); NS_NEVER: no limit; any thread */
 void proxy_set_lease(struct proxy *px, nstime until);
 
+/* proxy_debt() - while it is open no frame leaves (owed.h); any thread */
+void proxy_debt(struct proxy *px, bool open);
+/* proxy_debt_lost() - frames that were lost so; any thread */
+uint64_t proxy_debt_lost(struct proxy *px);
+
 /* proxy_new_qemu() - QEMU was started anew: its end of the netdev socket is another; frames loop must be told */
 void proxy_new_qemu(struct proxy *px, unsigned int nic, int qemu_fd);
 

@@ -97,7 +97,8 @@ static void standing_by(void **state)
 
 	for (int order = 0; order < 2; order++) {
 		filled(&d);
-		disk_barrier(&d, 1, 0, "STAGED:1 flip:1 apply:1");
+		disk_barrier(&d, 1, 0, "STAGED:1 flip:1 restart:1");
+		SAYS(done(&d, STEP_RESTART, 1), "apply:1");
 		SAYS(done(&d, order ? STEP_FLIP : STEP_APPLY, 1), "");
 		SAYS(done(&d, order ? STEP_APPLY : STEP_FLIP, 1), "load:1");
 	}
@@ -132,7 +133,7 @@ static void disk_fails(void **state)
 	struct drive d;
 
 	filled(&d);
-	disk_barrier(&d, 1, 0, "STAGED:1 flip:1 apply:1");
+	disk_barrier(&d, 1, 0, "STAGED:1 flip:1 restart:1");
 	ev0(&d, FE_DISK_FAILED, 0);
 	assert_int_equal(d.ft.state, FT_ENDED);
 	assert_int_equal(d.ft.reason, FT_WHY_DISK);

@@ -1,0 +1,613 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * All disks of one VM: theory of operation (docs/disk.md has the whole)
+ *
+ * One object that opens the images, serves QEMU, and has the half of the replication that this node's role asks for:
+ * serve where the VM serves, standby where it stands by. A promotion puts a serve on top of the standby, which goes on
+ * merging what lies above the images and then passes everything through; the NBD server notices nothing of it, since what
+ * it serves is a front (disk_front.c).
+ *
+ * Promotion, in this order: flushes are kept back (at once, from whatever thread orders it); what this copy has written on
+ * its own is marked as dirty and in the write-intent map, and a new generation begins, durably; then the standby merges,
+ * serve takes over, the flushes go on. A node that is killed in between is found by the next start either as a standby of
+ * before, or with all marks.
+ *
+ * Everything runs in the disk loop, but for disk_new() (before that loop runs), disk_start(), disk_close() and what posts
+ * to it. The
+ * loop never blocks for longer than a write and an fsync of a few kilobytes take, and that only at a promotion.
+ */
+#include "disk/disk_internal.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+#include <xxhash.h>
+
+#include "base/log.h"
+
+#define DISK_MEMORY	(64ull << 20)	/* pending and own writes in memory; beyond it they go to the journal's file */
+#define DISK_SOFT	(128ull << 20)	/* of them: a checkpoint */
+#define DISK_HARD	(4ull << 30)
+#define DISK_EXTENTS	(1u << 18)
+#define DISK_CLOSE_NS	(15 * NS_PER_S)
+
+void disk_job_done(struct disk *d, enum disk_job job, int rc, const char *why)
+{
+	d->job_on[job] = false;
+	d->ops.done(d->ops.arg, job, d->job_n[job], rc, why ? why : "");
+}
+
+void disk_fail(struct disk *d, int rc, const char *why)
+{
+	if (d->failed)
+		return;
+	d->failed = true;
+	log_error("%s", why);
+	d->ops.failed(d->ops.arg, rc, why);
+}
+
+/* What serve says */
+
+static void serve_want(void *arg)
+{
+	struct disk *d = arg;
+
+	d->ops.want(d->ops.arg);
+}
+
+static void serve_local_error(void *arg, unsigned int disk, int rc)
+{
+	struct disk *d = arg;
+
+	log_error("disk %s: %s: the guest is told", d->id[disk], strerror(-rc));
+}
+
+static void serve_debt(void *arg, bool open)
+{
+	struct disk *d = arg;
+
+	d->debt = open;
+	d->ops.debt(d->ops.arg, open);
+}
+
+static void serve_debt_failed(void *arg, int rc)
+{
+	struct disk *d = arg;
+
+	log_error("a flush that QEMU was told is done has failed: %s", strerror(-rc));
+	d->ops.failed(d->ops.arg, rc, "a flush that QEMU was told is done has failed");
+}
+
+static int make_serve(struct disk *d, struct blk *const *bases, struct err *e)
+{
+	struct serve_ops ops = { .want = serve_want, .local_error = serve_local_error, .debt = serve_debt,
+				 .debt_failed = serve_debt_failed, .arg = d };
+
+	d->serve = serve_new(d->loop, bases, d->meta, d->n, &ops, e);
+	if (!d->serve)
+		return e->code;
+	for (unsigned int i = 0; i < d->n; i++)
+		disk_front_under(d, i, serve_blk(d->serve, i));
+	d->serves = true;
+	return 0;
+}
+
+/* What the standby says */
+
+static void standby_want(void *arg)
+{
+	serve_want(arg);
+}
+
+static void standby_committed(void *arg, uint64_t n)
+{
+	struct disk *d = arg;
+
+	if (d->up)
+		d->ops.send_committed(d->ops.arg, n);
+}
+
+static void standby_failed(void *arg, int rc, const char *sentence)
+{
+	disk_fail(arg, rc, sentence);
+}
+
+static void standby_merged(void *arg)
+{
+	struct disk *d = arg;
+
+	d->merging = false;
+	log_note("the disks: everything is in the images");
+}
+
+static void standby_trouble(void *arg, int rc, const char *sentence)
+{
+	log_error("%s (it is tried again; the VM goes on)", sentence);
+}
+
+static void standby_room(void *arg)
+{
+	disk_fifo_run(arg);
+}
+
+static void base_reserve(void *arg, uint64_t off, uint64_t len, void (*done)(void *arg, int rc), void *done_arg)
+{
+	store_reserve(arg, off, len, done, done_arg);
+}
+
+static int make_standby(struct disk *d, const uint8_t (*ids)[16], struct err *e)
+{
+	struct standby_limits limits = { .memory = d->cfg.memory ? d->cfg.memory : DISK_MEMORY, .soft = DISK_SOFT,
+					 .hard = DISK_HARD, .extents = DISK_EXTENTS };
+	struct standby_ops ops = { .want = standby_want, .committed = standby_committed, .failed = standby_failed,
+				   .merged = standby_merged, .room = standby_room, .trouble = standby_trouble, .arg = d };
+	struct journal_file j = disk_journal_file;
+	struct standby_disk disks[DISK_MAX];
+
+	j.arg = d;
+	disk_base_init(d);
+	for (unsigned int i = 0; i < d->n; i++)
+		disks[i] = (struct standby_disk){ .base = &d->base[i].blk, .reserve = base_reserve, .arg = d->store[i] };
+	d->standby = standby_new(d->loop, disks, ids, d->n, &j, &limits, &ops, e);
+	if (!d->standby)
+		return e->code;
+	standby_sync_mode(d->standby, true);
+	d->sync = true;
+	for (unsigned int i = 0; i < d->n; i++)
+		disk_front_under(d, i, standby_blk(d->standby, i));
+	return 0;
+}
+
+/* Serving from the start: a copy that was never part of a pair becomes the first of one. */
+static int first_of_pair(struct disk *d, struct err *e)
+{
+	for (unsigned int i = 0; i < d->n; i++) {
+		struct lineage *l = meta_lineage(d->meta[i]);
+		uint8_t id[16];
+		uint64_t tag;
+		int rc;
+
+		if (l->syncing)
+			return err_set(e, -EPERM, "%.200s is a copy whose first synchronisation was not finished: it is no state of "
+				       "any time, and cannot serve", d->path[i]);
+		if (l->current.number)
+			continue;
+		if (getrandom(id, sizeof(id), 0) != sizeof(id) || getrandom(&tag, sizeof(tag), 0) != sizeof(tag))
+			return err_set(e, -errno, "no random numbers: %s", strerror(errno));
+		lineage_begin(l, id, tag);
+		rc = meta_save(d->meta[i], e);
+		if (rc)
+			return rc;
+	}
+	return 0;
+}
+
+static int recover(struct disk *d, uint8_t (*ids)[16], struct err *e)
+{
+	struct journal_file j = disk_journal_file;
+	uint64_t epoch;
+
+	j.arg = d;
+	/* The journal bears its image's name, and so do the disks in it. */
+	for (unsigned int i = 0; i < d->n; i++) {
+		const char *base = strrchr(d->path[i], '/');
+		XXH128_canonical_t hash;
+
+		base = base ? base + 1 : d->path[i];
+		XXH128_canonicalFromHash(&hash, XXH3_128bits_withSeed(base, strlen(base), d->bases[i]->size));
+		memcpy(ids[i], hash.digest, 16);
+	}
+	return standby_recover(d->loop, &j, d->bases, (const uint8_t (*)[16])ids, d->n, &epoch, e);
+}
+
+static int open_nbd(struct disk *d, struct err *e)
+{
+	struct nbd_listen where = { .unix_path = d->cfg.socket };
+	int rc = 0;
+
+	d->nbd = nbd_server_new(d->loop, e);
+	if (!d->nbd)
+		return e->code;
+	for (unsigned int i = 0; !rc && i < d->n; i++) {
+		struct nbd_export x = { .name = d->id[i], .description = "a disk of the VM", .blk = &d->front[i].blk };
+
+		rc = nbd_server_export(d->nbd, &x, e);
+	}
+	if (!rc)
+		rc = nbd_server_listen(d->nbd, &where, e);
+	return rc < 0 ? rc : 0;
+}
+
+static void publish(struct loop_timer *t)
+{
+	struct disk *d = t->arg;
+	struct disk_stats s = { .serves = d->serves, .resyncing = d->job_on[DISK_RESYNC], .debt = d->debt,
+				.merging = d->merging, .resync = d->progress };
+
+	if (d->serve)
+		serve_stats(d->serve, &s.serve);
+	if (d->standby)
+		standby_stats(d->standby, &s.standby);
+	nbd_server_stats(d->nbd, &s.nbd);
+	for (unsigned int i = 0; i < d->n; i++) {
+		s.disk[i].size = d->bases[i]->size;
+		s.disk[i].dirty = meta_dirty_bytes(d->meta[i]);
+		s.disk[i].generation = meta_lineage(d->meta[i])->current.number;
+	}
+	pthread_mutex_lock(&d->lock);
+	d->stats = s;
+	pthread_mutex_unlock(&d->lock);
+	loop_timer_set(d->loop, &d->timer, loop_now(d->loop) + DISK_STATS_NS);
+}
+
+struct disk *disk_new(const struct disk_cfg *cfg, const struct disk_ops *ops, struct err *e)
+{
+	struct disk *d = calloc(1, sizeof(*d));
+
+	if (!d) {
+		err_set(e, -ENOMEM, "no memory for the disks");
+		return NULL;
+	}
+	d->cfg = *cfg;
+	d->ops = *ops;
+	d->loop = cfg->loop;
+	d->n = cfg->n;
+	d->journal_fd = -1;
+	d->fifo_tail = &d->fifo;
+	d->rate = cfg->resync_rate;
+	pthread_mutex_init(&d->lock, NULL);
+	pthread_cond_init(&d->closed, NULL);
+	for (unsigned int i = 0; i < d->n; i++) {
+		d->id[i] = strdup(cfg->image[i].id);
+		d->path[i] = strdup(cfg->image[i].path);
+		if (!d->id[i] || !d->path[i]) {
+			err_set(e, -ENOMEM, "no memory for the disks");
+			disk_free(d);
+			return NULL;
+		}
+	}
+	d->alone = true;
+	if (disk_open_images(d, e)) {
+		disk_free(d);
+		return NULL;
+	}
+	return d;
+}
+
+struct setup {
+	uint8_t ids[DISK_MAX][16];
+	struct err *e;
+	int rc;
+};
+
+static void setup(void *arg, const void *data, size_t len)
+{
+	struct disk *d = arg;
+	struct setup *s;
+	int rc;
+
+	memcpy(&s, data, sizeof(s));
+	disk_front_init(d);
+	if (d->cfg.serves) {
+		rc = first_of_pair(d, s->e);
+		if (!rc)
+			rc = make_serve(d, d->bases, s->e);
+	} else {
+		rc = make_standby(d, (const uint8_t (*)[16])s->ids, s->e);
+	}
+	if (!rc)
+		rc = open_nbd(d, s->e);
+	d->timer = (struct loop_timer){ .fn = publish, .arg = d };
+	if (!rc)
+		publish(&d->timer);
+	pthread_mutex_lock(&d->lock);
+	s->rc = rc;
+	pthread_cond_broadcast(&d->closed);
+	pthread_mutex_unlock(&d->lock);
+}
+
+int disk_start(struct disk *d, struct err *e)
+{
+	struct setup s = { .e = e, .rc = 1 }, *p = &s;
+	int rc = recover(d, s.ids, e);
+
+	if (rc)
+		return rc;
+	loop_post(d->loop, setup, d, &p, sizeof(p));
+	pthread_mutex_lock(&d->lock);
+	while (s.rc > 0)
+		pthread_cond_wait(&d->closed, &d->lock);
+	pthread_mutex_unlock(&d->lock);
+	return s.rc;
+}
+
+uint64_t disk_size(const struct disk *d, unsigned int i)
+{
+	return d->bases[i]->size;
+}
+
+/* Jobs */
+
+struct job {
+	enum disk_job job;
+	uint64_t n;
+};
+
+static void begin(void *arg, const void *data, size_t len)
+{
+	struct disk *d = arg;
+	struct err e = { 0 };
+	struct job j;
+	int rc;
+
+	memcpy(&j, data, len < sizeof(j) ? len : sizeof(j));
+	d->job_n[j.job] = j.n;
+	d->job_on[j.job] = true;
+	switch (j.job) {
+	case DISK_RESYNC:
+		if (!d->serve || !d->up) {
+			disk_job_done(d, DISK_RESYNC, -EPIPE, "there is no peer");
+			break;
+		}
+		rc = disk_resync_begin(d, &e);
+		if (rc)
+			disk_job_done(d, DISK_RESYNC, rc, e.msg);
+		break;
+	case DISK_MARK:
+		rc = d->serve ? serve_marker(d->serve, j.n) : -EPIPE;
+		disk_job_done(d, DISK_MARK, rc, rc ? strerror(-rc) : "");
+		break;
+	case DISK_FLIP:
+		rc = d->standby && !d->serves ? standby_flip(d->standby, j.n, &e) : 0;
+		if (!rc)
+			d->flipped_n = j.n;
+		disk_job_done(d, DISK_FLIP, rc, e.msg);
+		break;
+	case DISK_JOBS:
+		break;
+	}
+}
+
+void disk_job(struct disk *d, enum disk_job job, uint64_t n)
+{
+	struct job j = { job, n };
+
+	loop_post(d->loop, begin, d, &j, sizeof(j));
+}
+
+void disk_peer(struct disk *d, bool up)
+{
+	struct err e = { 0 };
+
+	d->up = up;
+	d->sent_msgs = d->sent_bytes = d->got_msgs = d->got_bytes = 0;
+	disk_fifo_drop(d);
+	disk_resync_end(d);
+	if (!up) {
+		if (d->serve)
+			serve_writable(d->serve);
+		if (d->job_on[DISK_RESYNC])
+			disk_job_done(d, DISK_RESYNC, -EPIPE, "the peer is gone");
+	} else if (!d->serves && disk_resync_begin(d, &e)) {
+		disk_fail(d, e.code, e.msg);
+	}
+}
+
+static void alone(void *arg, const void *data, size_t len)
+{
+	struct disk *d = arg;
+
+	d->alone = true;
+	if (d->serve)
+		serve_peer(d->serve, NULL);
+}
+
+void disk_alone(struct disk *d)
+{
+	loop_post(d->loop, alone, d, NULL, 0);
+}
+
+void disk_writable(struct disk *d)
+{
+	if (d->resync)
+		resync_writable(d->resync);
+	if (d->serve)
+		serve_writable(d->serve);
+}
+
+void disk_stopping(struct disk *d, bool on)
+{
+	if (d->serve)
+		serve_stopping(d->serve, on);
+}
+
+static void new_rate(void *arg, const void *data, size_t len)
+{
+	struct disk *d = arg;
+
+	if (d->resync)
+		resync_rate(d->resync, atomic_load(&d->rate));
+}
+
+void disk_rate(struct disk *d, uint64_t rate)
+{
+	atomic_store(&d->rate, rate);
+	loop_post(d->loop, new_rate, d, NULL, 0);
+}
+
+void disk_stats(struct disk *d, struct disk_stats *out)
+{
+	pthread_mutex_lock(&d->lock);
+	*out = d->stats;
+	pthread_mutex_unlock(&d->lock);
+}
+
+/* Promotion */
+
+struct own {
+	struct meta *meta;
+};
+
+static void own_range(void *arg, uint64_t off, uint64_t len)
+{
+	struct own *o = arg;
+
+	meta_dirty(o->meta, off, len);
+	meta_intent(o->meta, off, len);
+}
+
+static int mark_own(struct disk *d, struct err *e)
+{
+	int rc = 0;
+
+	for (unsigned int i = 0; !rc && i < d->n; i++) {
+		struct own o = { d->meta[i] };
+		uint64_t tag;
+
+		standby_own_ranges(d->standby, i, own_range, &o);
+		if (getrandom(&tag, sizeof(tag), 0) != sizeof(tag))
+			return err_set(e, -errno, "no random numbers: %s", strerror(errno));
+		lineage_next(meta_lineage(d->meta[i]), tag);
+		rc = meta_intent_save(d->meta[i], e);
+		if (!rc)
+			rc = meta_save(d->meta[i], e);
+	}
+	return rc;
+}
+
+static void promote(void *arg, const void *data, size_t len)
+{
+	struct blk *bases[DISK_MAX];
+	struct disk *d = arg;
+	struct err e = { 0 };
+
+	if (d->serves)
+		return;
+	/* The VM goes on in any case: what cannot be written down costs a comparison later. */
+	if (mark_own(d, &e))
+		log_error("what the peer will have to be sent could not be written down: %s", e.msg);
+	disk_resync_end(d);
+	disk_fifo_drop(d);
+	d->merging = d->alone = true;
+	standby_promote(d->standby);
+	for (unsigned int i = 0; i < d->n; i++)
+		bases[i] = standby_blk(d->standby, i);
+	if (make_serve(d, bases, &e)) {
+		log_error("%s", e.msg);
+		d->serves = true;
+	}
+	disk_front_release(d);
+}
+
+void disk_promote(struct disk *d)
+{
+	if (!atomic_exchange(&d->promoting, true))
+		loop_post(d->loop, promote, d, NULL, 0);
+}
+
+/* The end */
+
+static void close_now(struct disk *d, bool clean)
+{
+	struct err e = { 0 };
+
+	for (unsigned int i = 0; clean && i < d->n; i++)
+		if (meta_end(d->meta[i], store_file_stamp(d->store[i]), &e))
+			log_warn("%s", e.msg);
+	if (!clean)
+		log_warn("the disks were not ended cleanly: what has changed will be found by comparing");
+	pthread_mutex_lock(&d->lock);
+	d->is_closed = true;
+	pthread_cond_broadcast(&d->closed);
+	pthread_mutex_unlock(&d->lock);
+}
+
+static void flushed(struct blk_req *r, int rc)
+{
+	struct disk *d = r->arg;
+
+	if (rc)
+		d->failed = true;
+	free(r);
+	if (!--d->under_way && d->closing)
+		close_now(d, !d->failed);
+}
+
+static void flush_all(struct disk *d)
+{
+	d->under_way++;
+	for (unsigned int i = 0; i < d->n; i++) {
+		struct blk_req *r = calloc(1, sizeof(*r));
+
+		if (!r) {
+			d->failed = true;
+			continue;
+		}
+		*r = (struct blk_req){ .op = BLK_FLUSH, .done = flushed, .arg = d };
+		d->under_way++;
+		blk_submit(d->bases[i], r);
+	}
+	if (!--d->under_way)
+		close_now(d, !d->failed);
+}
+
+static void closing(struct loop_timer *t)
+{
+	struct disk *d = t->arg;
+	struct standby_stats st = { 0 };
+
+	if (d->standby)
+		standby_stats(d->standby, &st);
+	if (d->merging || st.committed_bytes || d->under_way) {
+		if (loop_now(d->loop) > d->close_by) {
+			close_now(d, false);
+			return;
+		}
+		loop_timer_set(d->loop, &d->timer, loop_now(d->loop) + 5 * NS_PER_MS);
+		return;
+	}
+	d->closing = true;
+	flush_all(d);
+}
+
+static void begin_close(void *arg, const void *data, size_t len)
+{
+	struct disk *d = arg;
+
+	disk_peer(d, false);
+	/* Who has not decided to go on alone has a peer that does: what it has not confirmed is found by comparing. */
+	if (d->serves && !d->alone)
+		d->failed = true;
+	d->close_by = loop_now(d->loop) + DISK_CLOSE_NS;
+	d->timer.fn = closing;
+	loop_timer_set(d->loop, &d->timer, loop_now(d->loop));
+}
+
+void disk_close(struct disk *d)
+{
+	loop_post(d->loop, begin_close, d, NULL, 0);
+	pthread_mutex_lock(&d->lock);
+	while (!d->is_closed)
+		pthread_cond_wait(&d->closed, &d->lock);
+	pthread_mutex_unlock(&d->lock);
+}
+
+void disk_free(struct disk *d)
+{
+	if (!d)
+		return;
+	nbd_server_free(d->nbd);
+	disk_resync_end(d);
+	disk_fifo_drop(d);
+	serve_free(d->serve);
+	standby_free(d->standby);
+	disk_close_images(d);
+	for (unsigned int i = 0; i < d->n; i++) {
+		free(d->id[i]);
+		free(d->path[i]);
+	}
+	pthread_mutex_destroy(&d->lock);
+	pthread_cond_destroy(&d->closed);
+	free(d);
+}

@@ -1,0 +1,107 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* Private to disk.c, disk_open.c, disk_front.c and disk_peer.c. Nobody else includes this. */
+#ifndef DISK_INTERNAL_H
+#define DISK_INTERNAL_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "disk/disk.h"
+#include "disk/meta.h"
+#include "disk/store.h"
+
+#define DISK_PROGRESS_NS	(50 * NS_PER_MS)
+#define DISK_STATS_NS		(100 * NS_PER_MS)
+
+/* What QEMU's requests go to: the serving node's disk or the standby node's, which one may change. */
+struct disk_front {
+	struct blk blk;
+	struct disk *d;
+	struct blk *under;
+	struct blk_req *held, **tail;	/* flushes between the promotion's order and its being done */
+};
+
+/* An image below a standby: counts what is under way, so that what must come after it can wait. */
+struct disk_base {
+	struct blk blk;
+	struct disk *d;
+	struct blk *under;
+};
+
+/* A message of the peer's that waits for room or for its turn. */
+struct disk_msg {
+	struct disk_msg *next;
+	enum { DM_WRITE, DM_ZERO, DM_MARKER, DM_SYNC } type;
+	unsigned int disk;
+	uint8_t sync;
+	bool trim, no_hole;
+	uint64_t off, len, n;
+	uint8_t data[];
+};
+
+struct disk {
+	struct disk_cfg cfg;
+	struct disk_ops ops;
+	struct loop *loop;
+	unsigned int n;
+	char *id[DISK_MAX], *path[DISK_MAX];
+	struct store *store[DISK_MAX];
+	struct meta *meta[DISK_MAX];
+	struct blk *bases[DISK_MAX];
+	struct disk_front front[DISK_MAX];
+	struct disk_base base[DISK_MAX];
+	struct nbd_server *nbd;
+	struct serve *serve;		/* this node serves */
+	struct standby *standby;	/* it stands by, or did and is the base of what serves */
+	int journal_fd;
+	char journal_path[4096];
+	_Atomic bool promoting;		/* disk_promote() was called */
+	bool serves, failed, up;	/* @up: a peer is there */
+	bool alone;			/* serving: nobody else can have this VM */
+	bool sync;			/* standing by: no epoch yet, everything goes into the images at once */
+	unsigned int under_way;		/* requests to the images, of a standby */
+	struct resync *resync;
+	uint64_t job_n[DISK_JOBS];
+	bool job_on[DISK_JOBS];
+	/* disk_peer.c */
+	struct disk_msg *fifo, **fifo_tail;
+	uint64_t sent_msgs, sent_bytes, got_msgs, got_bytes;	/* since the last marker */
+	uint64_t marker_n, flipped_n;
+	bool resync_over;		/* this peer's images were made equal */
+	nstime moved_at;
+	struct resync_progress progress;
+	_Atomic uint64_t rate;
+	bool debt, merging;
+	/* for everybody */
+	pthread_mutex_t lock;
+	pthread_cond_t closed;
+	bool closing, is_closed;
+	nstime close_by;
+	struct loop_timer timer;
+	struct disk_stats stats;
+};
+
+/* disk_open.c */
+int disk_open_images(struct disk *d, struct err *e);
+void disk_close_images(struct disk *d);
+extern const struct journal_file disk_journal_file;	/* its arg is a struct disk */
+
+/* disk_front.c */
+void disk_front_init(struct disk *d);
+void disk_front_under(struct disk *d, unsigned int i, struct blk *under);
+void disk_front_release(struct disk *d);	/* held flushes go on */
+void disk_base_init(struct disk *d);
+
+/* disk_peer.c */
+int disk_resync_begin(struct disk *d, struct err *e);
+void disk_resync_end(struct disk *d);
+void disk_fifo_run(struct disk *d);
+void disk_fifo_drop(struct disk *d);
+void disk_moved(struct disk *d);
+extern const struct serve_peer disk_serve_peer;		/* its arg is to be filled in */
+
+/* disk.c */
+void disk_job_done(struct disk *d, enum disk_job job, int rc, const char *why);
+void disk_fail(struct disk *d, int rc, const char *why);
+
+#endif
