@@ -10,6 +10,10 @@
  * libnbd's calls do not wait; its descriptor is watched in the disk loop, which drives it. A completion callback runs with
  * libnbd's lock held, so it only puts the request into a list, and done() is called after libnbd has returned.
  *
+ * A ZERO or TRIM is under way only while no WRITE is, and alone. QEMU 7.2's qcow2 widens one of a part of a cluster to the whole
+ * cluster when the rest of it reads as zeroes, and may take its space away from under a write to that rest that is
+ * not finished: two clusters then share their space. Random requests that do not overlap show it within seconds.
+ *
  * The end of the connection and the end of the daemon are the same thing here: either is made to follow the other. All
  * requests get -EIO from then on, and the owner hears of it once, when it is known how the daemon ended.
  */
@@ -49,6 +53,7 @@ struct qsd {
 	bool watching_nbd, watching_child;
 	uint32_t events;
 	unsigned int in_flight;
+	unsigned int writes, zeroing;	/* requests under way: WRITE; ZERO and TRIM, at most one */
 	struct blk_req *wait, **wait_end;
 	struct blk_req *finished, **finished_end;
 	bool busy;			/* inside libnbd or delivering: what is submitted now is driven by who is there */
@@ -162,6 +167,26 @@ static bool unfinished(const struct blk_req *r, int rc)
 	return !rc && (r->op == BLK_ZERO || r->op == BLK_TRIM || r->op == BLK_CACHE) && r->num < r->len;
 }
 
+static bool zeroes(const struct blk_req *r)
+{
+	return r->op == BLK_ZERO || r->op == BLK_TRIM;
+}
+
+/* Whether those that change something let this one begin. */
+static bool may_start(const struct qsd *q, const struct blk_req *r)
+{
+	if (zeroes(r))
+		return !q->writes && !q->zeroing;
+	return r->op != BLK_WRITE || !q->zeroing;
+}
+
+static void finish(struct qsd *q, struct blk_req *r, int rc)
+{
+	q->writes -= r->op == BLK_WRITE;
+	q->zeroing -= zeroes(r);
+	r->done(r, rc);
+}
+
 static void deliver(struct qsd *q, struct blk_req *r, int rc)
 {
 	if (unfinished(r, rc)) {
@@ -172,7 +197,7 @@ static void deliver(struct qsd *q, struct blk_req *r, int rc)
 	/* Nothing was said of the range. */
 	if (!rc && r->op == BLK_STATUS && (!r->num || !r->n_ext))
 		rc = -EIO;
-	r->done(r, rc);
+	finish(q, r, rc);
 }
 
 static void submit(struct blk *b, struct blk_req *r)
@@ -233,15 +258,17 @@ static void drive(struct qsd *q)
 			if (!q->finished)
 				q->finished_end = &q->finished;
 			deliver(q, r, (int)(intptr_t)r->priv);
-		} else if ((r = q->wait) && (q->dead || q->in_flight < IN_FLIGHT)) {
+		} else if ((r = q->wait) && (q->dead || (q->in_flight < IN_FLIGHT && may_start(q, r)))) {
 			int rc;
 
 			q->wait = r->next;
 			if (!q->wait)
 				q->wait_end = &q->wait;
+			q->writes += r->op == BLK_WRITE;
+			q->zeroing += zeroes(r);
 			rc = q->dead ? -EIO : start(q, r);
 			if (rc)
-				r->done(r, rc);
+				finish(q, r, rc);
 		} else {
 			break;
 		}

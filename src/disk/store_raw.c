@@ -270,14 +270,6 @@ static const char *name_of_io(const struct store *s)
 
 static const struct store_kind kind = { .reserve = reserve, .close = close_raw, .io_name = name_of_io };
 
-/*
- * Through the page cache or past it, where nobody has said.
- */
-static bool direct_by_default(const struct store_cfg *cfg)
-{
-	return false;
-}
-
 static int open_image(struct raw_file *f, const struct store_cfg *cfg, struct err *e)
 {
 	int flags = (cfg->readonly ? O_RDONLY : O_RDWR) | O_CLOEXEC | O_NONBLOCK;
@@ -320,8 +312,14 @@ struct store *store_raw_open(const struct store_cfg *cfg, const struct stat *st,
 {
 	struct raw *raw = calloc(1, sizeof(*raw));
 	const char *why = NULL;
-	bool want = cfg->shared || cfg->direct == STORE_DIRECT_ON ||
-		    (cfg->direct == STORE_DIRECT_AUTO && direct_by_default(cfg));
+	/*
+	 * AUTO is through the page cache. Measured on a virtual disk (ext4), past it: 1.1 to 1.4 times as fast in writing
+	 * 1M in sequence, 9 times in reading it cold, 1.4 to 3 times with FUA and eight at once; but a sixth to a
+	 * tenth with small writes one after the other that nobody has asked to be durable, and nothing is kept for the next
+	 * reader. A guest's file system makes such writes all the time, and a plain QEMU, whose default is the same, would be
+	 * as much faster. Who has a disk for databases only says cache=none.
+	 */
+	bool want = cfg->shared || cfg->direct == STORE_DIRECT_ON;
 
 	if (!raw) {
 		err_set(e, -ENOMEM, "no memory for the image %.200s", cfg->path);

@@ -203,7 +203,15 @@ static void slot_done(struct blk_req *r, int rc)
 	if (r->op == BLK_STATUS)
 		check_status(d, r);
 	if (r->op == BLK_READ && memcmp(r->buf, d->b->shadow + r->off, r->len)) {
-		print_message("read at %llu, %llu bytes: wrong\n", (unsigned long long)r->off, (unsigned long long)r->len);
+		uint64_t k = 0, n = 0;
+
+		while (r->buf[k] == d->b->shadow[r->off + k])
+			k++;
+		while (k + n < r->len && r->buf[k + n] != d->b->shadow[r->off + k + n])
+			n++;
+		print_message("read at %llu, %llu bytes: wrong at %llu, for %llu bytes: %d is not %d\n", (unsigned long long)r->off,
+			      (unsigned long long)r->len, (unsigned long long)(r->off + k), (unsigned long long)n, r->buf[k],
+			      d->b->shadow[r->off + k]);
 		d->wrong++;
 	}
 	s->busy = false;
