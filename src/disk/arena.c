@@ -50,7 +50,7 @@ int arena_init(struct arena *a, struct journal *j, uint64_t memory, uint32_t chu
 void arena_free(struct arena *a)
 {
 	for (uint32_t i = 0; i < a->fresh; i++)
-		free(a->chunk[i].mem);
+		free(a->chunk[i].mem), free(a->chunk[i].tmp);
 	free(a->chunk);
 	a->chunk = NULL;
 }
@@ -294,8 +294,17 @@ static void written(struct journal_job *job)
 	struct arena_chunk *c = (struct arena_chunk *)((char *)job - offsetof(struct arena_chunk, job));
 	struct arena_layer *l = c->owner;
 
+	if (job->op == JOURNAL_READ && !job->rc) {
+		/* It goes back to where it came from. */
+		job->op = JOURNAL_WRITE;
+		journal_submit(a->j, job);
+		return;
+	}
+	free(c->tmp);
+	c->tmp = NULL;
 	c->writing = false;
 	c->clean = !job->rc;
+	c->soiled = job->rc;
 	if (l && l->unwritten) {
 		if (job->rc && !l->rc)
 			l->rc = job->rc;
@@ -331,8 +340,10 @@ static int chunk_write(struct arena *a, struct arena_chunk *c)
 		if (c->slot == JOURNAL_NO_SLOT)
 			return -ENOSPC;
 	}
+	if (!c->mem && !(c->tmp = malloc(a->size)))
+		return -ENOMEM;
 	c->writing = true;
-	c->job = (struct journal_job){ .op = JOURNAL_WRITE, .buf = c->mem, .len = c->used,
+	c->job = (struct journal_job){ .op = c->mem ? JOURNAL_WRITE : JOURNAL_READ, .buf = c->mem ? c->mem : c->tmp, .len = c->used,
 				       .off = journal_slot_off(a->j, c->slot), .done = written, .arg = a };
 	journal_submit(a->j, &c->job);
 	return 0;
@@ -345,7 +356,7 @@ void arena_persist(struct arena *a, struct arena_layer *l, void (*done)(void *ar
 	for (uint32_t i = l->first; i != ARENA_NONE; i = a->chunk[i].next) {
 		struct arena_chunk *c = &a->chunk[i];
 
-		if (!c->mem || (c->clean && !c->writing))
+		if (!c->writing && (c->mem ? c->clean : !c->soiled))
 			continue;
 		if (!c->writing) {
 			int rc = chunk_write(a, c);
@@ -363,6 +374,14 @@ void arena_persist(struct arena *a, struct arena_layer *l, void (*done)(void *ar
 	}
 	l->persisted = done;
 	l->persisted_arg = arg;
+}
+
+void arena_soil(struct arena *a, struct arena_layer *l)
+{
+	for (uint32_t i = l->first; i != ARENA_NONE; i = a->chunk[i].next) {
+		a->chunk[i].clean = false;
+		a->chunk[i].soiled = true;
+	}
 }
 
 void arena_spill(struct arena *a)

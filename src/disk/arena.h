@@ -35,6 +35,8 @@ struct arena_chunk {
 	uint32_t pins;
 	bool clean;		/* the slot has what the memory has */
 	bool writing;
+	bool soiled;		/* the slot has it, but perhaps only until the next crash */
+	void *tmp;		/* of such a chunk without memory, while it is written again */
 	bool spill;		/* to make room */
 	struct journal_job job;
 };
@@ -93,6 +95,9 @@ void arena_join(struct arena *a, struct arena_layer *to, struct arena_layer *fro
 
 /* arena_persist() - see to it that all of a layer is in the file (not that it is durable); maybe calls @done at once */
 void arena_persist(struct arena *a, struct arena_layer *l, void (*done)(void *arg, int rc), void *arg);
+
+/* arena_soil() - a sync has failed: what is in the file must be written again before it can count as durable */
+void arena_soil(struct arena *a, struct arena_layer *l);
 
 /* arena_spill() - make room in memory if it is getting short; also tried anew after a failure */
 void arena_spill(struct arena *a);

@@ -77,7 +77,7 @@ struct journal {
 	struct journal_job punch, settle;
 	struct journal_head next;	/* being settled */
 	uint8_t *head_buf;
-	void (*settled)(void *arg, int rc);
+	void (*settled)(void *arg, int rc, bool named);
 	void *settled_arg;
 	unsigned int busy;
 	uint64_t index_id;
@@ -225,6 +225,7 @@ static void work(struct journal_job *job)
 		break;
 	case JOURNAL_SETTLE:
 		job->rc = job->sync ? f->sync(f->arg) : 0;
+		job->written = !job->rc;
 		if (!job->rc)
 			job->rc = f->pwrite(f->arg, job->buf, job->len, job->off);
 		if (!job->rc)
@@ -470,11 +471,11 @@ static void settle_done(struct journal_job *job)
 
 	if (!job->rc)
 		j->head = j->next;
-	j->settled(j->settled_arg, job->rc);
+	j->settled(j->settled_arg, job->rc, job->written);
 }
 
 void journal_settle(struct journal *j, const struct journal_layer *layers, unsigned int n, uint64_t epoch, bool data,
-		    void (*done)(void *arg, int rc), void *arg)
+		    void (*done)(void *arg, int rc, bool named), void *arg)
 {
 	j->next = j->head;
 	j->next.seq++;

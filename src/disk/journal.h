@@ -37,6 +37,7 @@ struct journal_job {
 	void *buf;
 	uint64_t len, off;
 	int rc;			/* of the call: 0 or -errno */
+	bool written;		/* JOURNAL_SETTLE: the header may be there, also if it has failed */
 	void (*done)(struct journal_job *job);	/* disk loop */
 	void *arg;
 	/* private */
@@ -98,9 +99,11 @@ uint64_t journal_epoch(const struct journal *j);
 /*
  * journal_settle() - make what was written durable, then a header that names @layers and @epoch, durable too
  * @data: something was written that the header refers to; one at a time
+ * @done: @named: the header may be in the file, also if @rc is an error; else not, and then what was written is not
+ *        durable and never will be by another sync: a file system tells of a page that it has lost once
  */
 void journal_settle(struct journal *j, const struct journal_layer *layers, unsigned int n, uint64_t epoch, bool data,
-		    void (*done)(void *arg, int rc), void *arg);
+		    void (*done)(void *arg, int rc, bool named), void *arg);
 
 /*
  * The index of a layer: made of entries, written as a chain of blocks into slots.

@@ -23,6 +23,7 @@ struct layer {
 	uint64_t id;		/* ascending in the stack; of the open one: given when it is sealed */
 	uint64_t epoch;		/* that the bases are at with it; 0: none (own writes) */
 	bool persisting;	/* SEALED: on the way to READY */
+	bool named;		/* READY: by a header that may be in the file, though its writing has failed */
 	bool dead;		/* nobody waits for that any more */
 	int rc;			/* why it did not get there */
 	struct arena_layer bytes;

@@ -40,13 +40,34 @@ static void retire(struct standby *s)
 	s->room = true;
 }
 
-static void settled(void *arg, int rc)
+/* What is in the file and not durable may be lost: all of it once more, unless a header may name it (then it is durable) */
+static void write_again(struct standby *s)
+{
+	for (unsigned int i = 0; i < s->depth; i++) {
+		struct layer *l = s->stack[i];
+
+		if (l->state != LAYER_READY || l->named)
+			continue;
+		if (l->index.slots)
+			journal_index_free(s->j, &l->index);
+		memset(&l->index, 0, sizeof(l->index));
+		arena_soil(&s->a, &l->bytes);
+		l->state = LAYER_SEALED;
+	}
+}
+
+static void settled(void *arg, int rc, bool named)
 {
 	struct standby *s = arg;
 	uint64_t before = s->epoch;
 
 	s->settling = false;
 	if (rc) {
+		for (unsigned int i = 0; i < s->depth && named; i++)
+			if (s->stack[i]->state == LAYER_READY && s->stack[i]->id <= s->settle_ready)
+				s->stack[i]->named = true;
+		if (!named)
+			write_again(s);
 		standby_fail(s, rc, "the journal of the disks cannot be written");
 		standby_kick(s);
 		return;

@@ -76,10 +76,12 @@ struct sim {
 
 	uint8_t *peer[WORLD_DISKS], *sealed[WORLD_DISKS], *svm[WORLD_DISKS], *floor[WORLD_DISKS];
 	uint64_t floor_at[WORLD_DISKS];
+	struct state sync_end;		/* as it is below all epochs of this life */
 	struct state state[STATES];
 	unsigned int states;
 	uint64_t epoch, committed, clock;	/* of the last barrier; as told */
 	bool synced, has_sealed, reserving, reserved, running, stopping, wanted, promoted, own_durable, failed, merged, stuck;
+	bool blurred;	/* a write of the VM has failed: nobody knows what is there */
 	bool trouble, again;	/* again: the peer must say the same once more */
 	struct {
 		unsigned int disk;
@@ -261,7 +263,7 @@ static void op_done(struct blk_req *r, int rc)
 		violation("request %d answers %s although nothing has failed", r->op, strerror(-rc));
 	switch (r->op) {
 	case BLK_READ:
-		if (!rc && memcmp(op->buf, op->want, r->len)) {
+		if (!rc && !m->blurred && memcmp(op->buf, op->want, r->len)) {
 			uint64_t i = 0;
 
 			while (op->buf[i] == op->want[i])
@@ -275,7 +277,7 @@ static void op_done(struct blk_req *r, int rc)
 	case BLK_TRIM:
 		if (rc) {
 			/* Any part of it may be there, now and later. */
-			m->stuck = true;
+			m->blurred = true;
 			break;
 		}
 		op->wr->acked = m->clock;
@@ -432,6 +434,13 @@ static void barrier(struct sim *m)
 	TRACE("barrier %llu\n", (unsigned long long)m->epoch);
 	for (unsigned int i = 0; i < m->n; i++)
 		memcpy(m->sealed[i], m->peer[i], m->size);
+	if (!m->sync_end.epoch) {
+		m->sync_end.epoch = m->epoch;
+		for (unsigned int i = 0; i < m->n; i++) {
+			m->sync_end.disk[i] = malloc(m->size);
+			memcpy(m->sync_end.disk[i], m->peer[i], m->size);
+		}
+	}
 	m->has_sealed = true;
 	m->reserved = m->stuck = false;
 	standby_barrier(m->s, m->epoch);
@@ -569,15 +578,17 @@ static void check_recovered(struct sim *m, uint64_t epoch)
 	if (!m->states)
 		return;
 	for (unsigned int i = 0; i < m->states; i++)
-		if (m->state[i].epoch == epoch || (!st && m->state[i].epoch > epoch && epoch < m->state[0].epoch))
+		if (m->state[i].epoch == epoch)
 			st = &m->state[i];
+	if (epoch < m->sync_end.epoch)
+		st = &m->sync_end;
 	if (epoch < m->committed)
 		violation("recovery finds epoch %llu, but COMMITTED %llu was said", (unsigned long long)epoch,
 			  (unsigned long long)m->committed);
 	if (!st)
 		violation("recovery finds epoch %llu, which was never the disk", (unsigned long long)epoch);
 	if (m->promoted) {
-		if (!m->own_durable && state_is(m, st))
+		if (m->blurred || (!m->own_durable && state_is(m, st)))
 			return;
 		check_promoted(m, epoch);
 		return;
@@ -592,6 +603,9 @@ static void forget(struct sim *m)
 		for (unsigned int d = 0; d < m->n; d++)
 			free(m->state[i].disk[d]);
 	m->states = 0;
+	for (unsigned int d = 0; d < m->n && m->sync_end.epoch; d++)
+		free(m->sync_end.disk[d]);
+	m->sync_end.epoch = 0;
 	for (struct wr *w; (w = m->wrs);) {
 		m->wrs = w->next;
 		wr_free(w);
@@ -669,7 +683,7 @@ static void drain(struct sim *m)
 		if (st.extents || st.file_bytes)
 			violation("after the merge %u extents and %llu bytes of the file are in use", st.extents,
 				  (unsigned long long)st.file_bytes);
-		for (unsigned int d = 0; d < m->n && !m->stuck; d++)
+		for (unsigned int d = 0; d < m->n && !m->blurred; d++)
 			if (memcmp(m->w.base[d].m.now, m->svm[d], m->size))
 				violation("after the merge disk %u is not what the VM has written", d);
 	} else if (m->states) {
@@ -691,7 +705,7 @@ static void life(struct sim *m)
 	bool crash = chance(65);
 
 	m->synced = m->has_sealed = m->reserving = m->reserved = m->running = m->stopping = m->wanted = false;
-	m->promoted = m->own_durable = m->failed = m->merged = m->stuck = m->trouble = m->again = m->quiet = false;
+	m->promoted = m->own_durable = m->failed = m->merged = m->stuck = m->trouble = m->again = m->quiet = m->blurred = false;
 	m->w.failed_once = false;
 	m->w.fail_base = chance(15) ? 1 + rnd(20) : 0;
 	m->w.fail_journal = chance(15) ? 1 + rnd(20) : 0;
