@@ -303,8 +303,9 @@ static void written(struct journal_job *job)
 	free(c->tmp);
 	c->tmp = NULL;
 	c->writing = false;
-	c->clean = !job->rc;
-	c->soiled = job->rc;
+	/* Soiled meanwhile: what was written before the sync that has failed may be lost with it. */
+	c->soiled |= job->rc != 0;
+	c->clean = !c->soiled;
 	if (l && l->unwritten) {
 		if (job->rc && !l->rc)
 			l->rc = job->rc;
@@ -343,6 +344,7 @@ static int chunk_write(struct arena *a, struct arena_chunk *c)
 	if (!c->mem && !(c->tmp = malloc(a->size)))
 		return -ENOMEM;
 	c->writing = true;
+	c->soiled = false;
 	c->job = (struct journal_job){ .op = c->mem ? JOURNAL_WRITE : JOURNAL_READ, .buf = c->mem ? c->mem : c->tmp, .len = c->used,
 				       .off = journal_slot_off(a->j, c->slot), .done = written, .arg = a };
 	journal_submit(a->j, &c->job);

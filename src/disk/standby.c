@@ -130,8 +130,15 @@ static void persisted(struct layer *l, int rc)
 	l->entries = NULL;
 	l->persisting = false;
 	l->rc = rc;
-	if (!rc)
+	if (l->again) {
+		if (l->index.slots)
+			journal_index_free(l->s->j, &l->index);
+		memset(&l->index, 0, sizeof(l->index));
+		arena_soil(&l->s->a, &l->bytes);
+	} else if (!rc) {
 		l->state = LAYER_READY;
+	}
+	l->again = false;
 	standby_kick(l->s);
 }
 

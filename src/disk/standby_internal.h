@@ -24,6 +24,7 @@ struct layer {
 	uint64_t epoch;		/* that the bases are at with it; 0: none (own writes) */
 	bool persisting;	/* SEALED: on the way to READY */
 	bool named;		/* READY: by a header that may be in the file, though its writing has failed */
+	bool again;		/* ... and once more, since a sync has failed meanwhile */
 	bool dead;		/* nobody waits for that any more */
 	int rc;			/* why it did not get there */
 	struct arena_layer bytes;
@@ -41,6 +42,8 @@ struct disk {
 	void (*reserve)(void *arg, uint64_t off, uint64_t len, void (*done)(void *arg, int rc), void *done_arg);
 	void *reserve_arg;
 	struct overlay over;	/* the stack's maps of this disk */
+	uint64_t losses;	/* flushes of the base that have failed: each may have lost what anybody had written */
+	bool owed;		/* the VM was not told of the last one, its next flush fails */
 };
 
 /* A request of the VM. */
@@ -54,6 +57,7 @@ struct io {
 	bool issuing;
 	bool pass;		/* to the base as it is */
 	unsigned int phase;	/* of a write that is on its way to the base */
+	uint64_t losses;	/* of the disk, when it began */
 	uint64_t need;		/* layer id that must be in the journal before it is answered; 0: none */
 	struct io *next;
 };
@@ -166,6 +170,8 @@ bool peer_busy(const struct standby *s);
 /* standby_io.c */
 void io_init(struct standby *s, unsigned int disk);
 void io_step(struct standby *s);
+/* io_loss() - a flush of the base has failed; @told: to the VM */
+void io_loss(struct disk *d, bool told);
 /* io_flushed() - answer what waits for layers up to s->journaled; @rc: all that wait, with an error */
 void io_flushed(struct standby *s, int rc);
 

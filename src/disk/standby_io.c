@@ -45,6 +45,8 @@ static void base_done(struct blk_req *r, int rc)
 {
 	struct sub *sub = r->arg;
 
+	if (rc && (r->op == BLK_FLUSH || r->flags & BLK_FUA))
+		io_loss(sub->io->d, true);
 	if (r->op == BLK_STATUS)
 		sub->io->r->n_ext = r->n_ext;
 	sub_finish(sub, rc);
@@ -238,6 +240,20 @@ static void do_write(struct io *io)
 		standby_kick(s);
 }
 
+/*
+ * A base says once that a flush has failed, to whoever asks first, and what is lost then may be anybody's: what is being
+ * written back has to be written again, and every flush of the VM that was under way fails with it.
+ */
+void io_loss(struct disk *d, bool told)
+{
+	struct standby *s = d->s;
+
+	d->losses++;
+	d->owed = !told;
+	if ((s->wb.phase == WB_WRITE || s->wb.phase == WB_FLUSH) && !s->wb.rc)
+		s->wb.rc = -EIO;
+}
+
 static void do_flush(struct io *io)
 {
 	struct standby *s = io->s;
@@ -247,6 +263,12 @@ static void do_flush(struct io *io)
 		io_finish(io, 0);
 		return;
 	}
+	if (io->d->owed) {
+		io->d->owed = false;
+		io_finish(io, -EIO);
+		return;
+	}
+	io->losses = io->d->losses;
 	/* Everything that was answered before: on top, or on its way, or in the base. */
 	io->need = s->next_id;
 	for (unsigned int i = 0; i < s->n; i++)
@@ -292,6 +314,8 @@ static void io_next(struct io *io)
 			do_flush(io);
 			return;
 		}
+		if (io->losses != io->d->losses && !io->rc)
+			io->rc = -EIO;
 		break;
 	case BLK_STATUS:
 		if (!io->pos && io->r->len) {

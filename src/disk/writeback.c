@@ -46,12 +46,15 @@ static void write_again(struct standby *s)
 	for (unsigned int i = 0; i < s->depth; i++) {
 		struct layer *l = s->stack[i];
 
-		if (l->state != LAYER_READY || l->named)
+		if (l->state > LAYER_READY || l->named)
+			continue;
+		arena_soil(&s->a, &l->bytes);
+		l->again = l->persisting;
+		if (l->state != LAYER_READY)
 			continue;
 		if (l->index.slots)
 			journal_index_free(s->j, &l->index);
 		memset(&l->index, 0, sizeof(l->index));
-		arena_soil(&s->a, &l->bytes);
 		l->state = LAYER_SEALED;
 	}
 }
@@ -66,8 +69,7 @@ static void settled(void *arg, int rc, bool named)
 		for (unsigned int i = 0; i < s->depth && named; i++)
 			if (s->stack[i]->state == LAYER_READY && s->stack[i]->id <= s->settle_ready)
 				s->stack[i]->named = true;
-		if (!named)
-			write_again(s);
+		write_again(s);
 		standby_fail(s, rc, "the journal of the disks cannot be written");
 		standby_kick(s);
 		return;
@@ -169,7 +171,11 @@ static void wb_finish(struct wb_req *q, int rc)
 
 static void wb_done(struct blk_req *r, int rc)
 {
-	wb_finish(r->arg, rc);
+	struct wb_req *q = r->arg;
+
+	if (rc && r->op == BLK_FLUSH)
+		io_loss(q->d, !q->s->promoted);
+	wb_finish(q, rc);
 }
 
 static void wb_read(struct journal_job *job)
@@ -298,6 +304,7 @@ static void flush_step(struct standby *s)
 			break;
 		}
 		q->s = s;
+		q->d = &s->disk[w->disk];
 		q->r = (struct blk_req){ .op = BLK_FLUSH, .done = wb_done, .arg = q };
 		w->inflight++;
 		blk_submit(s->disk[w->disk].base, &q->r);

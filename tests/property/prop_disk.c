@@ -81,6 +81,7 @@ struct sim {
 	unsigned int states;
 	uint64_t epoch, committed, clock;	/* of the last barrier; as told */
 	bool synced, has_sealed, reserving, reserved, running, stopping, wanted, promoted, own_durable, failed, merged, stuck;
+	bool lossy;	/* a flush has failed, as the VM was told: what was not durable may be lost */
 	bool blurred;	/* a write of the VM has failed: nobody knows what is there */
 	bool trouble, again;	/* again: the peer must say the same once more */
 	struct {
@@ -161,6 +162,9 @@ static void on_committed(void *arg, uint64_t n)
 	if (!sim.states || n > sim.state[sim.states - 1].epoch)
 		violation("COMMITTED %llu, which was never flipped", (unsigned long long)n);
 	sim.committed = n;
+	for (unsigned int d = 0; n == sim.state[sim.states - 1].epoch && !sim.promoted && d < sim.n; d++)
+		if (memcmp(sim.w.base[d].m.durable, sim.state[sim.states - 1].disk[d], sim.size))
+			violation("COMMITTED %llu is said, but disk %u is not that, durable", (unsigned long long)n, d);
 }
 
 static void on_failed(void *arg, int rc, const char *sentence)
@@ -286,6 +290,7 @@ static void op_done(struct blk_req *r, int rc)
 			durable_write(m, op->wr);
 		break;
 	case BLK_FLUSH:
+		m->lossy |= rc != 0;
 		if (!rc && m->promoted && op->at)
 			durable_up_to(m, op);
 		break;
@@ -588,7 +593,7 @@ static void check_recovered(struct sim *m, uint64_t epoch)
 	if (!st)
 		violation("recovery finds epoch %llu, which was never the disk", (unsigned long long)epoch);
 	if (m->promoted) {
-		if (m->blurred || (!m->own_durable && state_is(m, st)))
+		if (m->blurred || m->lossy || (!m->own_durable && state_is(m, st)))
 			return;
 		check_promoted(m, epoch);
 		return;
@@ -705,7 +710,7 @@ static void life(struct sim *m)
 	bool crash = chance(65);
 
 	m->synced = m->has_sealed = m->reserving = m->reserved = m->running = m->stopping = m->wanted = false;
-	m->promoted = m->own_durable = m->failed = m->merged = m->stuck = m->trouble = m->again = m->quiet = m->blurred = false;
+	m->promoted = m->own_durable = m->failed = m->merged = m->stuck = m->trouble = m->again = m->quiet = m->blurred = m->lossy = false;
 	m->w.failed_once = false;
 	m->w.fail_base = chance(15) ? 1 + rnd(20) : 0;
 	m->w.fail_journal = chance(15) ? 1 + rnd(20) : 0;
