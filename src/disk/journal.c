@@ -330,6 +330,9 @@ struct journal *journal_new(struct loop *loop, const struct journal_file *f, con
 	j->head.chunk = chunk;
 	memset(j->head.ids, 0, sizeof(j->head.ids));
 	memcpy(j->head.ids, ids, n * sizeof(ids[0]));
+	/* What a former process had spilled. Not being able to punch only costs the space. */
+	if ((uint64_t)slots * chunk > JOURNAL_KEEP)
+		f->punch(f->arg, JOURNAL_AREA + JOURNAL_KEEP, (uint64_t)slots * chunk - JOURNAL_KEEP);
 	/* Block ids never repeat, also not after a restart: each header allows for this many. */
 	j->index_id = j->head.seq << 24;
 	pthread_mutex_init(&j->lock, NULL);

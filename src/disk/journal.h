@@ -125,6 +125,16 @@ int journal_index_write(struct journal *j, struct journal_index *ix, const struc
 /* journal_index_free() - its slots may be used again; not while it is being written */
 void journal_index_free(struct journal *j, struct journal_index *ix);
 
+/*
+ * journal_open() - a journal in a file of its own, made if it is not there
+ * @path: other processes are kept out by a lock
+ * journal_close() - after standby_free()
+ *
+ * Return: 0, or -errno with a sentence: in use, no regular file, no space
+ */
+int journal_open(struct journal_file *f, const char *path, struct err *e);
+void journal_close(struct journal_file *f);
+
 /* For recovery: see standby_recover(). */
 int journal_read_head(const struct journal_file *f, struct journal_head *h, struct err *e);
 int journal_write_head(const struct journal_file *f, const struct journal_head *h);

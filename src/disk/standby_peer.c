@@ -201,20 +201,18 @@ static void space_done(void *arg, int rc)
  */
 struct sync_flush {
 	struct blk_req r;
-	struct res_req q;
+	struct standby *s;
 };
 
 static void sync_flushed(struct blk_req *r, int rc)
 {
 	struct sync_flush *f = r->arg;
-	struct standby *s = f->q.s;
+	struct standby *s = f->s;
 
 	s->res_inflight--;
-	if (rc) {
-		s->sync_dirty = true;
-		if (f->q.gen == s->res_gen && !s->res_rc)
-			s->res_rc = rc;
-	}
+	/* Whatever it was that is lost will not come again. */
+	if (rc)
+		standby_fail(s, rc, "what the peer has sent cannot be made durable on the disk");
 	free(f);
 	standby_kick(s);
 }
@@ -230,7 +228,7 @@ static void flush_synced(struct standby *s)
 			s->sync_dirty = true;
 			return;
 		}
-		*f = (struct sync_flush){ .r = { .op = BLK_FLUSH, .done = sync_flushed, .arg = f }, .q = { s, s->res_gen } };
+		*f = (struct sync_flush){ .r = { .op = BLK_FLUSH, .done = sync_flushed, .arg = f }, .s = s };
 		s->res_inflight++;
 		blk_submit(s->disk[i].base, &f->r);
 	}
