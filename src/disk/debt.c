@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * The debt: `stop` makes QEMU flush each of its disks, which looks like the guest's own flush and would be a part of the
- * pause. While QEMU is being stopped a flush is therefore answered at once, and the real one done behind. Until all of
- * these are done the debt is open: no frame leaves (ops.open), so nobody outside can know that the flush was answered; and
- * no flush that comes later is answered, of any disk, so a guest never sees one done that came after one that is not.
- * When a real one fails, ops.failed() ends protection, and the guest hears of it by its next flush of that disk.
+ * The debt: `stop` makes QEMU flush each of its disks, which looks like the guest's own flush and would be a part of
+ * the pause. While QEMU is being stopped a flush is therefore answered at once, and the real one done behind. Until all
+ * of these are done the debt is open: no frame leaves (ops.open), so nobody outside can know that the flush was
+ * answered; and no flush that comes later is answered, of any disk, so a guest never sees one done that came after one
+ * that is not. When a real one fails, ops.failed() ends protection, and the guest hears of it by its next flush of that
+ * disk.
  */
 #include "disk/debt.h"
 
@@ -33,7 +34,7 @@ void debt_flush(struct debt *d, struct debt_flush *f)
 	f->early = false;
 	f->next = NULL;
 	if (owed) {
-		/* QEMU's own flush tells the guest nothing, so the error stays until one comes that may be the guest's. */
+		/* QEMU's own tells the guest nothing, so the error stays until one comes that may be the guest's. */
 		if (!stopping)
 			d->owed[f->disk] = 0;
 		d->ops.answer(d->ops.arg, f, owed);

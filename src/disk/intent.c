@@ -5,11 +5,11 @@
  * A bit for each region of the disk. Set, it says that the base here may differ from what the peer has committed; it is
  * durable before the first write to the region begins. So a node that was killed knows where to look.
  *
- * In the file the map is cut into sectors of 512 bytes, each with a checksum. Setting and clearing bits in place needs no
- * second copy: while a sector is being written a power loss leaves the old one, the new one, or one whose checksum does
- * not hold. What is set in both is set then, a region of a broken sector counts as set, and on a region that is set only
- * in the new one nobody has relied yet. Hence @file, what may be relied on: the old and the new while a shot is under way,
- * the new one when it has landed.
+ * In the file the map is cut into sectors of 512 bytes, each with a checksum. Setting and clearing bits in place needs
+ * no second copy: while a sector is being written a power loss leaves the old one, the new one, or one whose checksum
+ * does not hold. What is set in both is set then, a region of a broken sector counts as set, and on a region that is
+ * set only in the new one nobody has relied yet. Hence @file, what may be relied on: the old and the new while a shot
+ * is under way, the new one when it has landed.
  *
  * A region is not cleared as soon as it could be, but INTENT_KEEP epochs later; and clearing it in @want costs nothing,
  * since the file follows at the next write that there is for another reason. A busy region is thus made durable once.
@@ -26,7 +26,8 @@ int intent_init(struct intent *t, uint32_t n)
 {
 	*t = (struct intent){ .n = n };
 	t->last = calloc(n ? n : 1, sizeof(*t->last));
-	if (bitmap_init(&t->want, n) != 0 || bitmap_init(&t->file, n) != 0 || bitmap_init(&t->found, n) != 0 || !t->last) {
+	if (bitmap_init(&t->want, n) != 0 || bitmap_init(&t->file, n) != 0 || bitmap_init(&t->found, n) != 0 ||
+	    !t->last) {
 		intent_free(t);
 		return -ENOMEM;
 	}

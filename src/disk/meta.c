@@ -2,19 +2,19 @@
 /*
  * What a node knows of its copy: theory of operation
  *
- * Two maps, for two questions. The *dirty bitmap* (fine, in memory) says what a peer has not; while the process lives it
- * is exact. The *write-intent map* (coarse, in the file before each first write to a region) is for the case that it does
- * not live on: it has at least the regions of all dirty blocks and of all writes that no peer has committed or that are not
- * durable here.
+ * Two maps, for two questions. The *dirty bitmap* (fine, in memory) says what a peer has not; while the process lives
+ * it is exact. The *write-intent map* (coarse, in the file before each first write to a region) is for the case that it
+ * does not live on: it has at least the regions of all dirty blocks and of all writes that no peer has committed or
+ * that are not durable here.
  *
  * A clean end writes the bitmap and marks it as good, together with the stamp of the image; the write-intent map then
- * holds only what had been found at the start and was never resynced, since the bitmap has the rest. So before that mark
- * may be taken away again, which the first write or the first change of the lineage does, the regions of the dirty
- * blocks must be back in the map, durably: in that order (metafile_write()). Whenever the process is killed, the file has
- * either the mark and a bitmap that is right, or a map that has it all.
+ * holds only what had been found at the start and was never resynced, since the bitmap has the rest. So before that
+ * mark may be taken away again, which the first write or the first change of the lineage does, the regions of the dirty
+ * blocks must be back in the map, durably: in that order (metafile_write()). Whenever the process is killed, the file
+ * has either the mark and a bitmap that is right, or a map that has it all.
  *
- * The lineage is in the header with the mark. meta_save() and a job may be under way at once: each takes its content and a
- * sequence number in the loop, and metafile_write() never lets an older header replace a newer one.
+ * The lineage is in the header with the mark. meta_save() and a job may be under way at once: each takes its content
+ * and a sequence number in the loop, and metafile_write() never lets an older header replace a newer one.
  */
 #include "disk/meta.h"
 
@@ -84,7 +84,8 @@ static int read_maps(struct meta *m, const struct meta_open *o, struct err *e)
 	if (rc != 0)
 		return rc;
 	if (broken)
-		log_note("%s: %u sectors of the write-intent map do not hold; their regions will be compared", o->path, broken);
+		log_note("%s: %u sectors of the write-intent map do not hold; their regions will be compared", o->path,
+			 broken);
 	bitmap_or(&m->intent.file, &m->intent.want);
 	m->unclean = !m->head.clean;
 	if (m->head.clean) {
@@ -105,7 +106,8 @@ static int read_maps(struct meta *m, const struct meta_open *o, struct err *e)
 
 static int open_meta(struct meta *m, const struct meta_open *o, struct err *e)
 {
-	uint64_t region = unit(o->size, META_REGION_MIN, INTENT_MAX_REGIONS), block = unit(o->size, 4096, META_MAX_BITS);
+	uint64_t region = unit(o->size, META_REGION_MIN, INTENT_MAX_REGIONS);
+	uint64_t block = unit(o->size, 4096, META_MAX_BITS);
 	int rc;
 
 	m->file.fd = -1;
@@ -268,8 +270,8 @@ int meta_end(struct meta *m, uint64_t stamp, struct err *e)
 		return rc;
 	m->unclean = false;
 	/*
-	 * The regions of the dirty blocks leave the map only now that the bitmap counts. A power loss in between costs a
-	 * comparison of what was already known.
+	 * The regions of the dirty blocks leave the map only now that the bitmap counts. A power loss in between costs
+	 * a comparison of what was already known.
 	 */
 	bitmap_clear(&m->intent.want, 0, m->intent.n);
 	bitmap_or(&m->intent.want, &m->intent.found);

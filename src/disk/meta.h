@@ -10,9 +10,9 @@
 #include "core/lineage.h"
 
 /*
- * What a node knows of its copy of a disk, in a file beside the image (IMAGE.lockstep, or in --disk-dir): lineage, dirty
- * bitmap, write-intent map, how it ended. All in the disk loop but meta_job_run(); meta_save() and meta_end() block for an
- * fdatasync or a few. See meta.c.
+ * What a node knows of its copy of a disk, in a file beside the image (IMAGE.lockstep, or in --disk-dir): lineage,
+ * dirty bitmap, write-intent map, how it ended. All in the disk loop but meta_job_run(); meta_save() and meta_end()
+ * block for an fdatasync or a few. See meta.c.
  */
 struct meta;
 
@@ -28,8 +28,8 @@ struct meta_open {
 /*
  * meta_open() - read and lock, or make a new one (an empty file, locked, until the first meta_save())
  *
- * Return: the meta; NULL with a sentence in @e: -EBUSY: another process has it; -EBADMSG: damaged; -EINVAL: of a disk of
- * another size
+ * Return: the meta; NULL with a sentence in @e: -EBUSY: another process has it; -EBADMSG: damaged; -EINVAL: of a disk
+ * of another size
  */
 struct meta *meta_open(const struct meta_open *o, struct err *e);
 void meta_close(struct meta *m);
@@ -55,8 +55,8 @@ bool meta_was_clean(const struct meta *m);	/* when it was opened: ended cleanly,
 bool meta_was_touched(const struct meta *m);
 
 /*
- * The dirty bitmap: blocks of meta_block() bytes that a peer has not, or may not have. In memory; durable at meta_end().
- * Empty when the end was not clean: what was dirty then is in the regions that meta_next_intent() finds.
+ * The dirty bitmap: blocks of meta_block() bytes that a peer has not, or may not have. In memory; durable at
+ * meta_end(). Empty when the end was not clean: what was dirty then is in the regions that meta_next_intent() finds.
  */
 uint32_t meta_block(const struct meta *m);
 void meta_dirty(struct meta *m, uint64_t off, uint64_t len);
@@ -71,23 +71,25 @@ void meta_dirty_blocks(struct meta *m, const struct bitmap *b);
 
 /*
  * The write-intent map: regions in which the base may differ from what the peer has committed, durable before the first
- * write to a region. meta_intent() says whether a write to this range may begin now; if not, meta_intent_save() makes it
- * so (blocking: one write and one fdatasync for all regions asked for since).
+ * write to a region. meta_intent() says whether a write to this range may begin now; if not, meta_intent_save() makes
+ * it so (blocking: one write and one fdatasync for all regions asked for since).
  */
 bool meta_intent(struct meta *m, uint64_t off, uint64_t len);
 int meta_intent_save(struct meta *m, struct err *e);
 /*
- * The same without blocking: meta_job_begin() takes what is to be written (in the disk loop; @header: the lineage as it is
- * now, too), meta_job_run() writes it (any thread, blocks), meta_job_end() says how that went (in the loop again). One at a
- * time: NULL while one is under way. meta_save() may come in between.
+ * The same without blocking: meta_job_begin() takes what is to be written (in the disk loop; @header: the lineage as it
+ * is now, too), meta_job_run() writes it (any thread, blocks), meta_job_end() says how that went (in the loop again).
+ * One at a time: NULL while one is under way. meta_save() may come in between.
  */
 struct meta_job;
 struct meta_job *meta_job_begin(struct meta *m, bool header);
 int meta_job_run(struct meta_job *j, struct err *e);
 void meta_job_end(struct meta_job *j, int rc);
 /*
- * meta_intent_epoch() - epoch n begins: regions written from now on are marked with it; n only grows while a meta is open
- * meta_intent_clear() - n is committed at the peer, and durable here: regions last written in n or before may be cleared,
+ * meta_intent_epoch() - epoch n begins: regions written from now on are marked with it; n only grows while a meta is
+ * open
+ * meta_intent_clear() - n is committed at the peer, and durable here: regions last written in n or before may be
+ * cleared,
  *	but not those that have dirty blocks.
  * Cleared lazily: a region stays for INTENT_KEEP epochs, so that a busy one is not made durable again and again.
  * meta_intent_stale() - so many regions were cleared and are still in the file that it is worth a meta_intent_save()

@@ -6,14 +6,15 @@
  *	8192	write-intent map: 17 sectors of 512 bytes
  *	32768	dirty bitmap, one bit for each block, in words of 64 bits, little-endian; valid after a clean end only
  *
- * A header, big-endian: magic (8), version (4), its length (4), sequence number (8), id of the file (8), size of the disk
- * (8), bytes of a region (8), of a block (4), clean (4: 0 or 1), stamp of the image (8), checksum of the bitmap (8), lineage
- * (LINEAGE_LEN, core/lineage.c), checksum (8) of all that. Checksums are XXH3-64. The slot that does not hold the newest
- * valid header is written, so one always remains; the valid one with the higher number counts. A sector of the
- * write-intent map, little-endian: 62 words of bits, id of the file, checksum with the sector's number as its seed.
+ * A header, big-endian: magic (8), version (4), its length (4), sequence number (8), id of the file (8), size of the
+ * disk (8), bytes of a region (8), of a block (4), clean (4: 0 or 1), stamp of the image (8), checksum of the bitmap
+ * (8), lineage (LINEAGE_LEN, core/lineage.c), checksum (8) of all that. Checksums are XXH3-64. The slot that does not
+ * hold the newest valid header is written, so one always remains; the valid one with the higher number counts. A sector
+ * of the write-intent map, little-endian: 62 words of bits, id of the file, checksum with the sector's number as its
+ * seed.
  *
- * A new file gets its intent map first, then slot 1, then slot 0, each durable before the next. So a file whose slot 0 is
- * still empty and whose slot 1 does not hold was never complete, and counts as new. With any other file that has no
+ * A new file gets its intent map first, then slot 1, then slot 0, each durable before the next. So a file whose slot 0
+ * is still empty and whose slot 1 does not hold was never complete, and counts as new. With any other file that has no
  * valid header nobody knows what the image is, and a person has to look.
  *
  * The lock is one of the open file description, exclusive, over the whole file; so it is gone when the process is.

@@ -48,8 +48,8 @@ int metafile_read_bitmap(struct metafile *f, struct bitmap *b, uint64_t sum, str
 /*
  * metafile_write() - make durable: the bitmap, then sectors of the write-intent map, then the header; NULL: not that
  *
- * Each is durable before the next one begins. A header is not written when one with a higher number has been. Any thread;
- * blocks.
+ * Each is durable before the next one begins. A header is not written when one with a higher number has been. Any
+ * thread; blocks.
  */
 int metafile_write(struct metafile *f, const struct bitmap *bitmap, const struct intent_shot *shot,
 		   const struct metafile_head *h, struct err *e);

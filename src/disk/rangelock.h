@@ -6,9 +6,9 @@
 #include <stdint.h>
 
 /*
- * Ranges of a disk, each held by one at a time, in the order in which they were asked for: a later one never gets past an
- * earlier one that it overlaps, whether that has its range or waits for it. So nobody starves. The list is as long as there
- * are requests under way, which the NBD server limits; asking and leaving walk along it.
+ * Ranges of a disk, each held by one at a time, in the order in which they were asked for: a later one never gets past
+ * an earlier one that it overlaps, whether that has its range or waits for it. So nobody starves. The list is as long
+ * as there are requests under way, which the NBD server limits; asking and leaving walk along it.
  */
 struct rangelock_entry {
 	uint64_t off, len;
@@ -21,10 +21,10 @@ struct rangelock {
 	unsigned int n;
 };
 
-/* rangelock_ask() - @e: off and len set; stays in the list until rangelock_leave(). Return: whether it has its range now */
+/* rangelock_ask() - @e: off and len set; in the list until rangelock_leave(). Return: whether it has its range now */
 bool rangelock_ask(struct rangelock *l, struct rangelock_entry *e);
 
-/* rangelock_leave() - give it up; @granted: called for each that has its range now, in order; must not touch the lock */
+/* rangelock_leave() - give it up; @granted: called for each that has its range now; must not touch the lock */
 void rangelock_leave(struct rangelock *l, struct rangelock_entry *e,
 		     void (*granted)(void *arg, struct rangelock_entry *e), void *arg);
 

@@ -12,8 +12,8 @@
 
 /*
  * The loop owns everything; while a round is under way the thread reads @job and writes @result. An eventfd in each
- * direction passes that on, and as a read of one happens after the write to it no lock is needed. A posted message would
- * outlive the saver.
+ * direction passes that on, and as a read of one happens after the write to it no lock is needed. A posted message
+ * would outlive the saver.
  */
 struct saver {
 	struct loop *loop;
@@ -82,7 +82,7 @@ struct saver *saver_new(struct loop *l, struct meta *const *metas, unsigned int 
 	struct saver *s = calloc(1, sizeof(*s));
 	int rc;
 
-	if (!s || !(s->job = calloc(n ? n : 1, sizeof(*s->job))) || !(s->result = calloc(n ? n : 1, sizeof(*s->result)))) {
+	if (!s || !(s->job = calloc(n + 1, sizeof(*s->job))) || !(s->result = calloc(n + 1, sizeof(*s->result)))) {
 		if (s)
 			free(s->job);
 		free(s);

@@ -9,8 +9,9 @@
 #include "disk/meta.h"
 
 /*
- * A thread that makes metas durable for serve.c: one round at a time, over all disks that have asked for it; what is asked
- * for meanwhile is for the next round. Without a loop there is no thread, and saver_step() does a round: for tests.
+ * A thread that makes metas durable for serve.c: one round at a time, over all disks that have asked for it; what is
+ * asked for meanwhile is for the next round. Without a loop there is no thread, and saver_step() does a round: for
+ * tests.
  */
 struct saver;
 

@@ -3,28 +3,28 @@
  * The disks of the node that serves: theory of operation
  *
  * What must hold: at any time, whatever fails, the base here and the peer's copy (its base with everything it was sent)
- * differ at most in blocks that the dirty bitmap has, or that were written in an epoch which the peer has not confirmed;
- * and in regions that the write-intent map in the file has. The first is for as long as this process lives, the second for
- * when it does not.
+ * differ at most in blocks that the dirty bitmap has, or that were written in an epoch which the peer has not
+ * confirmed; and in regions that the write-intent map in the file has. The first is for as long as this process lives,
+ * the second for when it does not.
  *
  * A request that changes something goes through these steps (serve_ops.c), all in the disk loop:
  *
- *	range		those that overlap wait for one another, first come first served (rangelock.c), and for a resync's
+ *	range		those that overlap wait for one another, in order (rangelock.c), and for a resync's
  *			serve_lock(). So base and peer get them in one order. Reads do not wait.
- *	intent		its regions are in the write-intent map, durably; with no peer, the generation is too. Otherwise a
+ *	intent		its regions are in the write-intent map, durably; with no peer, the generation too. Otherwise a
  *			round of the saver is waited for, a thread that writes once for all that have asked (saver.c).
  *	mark		its blocks: uncommitted (uncommitted.c), with no peer dirty
  *	base		written; FUA is the base's
- *	peer		sent, in pieces; where there is no room it waits in one queue for all disks, in which markers stand too
+ *	peer		sent, in pieces; where there is no room it waits in one queue for all disks, with the markers
  *	answer
  *
  * With no peer it is answered after the base. When the base fails, nobody knows what it holds there. The guest has its
- * error; what can be read back goes to the peer, and what cannot is dirty. A TRIM is a zero that must be fast, or nothing
- * at all: the copies are compared by hash, so what a trimmed range reads as cannot be left to each file system.
+ * error; what can be read back goes to the peer, and what cannot is dirty. A TRIM is a zero that must be fast, or
+ * nothing at all: the copies are compared by hash, so what a trimmed range reads as cannot be left to each file system.
  *
  * An epoch ends with serve_marker(), for all disks at once; serve_committed() forgets its marks. Regions leave the
- * write-intent map when their last epoch is committed there and flushed here; if the guest does not flush we do, now and
- * then. When it is decided that there is no peer any more (serve_peer(NULL)) all that is uncommitted becomes dirty.
+ * write-intent map when their last epoch is committed there and flushed here; if the guest does not flush we do, now
+ * and then. When it is decided that there is no peer any more (serve_peer(NULL)) all that is uncommitted becomes dirty.
  *
  * Flushes go to the base, by the debt rule (debt.c). Reads, status and cache requests are handed on as they are.
  */
@@ -63,12 +63,14 @@ struct serve *serve_new(struct loop *l, struct blk *const *bases, struct meta *c
 	struct serve *s = calloc(1, sizeof(*s));
 	struct debt_ops debt = { serve_debt_begin, serve_debt_answer, on_debt, on_debt_failed, s };
 	uint64_t *sizes = calloc(n + 1, sizeof(*sizes));
-	bool ok = s && sizes && (s->disk = calloc(n + 1, sizeof(*s->disk))) && (s->metas = calloc(n + 1, sizeof(*s->metas)));
+	bool ok = s && sizes && (s->disk = calloc(n + 1, sizeof(*s->disk))) &&
+		  (s->metas = calloc(n + 1, sizeof(*s->metas)));
 
 	for (unsigned int i = 0; ok && i < n; i++) {
 		s->metas[i] = metas[i];
 		sizes[i] = bases[i]->size;
-		s->disk[i] = (struct serve_disk){ .blk = *bases[i], .base = bases[i], .meta = metas[i], .s = s, .i = i };
+		s->disk[i] = (struct serve_disk){ .blk = *bases[i], .base = bases[i], .meta = metas[i], .s = s };
+		s->disk[i].i = i;
 		s->disk[i].blk.ops = &serve_blk_ops;
 	}
 	ok = ok && uncommitted_init(&s->un, s->metas, sizes, n) == 0 && debt_init(&s->debt, n, &debt) == 0;

@@ -12,14 +12,16 @@
 #include "disk/rangelock.h"
 
 /*
- * The disks of the node that serves: each write goes into the local base and to the peer. One object for all disks of the
- * VM. Stands on any struct blk: the stores, or a promoted node's standby_blk(). Disk loop only but where said. See serve.c.
+ * The disks of the node that serves: each write goes into the local base and to the peer. One object for all disks of
+ * the VM. Stands on any struct blk: the stores, or a promoted node's standby_blk(). Disk loop only but where said. See
+ * serve.c.
  */
 struct serve;
 struct meta;
 
 /*
- * Toward the peer; messages in order; a WRITE has at most SERVE_PIECE bytes, which are copied or sent before it returns.
+ * Toward the peer; messages in order; a WRITE has at most SERVE_PIECE bytes, which are copied or sent before it
+ * returns.
  * Return: 0; -EAGAIN (nothing taken, serve_writable() follows); any other: the peer is not there any more.
  * @zero: reads as zeroes afterwards on the peer too, whether @trim or not: after a TRIM the copies are to be equal, so
  *	it is only said where the range reads as zeroes here. @trim says that the guest does not need the space.
@@ -53,7 +55,8 @@ struct serve_stats {
 
 /*
  * serve_new() - nobody is the peer yet
- * @bases, @metas: of the @n disks; stay the caller's, as long as the serve lives. One that is promoted gives standby_blk()s
+ * @bases, @metas: of the @n disks; stay the caller's, as long as the serve lives. One that is promoted gives
+ * standby_blk()s
  *	here, on which this never stops standing; they hand on when they have been merged
  * @l: the disk loop; NULL: tests without a thread, see saver.h
  */
@@ -73,11 +76,11 @@ void serve_limit(struct serve *s, uint64_t soft);
  * serve_committed() is dirty. A write that waits for the peer's room is answered when the peer goes.
  *
  * A connection that breaks is not the end of the pair: as soon as a peer's function fails nothing is sent any more, and
- * the VM's writes go on, uncommitted, as far as anybody knows. NULL says that it is decided that this node goes on alone:
- * what is uncommitted becomes dirty, and a new generation (lineage_next()) is durable before the next write begins; it is
- * begun at once if something was uncommitted. So a node that is silenced instead has begun none, and the promoted peer's
- * copy is the newer one without anybody's being asked. It is the same at the start, where nobody is the peer: the
- * generation begins with the first write.
+ * the VM's writes go on, uncommitted, as far as anybody knows. NULL says that it is decided that this node goes on
+ * alone: what is uncommitted becomes dirty, and a new generation (lineage_next()) is durable before the next write
+ * begins; it is begun at once if something was uncommitted. So a node that is silenced instead has begun none, and the
+ * promoted peer's copy is the newer one without anybody's being asked. It is the same at the start, where nobody is the
+ * peer: the generation begins with the first write.
  */
 void serve_peer(struct serve *s, const struct serve_peer *peer);
 void serve_writable(struct serve *s);
@@ -95,7 +98,8 @@ void serve_committed(struct serve *s, uint64_t n);
 
 /*
  * serve_stopping() - any thread: QEMU is about to be told `stop` (true) or has answered (false). A flush that comes in
- * between is QEMU's own (or cannot be told from it): it is answered at once, and a debt is open until the real one is done.
+ * between is QEMU's own (or cannot be told from it): it is answered at once, and a debt is open until the real one is
+ * done.
  */
 void serve_stopping(struct serve *s, bool on);
 

@@ -104,7 +104,7 @@ void serve_save(struct serve *s);
 void serve_retry(struct serve *s);
 /* serve_saved() - the saver's callback */
 void serve_saved(void *arg);
-/* serve_begin_generation() - lineages of the next one, in memory; what has to be saved is noted. Return: whether anything has */
+/* serve_begin_generation() - lineages of the next one, in memory. Return: whether anything has to be saved */
 bool serve_begin_generation(struct serve *s);
 /* serve_granted() - the range lock's callback */
 void serve_granted(void *arg, struct rangelock_entry *e);

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
  * The steps of the serving node's requests; serve.c has the theory. Each step either hands its request to somebody (the
- * base, the saver's list, the list for room) or names the next one. What can go on stands in one list that serve_run() works
- * through, so a base that answers at once, or a chain of overlapping requests, does not nest calls.
+ * base, the saver's list, the list for room) or names the next one. What can go on stands in one list that serve_run()
+ * works through, so a base that answers at once, or a chain of overlapping requests, does not nest calls.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -197,7 +197,7 @@ void serve_retry(struct serve *s)
 		serve_ready(s, &op->turn);
 }
 
-/* fail_waiting() - the round has failed for all disks (@rc), or for some: those who wait for it fail, for the guest to see */
+/* fail_waiting() - the round has failed for all disks (@rc), or for some: those who wait fail, for the guest to see */
 static void fail_waiting(struct serve *s, int rc)
 {
 	struct serve_ops_list list = s->for_saver;
@@ -221,8 +221,9 @@ static void fail_waiting(struct serve *s, int rc)
 }
 
 /*
- * serve_saved() - a round has ended: those who wait look again. One that has come meanwhile and asks for more than the round
- * had waits for the next. Where it failed they fail, rather than try for ever; a generation is of all disks or of none.
+ * serve_saved() - a round has ended: those who wait look again. One that has come meanwhile and asks for more than the
+ * round had waits for the next. Where it failed they fail, rather than try for ever; a generation is of all disks or of
+ * none.
  */
 void serve_saved(void *arg)
 {
@@ -306,7 +307,10 @@ static void begin(struct serve *s, struct serve_op *op)
 	}
 	mark(s, op);
 	op->step = SERVE_WRITTEN;
-	to_base(op, trim ? BLK_ZERO : r->op, trim ? (r->flags & BLK_FUA) | BLK_FAST_ZERO : r->flags, op->off, op->len, r->buf);
+	if (trim)
+		to_base(op, BLK_ZERO, (r->flags & BLK_FUA) | BLK_FAST_ZERO, op->off, op->len, NULL);
+	else
+		to_base(op, r->op, r->flags, op->off, op->len, r->buf);
 }
 
 /* written() - the base has answered */

@@ -12,7 +12,7 @@
  * Private to serve.c: which blocks were written in the epochs that the peer has not confirmed. An epoch has a number of
  * the checkpoint, which begins anew with each peer, and one of its own (seq), which only grows.
  */
-#define UNCOMMITTED_MAX	8u	/* closed epochs; when there are more the two oldest become one, confirmed by the later */
+#define UNCOMMITTED_MAX	8u	/* closed epochs; of more the two oldest become one, confirmed by the later */
 
 struct uncommitted {
 	unsigned int disks;

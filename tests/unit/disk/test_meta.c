@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
  * The file beside an image. The main test cuts the power at random moments of random use: of what was written and not
- * made durable each sector is then there, or not, or broken. The next process must know of every region that may differ,
- * and of every lineage whose saving was answered. LOCKSTEP_SEED=N replays one run.
+ * made durable each sector is then there, or not, or broken. The next process must know of every region that may
+ * differ, and of every lineage whose saving was answered. LOCKSTEP_SEED=N replays one run.
  */
 #include <errno.h>
 #include <fcntl.h>

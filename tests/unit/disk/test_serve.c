@@ -746,6 +746,13 @@ static void overlapping_ones_wait_in_order(void **state)
 	assert_int_equal(bed.base[0].n, 2);
 	settle(&bed);
 	assert_int_equal(bed.now[0][4096], 2);
+	/* One byte is an overlap, the one behind the end is none. */
+	put(0, BLK_WRITE, 0, 100000, 10, 6);
+	put(0, BLK_WRITE, 0, 100009, 1, 7);
+	put(0, BLK_WRITE, 0, 100010, 5, 8);
+	assert_int_equal(bed.base[0].n, 2);
+	settle(&bed);
+	assert_int_equal(bed.base[0].data[100009], 7);
 	assert_int_equal(bed.now[0][8192], 3);
 	assert_memory_equal(bed.now[0], bed.base[0].data, SIZE);
 }
