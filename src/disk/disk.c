@@ -556,10 +556,13 @@ static void closing(struct loop_timer *t)
 {
 	struct disk *d = t->arg;
 	struct standby_stats st = { 0 };
+	struct serve_stats sv = { 0 };
 
 	if (d->standby)
 		standby_stats(d->standby, &st);
-	if (d->merging || st.committed_bytes || d->under_way) {
+	if (d->serve)
+		serve_stats(d->serve, &sv);
+	if (d->merging || st.committed_bytes || d->under_way || sv.requests) {
 		if (loop_now(d->loop) > d->close_by) {
 			close_now(d, false);
 			return;
@@ -568,6 +571,11 @@ static void closing(struct loop_timer *t)
 		return;
 	}
 	d->closing = true;
+	/* Nothing may be written down behind the mark of a clean end. */
+	nbd_server_free(d->nbd);
+	d->nbd = NULL;
+	serve_free(d->serve);
+	d->serve = NULL;
 	flush_all(d);
 }
 
