@@ -374,6 +374,19 @@ static void on_report(struct loop_timer *t)
 			 (double)m.sync_done / 1e6, (double)m.sync_left / 1e6, rate / 1e6,
 			 rate > 0 ? (double)m.sync_left / rate : 0);
 	}
+	if (n->disk) {
+		struct disk_stats d;
+
+		disk_stats(n->disk, &d);
+		if (d.resyncing || (ft_state(n->ft) == FT_JOINING && d.resync.done < d.resync.total))
+			log_info("disks: %s disk=%s percent=%.1f done_mb=%.0f total_mb=%.0f sent_mb=%.0f rate_mb_s=%.0f left_s=%.1f",
+				 d.resync.comparing ? "comparing" : "sending",
+				 d.resync.disk < n->cl.n_disks ? n->cl.disks[d.resync.disk].id : "?",
+				 d.resync.total ? 100.0 * (double)d.resync.done / (double)d.resync.total : 0,
+				 (double)d.resync.done / 1e6, (double)d.resync.total / 1e6, (double)d.resync.sent / 1e6,
+				 (double)d.resync.rate / 1e6,
+				 d.resync.left_ms == UINT64_MAX ? 0 : (double)d.resync.left_ms / 1e3);
+	}
 	loop_timer_set(n->control, &n->report, clock_ns() + REPORT_NS);
 }
 
