@@ -65,8 +65,8 @@ static int parse_listen(const char *text, struct wishes *w, struct err *e)
 		end = strchr(text, ':');
 		port = end + 1;
 	}
-	if (port && cli_number("--listen", port, "port", 0, UINT16_MAX, &v, e))
-		return -EINVAL;
+	if (port && cli_number("--listen", port, "port", 0, UINT16_MAX, &v, NULL))
+		return err_set(e, -EINVAL, "--listen: '%.40s' is no port from 0 to %d", port, UINT16_MAX);
 	if (end == text || (size_t)(end - text) >= sizeof(w->host))
 		return err_set(e, -EINVAL, "--listen: '%.60s' is not ADDRESS or ADDRESS:PORT", text);
 	memcpy(w->host, text, (size_t)(end - text));
@@ -119,7 +119,7 @@ static int parse(int argc, char **argv, struct wishes *w)
 	return -1;
 }
 
-/* Requests that are under way are answered before the end; a client that does not take its answers is not waited for. */
+/* Requests that are under way are answered before the end; who does not take the answers is not waited for. */
 static void glance(struct loop_timer *t)
 {
 	struct serving *v = t->arg;

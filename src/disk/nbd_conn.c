@@ -3,17 +3,17 @@
  * One connection of the NBD server: its bytes.
  *
  * What comes in lies in one buffer, from which the negotiation and the transmission take whole pieces (steps); the data
- * of a large WRITE is read into the request's own buffer without this detour. What goes out is a queue of segments, which
- * mostly lie in requests, so a reply needs no memory of its own.
+ * of a large WRITE is read into the request's own buffer without this detour. What goes out is a queue of segments,
+ * which mostly lie in requests, so a reply needs no memory of its own.
  *
  * Back pressure. A request is busy until its reply has been handed to the kernel, and there are NBD_MAX_FLIGHT of them
- * and a limit to the bytes that they hold. When they are used up nothing more is taken from the buffer, the buffer fills,
- * the socket is not watched for input any more, and the client is stopped by its kernel. So a client that does not take
- * its replies is not read from, and costs what the limits say. During the negotiation the same is done by the bytes of
- * replies that wait (NBD_MAX_OUT).
+ * and a limit to the bytes that they hold. When they are used up nothing more is taken from the buffer, the buffer
+ * fills, the socket is not watched for input any more, and the client is stopped by its kernel. So a client that does
+ * not take its replies is not read from, and costs what the limits say. During the negotiation the same is done by the
+ * bytes of replies that wait (NBD_MAX_OUT).
  *
- * Replies of one turn of the loop leave with one system call: whoever queues one asks for a kick, a timer that is due at
- * once, and timers come last in a turn. The kick also takes up again what had stopped for want of a free request. So
+ * Replies of one turn of the loop leave with one system call: whoever queues one asks for a kick, a timer that is due
+ * at once, and timers come last in a turn. The kick also takes up again what had stopped for want of a free request. So
  * done() of a request, which may come from inside blk_submit(), changes nothing that a caller further up relies on.
  */
 #include <errno.h>

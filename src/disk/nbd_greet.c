@@ -2,10 +2,10 @@
 /*
  * The NBD server's side of the fixed newstyle negotiation.
  *
- * An option is looked at when all of it is there: first its whole body is read through a cursor, then it is decided, then
- * it is answered. What is wrong with it is said in a sentence, which clients show. Where TLS is configured nothing but
- * STARTTLS and ABORT is answered before it, and what has been sent behind STARTTLS in the clear ends the connection: it
- * would else be taken for something that was said under TLS.
+ * An option is looked at when all of it is there: first its whole body is read through a cursor, then it is decided,
+ * then it is answered. What is wrong with it is said in a sentence, which clients show. Where TLS is configured nothing
+ * but STARTTLS and ABORT is answered before it, and what has been sent behind STARTTLS in the clear ends the connection:
+ * it would else be taken for something that was said under TLS.
  */
 #include <errno.h>
 #include <stdlib.h>

@@ -161,7 +161,7 @@ int nbd_listen_open(struct nbd_listener *n, const struct nbd_listen *where, stru
 void nbd_listen_close(struct nbd_listener *n);	/* the socket; the struct stays */
 
 /* nbd_conn.c */
-int nbd_conn_new(struct nbd_server *s, struct nbd_listener *n, int fd);	/* @fd is the connection's from now on, or closed */
+int nbd_conn_new(struct nbd_server *s, struct nbd_listener *n, int fd);	/* @fd is its own from now on, or closed */
 void nbd_conn_die(struct nbd_conn *c);		/* at once; never frees @c */
 void nbd_conn_close(struct nbd_conn *c);	/* when what is under way is answered */
 void nbd_conn_kick(struct nbd_conn *c);

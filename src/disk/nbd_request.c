@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * The NBD server's transmission phase, towards the device: a request is received, then checked as a whole (one function,
- * one sentence for each rule), then given to the device, which may assume that it is sound. Requests run side by side and
- * are answered as they become ready.
+ * The NBD server's transmission phase, towards the device: a request is received, then checked as a whole (one
+ * function, one sentence for each rule), then given to the device, which may assume that it is sound. Requests run side
+ * by side and are answered as they become ready.
  *
- * The data of a WRITE that is refused is still to come and is skipped before the refusal is sent; only one that is larger
- * than any may be ends the connection.
+ * The data of a WRITE that is refused is still to come and is skipped before the refusal is sent; only one that is
+ * larger than any may be ends the connection.
  */
 #include <errno.h>
 #include <stdlib.h>

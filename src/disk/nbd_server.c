@@ -3,9 +3,9 @@
  * The NBD server: exports, listeners, connections.
  *
  * All of it belongs to one loop. Nothing here waits: a connection is a state machine over the bytes that have come
- * (nbd_conn.c), and a request is with its device or in the queue of replies. Nothing is freed where it might still be in
- * use further up the stack: a connection that has ended is only marked, and taken away at the end of the turn when its
- * devices have answered (server_reap()).
+ * (nbd_conn.c), and a request is with its device or in the queue of replies. Nothing is freed where it might still be
+ * in use further up the stack: a connection that has ended is only marked, and taken away at the end of the turn when
+ * its devices have answered (server_reap()).
  */
 #include <errno.h>
 #include <stdlib.h>

@@ -16,7 +16,7 @@ enum nbd_limit {
 	NBD_MAX_EXPORTS = 64,
 	NBD_MAX_CONNS = 64,		/* of one listener; one more is closed at once */
 	NBD_MAX_FLIGHT = 64,		/* requests of one connection under way; then it is not read from */
-	NBD_MAX_PAYLOAD = 32 << 20,	/* bytes of a READ or WRITE; a larger WRITE ends the connection, a larger READ is refused */
+	NBD_MAX_PAYLOAD = 32 << 20,	/* bytes of a READ or WRITE; more is refused, and a WRITE ends the connection */
 };
 
 struct nbd_export {
@@ -31,7 +31,8 @@ struct nbd_listen {
 	const char *unix_path;	/* made with mode 0600, an old socket that nobody listens at is replaced; or NULL */
 	const char *host;	/* an address; anything but loopback is refused without TLS */
 	uint16_t port;		/* 0: the kernel's choice, see nbd_server_port() */
-	const char *tls_dir;	/* ca-cert.pem, server-cert.pem, server-key.pem; a client without a certificate of this CA is refused; or NULL */
+	/* ca-cert.pem, server-cert.pem, server-key.pem; a client without a certificate of this CA is refused; or NULL */
+	const char *tls_dir;
 	const char *psk_file;	/* lines user:hexkey; or NULL */
 };
 
@@ -63,7 +64,7 @@ uint16_t nbd_server_port(struct nbd_server *s, int id);
  */
 int nbd_server_adopt(struct nbd_server *s, int fd);
 void nbd_server_stats(struct nbd_server *s, struct nbd_stats *out);
-/* nbd_server_free() - in its loop, or when that has ended; requests under way must be answered first by their devices */
+/* nbd_server_free() - in its loop, or when that has ended; devices must have answered what is under way */
 void nbd_server_free(struct nbd_server *s);
 
 #endif

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
  * TLS for the NBD server, by gnutls: the server's credentials, and one session for each connection. TLS 1.2 and later.
- * With certificates a client must have one of the same CA; with keys (PSK) it must know one of the file. There is no TLS
- * that lets anybody in.
+ * With certificates a client must have one of the same CA; with keys (PSK) it must know one of the file. There is no
+ * TLS that lets anybody in.
  */
 #include <ctype.h>
 #include <errno.h>
