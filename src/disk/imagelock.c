@@ -173,6 +173,7 @@ int imagelock_take(int fd, const char *path, bool write, struct err *e)
 	drop(fd);
 	if (rc == -EAGAIN || rc == -EACCES)
 		return err_set(e, -EBUSY, "%.200s: the image is locked by another process", path);
-	log_note("%s: this file system has no locks (%s), so nothing keeps others from using the image too", path, strerror(-rc));
+	log_note("%s: this file system has no locks (%s), so nothing keeps others from using the image too", path,
+		 strerror(-rc));
 	return 0;
 }

@@ -18,7 +18,7 @@
  */
 int imagelock_take(int fd, const char *path, bool write, struct err *e);
 
-/* imagelock_holder() - fill @who with whoever has an image open, as "process 123 (name)". Return: false when nobody is found */
+/* imagelock_holder() - fill @who with "process 123 (name)" of who has an image open. Return: false: nobody is found */
 bool imagelock_holder(const char *path, char *who, size_t size);
 
 #endif

@@ -26,7 +26,10 @@ const char *raw_direct(struct raw_file *f);
 /* raw_grain() - set grain; after raw_direct() */
 void raw_grain(struct raw_file *f);
 
-/* raw_perform() - any request but a flush, any alignment; who changes a part of a sector must be alone there. Return: 0 or -errno */
+/*
+ * raw_perform() - any request, any alignment; who changes a part of a sector must be alone there
+ * Return: 0 or -errno
+ */
 int raw_perform(struct raw_file *f, struct blk_req *r);
 
 /* raw_reserve() - allocate what are holes in the range. Return: 0, also where the file system cannot tell; -ENOSPC, ... */

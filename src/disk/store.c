@@ -13,8 +13,8 @@
 static int look(const struct store_cfg *cfg, struct stat *st, struct err *e)
 {
 	if (stat(cfg->path, st))
-		return err_set(e, -errno, errno == ENOENT ? "%.200s: there is no such image" : "%.200s: cannot reach the image: %s",
-			       cfg->path, strerror(errno));
+		return errno == ENOENT ? err_set(e, -ENOENT, "%.200s: there is no such image", cfg->path) :
+					 err_set(e, -errno, "%.200s: cannot reach the image: %s", cfg->path, strerror(errno));
 	if (S_ISDIR(st->st_mode))
 		return err_set(e, -EISDIR, "%.200s: this is a directory, not an image", cfg->path);
 	if (!S_ISREG(st->st_mode) && !S_ISBLK(st->st_mode))
@@ -36,7 +36,8 @@ struct store *store_open(const struct store_cfg *cfg, struct err *e)
 	if (look(cfg, &st, e))
 		return NULL;
 	if (cfg->shared && strcmp(cfg->format, "raw")) {
-		err_set(e, -EINVAL, "%.200s: only a raw image can be shared by both nodes, this one is %.40s", cfg->path, cfg->format);
+		err_set(e, -EINVAL, "%.200s: only a raw image can be shared by both nodes, this one is %.40s", cfg->path,
+			cfg->format);
 		return NULL;
 	}
 	path = strdup(cfg->path);

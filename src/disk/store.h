@@ -27,7 +27,8 @@ struct store_cfg {
 	bool shared;		/* another node has it open too: no lock is taken; raw only, direct or an error */
 	enum store_io io;
 	const char *dir;	/* where sockets of a qemu-storage-daemon are made, for a moment */
-	const char *qemu;	/* path of QEMU: its qemu-storage-daemon is looked for beside it, then in PATH; may be NULL */
+	/* Path of QEMU: its qemu-storage-daemon is looked for beside it, then in PATH; may be NULL. */
+	const char *qemu;
 	/* The store has become useless (its qemu-storage-daemon died): every request answers -EIO from now on. */
 	void (*failed)(void *arg, const char *sentence);
 	void *arg;
@@ -57,7 +58,7 @@ void store_reserve(struct store *s, uint64_t off, uint64_t len, void (*done)(voi
  */
 uint64_t store_file_stamp(struct store *s);
 
-/* store_io_name() - "io_uring", "threads" or "qemu-storage-daemon"; store_is_direct() - past the page cache; for the status */
+/* For the status: store_io_name() - "io_uring", "threads" or "qemu-storage-daemon"; store_is_direct() - past the page cache */
 const char *store_io_name(const struct store *s);
 bool store_is_direct(const struct store *s);
 

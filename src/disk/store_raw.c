@@ -157,7 +157,8 @@ static void finished(struct io_job *j, int rc)
 	if (!rc && durable)
 		rc = raw->lost;
 	if (rc && r->op == BLK_FLUSH && !raw->store.direct && !raw->lost) {
-		log_error("%s: a flush has failed (%s): no flush of this image can succeed any more", raw->store.path, strerror(-rc));
+		log_error("%s: a flush has failed (%s): no flush of this image can succeed any more", raw->store.path,
+			  strerror(-rc));
 		raw->lost = rc;
 	}
 	r->done(r, rc);

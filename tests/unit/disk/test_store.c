@@ -50,12 +50,15 @@ static bool have_uring(void)
 {
 	struct bed b;
 	struct err e = { 0 };
-	bool yes = bed_open(&b, &(struct store_cfg){ .path = image("probe", 512), .format = "raw", .io = STORE_IO_URING }, &e);
+	struct store_cfg cfg = { .path = image("probe", 512), .format = "raw", .io = STORE_IO_URING };
+	bool yes = bed_open(&b, &cfg, &e);
 
-	if (yes)
+	if (yes) {
 		bed_close(&b);
-	else
+		bed_end(&b);
+	} else {
 		print_message("io_uring is not tested here: %s\n", e.msg);
+	}
 	return yes;
 }
 
