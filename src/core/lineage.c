@@ -24,6 +24,7 @@
 
 #define FLAG_SYNCING	1u
 #define FLAG_ALONE	2u
+#define FLAG_LEFT	4u
 
 const char *lineage_verdict_name(enum lineage_verdict v)
 {
@@ -152,7 +153,8 @@ void lineage_put(uint8_t out[LINEAGE_LEN], const struct lineage *l)
 	for (unsigned int i = 0; i < LINEAGE_HISTORY; i++)
 		put_gen(&w, &l->history[i]);
 	wcursor_u64(&w, l->epoch);
-	wcursor_u64(&w, (l->syncing ? FLAG_SYNCING : 0) | (l->alone ? FLAG_ALONE : 0));
+	wcursor_u64(&w, (l->syncing ? FLAG_SYNCING : 0) | (l->alone ? FLAG_ALONE : 0) |
+		    (l->map & LINEAGE_MAP_LEFT ? FLAG_LEFT : 0));
 }
 
 /* Each generation is older than the one before it; behind the last there is nothing. */
@@ -183,7 +185,8 @@ int lineage_get(const uint8_t p[LINEAGE_LEN], struct lineage *l)
 	flags = cursor_u64(&c);
 	l->syncing = flags & FLAG_SYNCING;
 	l->alone = flags & FLAG_ALONE;
-	ok &= !(flags & ~(uint64_t)(FLAG_SYNCING | FLAG_ALONE)) && !c.bad;
+	l->map = flags & FLAG_LEFT ? LINEAGE_MAP_LEFT : 0;
+	ok &= !(flags & ~(uint64_t)(FLAG_SYNCING | FLAG_ALONE | FLAG_LEFT)) && !c.bad;
 	/* A copy without a history has nothing to say, one with it is of some disk; a lone generation follows on another. */
 	ok &= !l->current.number == !memcmp(l->disk, none, sizeof(none));
 	ok &= l->current.number || (!l->epoch && !flags);

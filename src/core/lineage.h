@@ -24,13 +24,15 @@ struct lineage {
 	uint64_t epoch;				/* the last that both nodes had, durable, in this generation */
 	bool syncing;				/* the target of a resync that was not finished: no state of any time */
 	bool alone;				/* current was begun without the peer, and it has been written */
-	uint8_t map;				/* enum lineage_map; of this process, not in the fixed form */
+	uint8_t map;				/* enum lineage_map, of the dirty bitmap beside it */
 };
 
-/* What the process that has a copy open knows of the dirty bitmap beside it; kept by disk/resync. */
+/*
+ * What is known of the dirty bitmap, and kept with it: whoever loses the bitmap (an end that was not clean) clears it. Of
+ * one copy, so lineage_adopt() does not take it over.
+ */
 enum lineage_map {
-	LINEAGE_MAP_SEEN = 1 << 0,	/* what follows is known */
-	LINEAGE_MAP_LEFT = 1 << 1,	/* it holds all that a peer lacks whose resync was not finished */
+	LINEAGE_MAP_LEFT = 1 << 0,	/* it has all that a peer lacks whose resync was not finished */
 };
 
 enum lineage_verdict {

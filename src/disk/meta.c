@@ -95,6 +95,9 @@ static int read_maps(struct meta *m, const struct meta_open *o, struct err *e)
 		m->was_clean = rc == 0 && m->head.stamp == o->stamp;
 		m->was_touched = !m->was_clean;
 	}
+	/* What a bitmap was known to hold went with it. */
+	if (!m->was_clean)
+		m->head.lineage.map = 0;
 	if (m->was_touched) {
 		bitmap_clear(&m->dirty, 0, m->dirty.n);
 		bitmap_set(&m->intent.want, 0, m->intent.n);

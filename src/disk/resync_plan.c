@@ -11,9 +11,9 @@
  * to compare what the maps of both name, and what is dirty at the target; provided that the target's copy is of the
  * generation at which the two parted, and not one that was put back from a backup: then everything is compared.
  *
- * The target of an unfinished resync is no such copy. What it lacks is known if this process has begun that resync or has
- * read the bitmap of a clean end: what was confirmed has been cleared, all else is dirty (LINEAGE_MAP_LEFT). Of that nobody
- * knows any more what was to be sent and what to be compared, so it is compared. Else everything is.
+ * The target of an unfinished resync is no such copy. What it lacks is known as long as the dirty bitmap lives in which that
+ * resync has put it, over clean ends too: what was confirmed has been cleared, all else is dirty (LINEAGE_MAP_LEFT). Nobody
+ * knows any more what of it was to be sent and what to be compared, so it is compared. Without the bitmap everything is.
  */
 #include <errno.h>
 #include <inttypes.h>

@@ -66,8 +66,6 @@ static int plan(struct resync *r)
 		uint64_t start, len;
 		int rc;
 
-		if (!(l->map & LINEAGE_MAP_SEEN))
-			l->map = LINEAGE_MAP_SEEN | (meta_was_clean(d->meta) ? LINEAGE_MAP_LEFT : 0);
 		for (uint64_t at = 0; meta_next_intent(d->meta, at, &start, &len); at = start + len)
 			map_region(d, start, len);
 		rc = rsy_decide(i, l, meta_dirty_bytes(d->meta), any_mapped(d), &s->hello.d[i], s->hello.discard,
@@ -581,6 +579,10 @@ static void run(struct resync *r)
 {
 	struct rsy_source *s = &r->s;
 
+	/* Before the data, which fills whatever room there is. */
+	if (s->tick && !r->blocked && tell(r, 0))
+		s->tick = false;
+	ask(r);
 	for (unsigned int i = 0; i < RSY_WINDOW && !r->blocked && !r->ended; i++) {
 		struct rsy_slot *slot = &r->slot[i];
 
@@ -591,8 +593,6 @@ static void run(struct resync *r)
 			send_run(slot);
 		}
 	}
-	if (!r->ended && s->tick && !r->blocked && tell(r, 0))
-		s->tick = false;
 	while (!r->ended && !r->blocked && begin_piece(r))
 		;
 	if (r->ended)

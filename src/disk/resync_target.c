@@ -185,7 +185,6 @@ static void finish(struct resync *r)
 		struct meta *m = r->d[i].meta;
 
 		lineage_adopt(meta_lineage(m), &r->t.plan.d[i].lineage, false);
-		meta_lineage(m)->map = LINEAGE_MAP_SEEN;
 		meta_clean(m, 0, r->d[i].blk->size);
 		meta_intent_reset(m);
 		if (meta_save(m, &e)) {

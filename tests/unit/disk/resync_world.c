@@ -214,31 +214,34 @@ static void apply_next(struct node *n)
 
 	if (n->applying)
 		return;
-	if (!m) {
-		void (*fn)(void *arg) = n->settle.fn;
-
-		n->settle.fn = NULL;
-		if (fn)
-			fn(n->settle.arg);
+	if (!m)
 		return;
-	}
 	n->apply = m->next;
 	if (!n->apply)
 		n->apply_last = &n->apply;
+	if (m->kind == W_SETTLE) {
+		m->settled(m->settle_arg);
+		free(m);
+		apply_next(n);
+		return;
+	}
 	n->applying = true;
 	m->req = (struct blk_req){ .op = m->kind == 1 ? BLK_WRITE : BLK_ZERO, .off = m->off, .len = m->len, .buf = m->bytes,
 				   .done = applied, .arg = m };
 	blk_submit(&n->disk[m->disk].blk, &m->req);
 }
 
-/* One that asks for it waits until all before is done; what comes behind it waits, too. */
+/* It waits in the row of what is to be applied. */
 static void on_settle(void *arg, void (*settled)(void *settle_arg), void *settle_arg)
 {
 	struct node *n = arg;
+	struct w_msg *m = msg_new(W_SETTLE, 0);
 
-	assert_null(n->settle.fn);
-	n->settle.fn = settled;
-	n->settle.arg = settle_arg;
+	m->settled = settled;
+	m->settle_arg = settle_arg;
+	m->to = n;
+	*n->apply_last = m;
+	n->apply_last = &m->next;
 	apply_next(n);
 }
 
@@ -256,6 +259,7 @@ static bool deliver(struct world *w, unsigned int to)
 	if (m->kind == 0) {
 		struct err e = { 0 };
 
+		w->confirmed += m->m.type == RSY_PROGRESS && n->serve;
 		if (n->resync)
 			assert_int_equal(resync_message(n->resync, &m->m, &e), 0);
 		free(m);
@@ -361,6 +365,8 @@ static void drop_apply(struct node *n)
 
 	while ((m = n->apply)) {
 		n->apply = m->next;
+		if (m->kind == W_SETTLE)
+			m->settled(m->settle_arg);
 		free(m);
 	}
 	n->apply_last = &n->apply;
@@ -663,7 +669,7 @@ void world_init(struct world *w, unsigned int seed, uint64_t size0, uint64_t siz
 			d->durable = w->size[k] < W_LARGE ? calloc(1, w->size[k]) : NULL;
 			d->alloc = calloc(1, w->size[k] / W_UNIT + 1);
 			assert_true(d->data && (d->durable || w->size[k] >= W_LARGE) && d->alloc);
-			snprintf(n->path[k], sizeof(n->path[k]), "%s/lockstep-resync-%d-%u-%u", getenv("TMPDIR") ? : "/tmp", getpid(), i, k);
+			snprintf(n->path[k], sizeof(n->path[k]), "%s/lockstep-resync-%d-%u-%u", access("/dev/shm", W_OK) ? "/tmp" : "/dev/shm", getpid(), i, k);
 			unlink(n->path[k]);
 			/* Some of it is data, some zeroes that are allocated, the rest a hole. */
 			for (uint64_t u = 0; u * W_UNIT < w->size[k]; u += 1 + w_rand(w, 60)) {
@@ -673,6 +679,8 @@ void world_init(struct world *w, unsigned int seed, uint64_t size0, uint64_t siz
 				memset(d->data + off, w_rand(w, 5) ? (int)w_rand(w, 3) : 0, len);
 				memset(d->alloc + u, 1, (len + W_UNIT - 1) / W_UNIT);
 			}
+			if (d->durable)
+				memcpy(d->durable, d->data, d->blk.size);
 		}
 	}
 }

@@ -42,15 +42,16 @@ struct node {
 	int rc;				/* of the resync: 1 while it runs */
 	char sentence[600];
 	bool discard;
-	/* As a target: what the stream says, one after another; who waits for it to be done. */
+	/* As a target: what the stream says, one after another. */
 	struct w_msg *apply, **apply_last;
 	bool applying;
-	struct { void (*fn)(void *arg); void *arg; } settle;
 };
 
 struct w_msg {
 	struct w_msg *next;
-	int kind;			/* 0: resync, 1: write, 2: zero */
+	enum { W_RESYNC, W_WRITE, W_ZERO, W_SETTLE } kind;
+	void (*settled)(void *arg);
+	void *settle_arg;
 	struct rsy_msg m;
 	unsigned int disk;
 	uint64_t off, len;
@@ -77,7 +78,7 @@ struct world {
 	bool sync_blk;			/* disks answer at once */
 	bool (*until)(struct world *w);
 	struct resync_progress last;
-	unsigned int progresses;
+	unsigned int progresses, confirmed;	/* confirmed: how often the target has said that it has what was sent */
 };
 
 unsigned int w_rand(struct world *w, unsigned int n);

@@ -171,7 +171,9 @@ static void fixed_form(void **state)
 		if (i < 39)
 			lineage_together(&a);
 		a.epoch = i;
+		a.map = i % 3 ? 0 : LINEAGE_MAP_LEFT;
 		lineage_adopt(&b, &a, i % 2);
+		assert_int_equal(b.map, 0);
 		lineage_put(p, &a);
 		assert_int_equal(lineage_get(p, &l), 0);
 		assert_memory_equal(&l, &a, sizeof(l));
