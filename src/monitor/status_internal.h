@@ -49,7 +49,8 @@ const char *text_clean(const char *s);
 const char *text_str(struct json_object *o, const char *key);
 const char *text_ms(double ms, char b[32]);
 const char *text_bytes(double n, char b[32]);
-void text_row(FILE *f, const char *label, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+void text_row(FILE *f, const char *label, const char *fmt, ...)
+	__attribute__((format(printf, 3, 4), nonnull(3)));
 
 /* status_disk.c: the member disk, and rows of it */
 struct json_object *status_disks_json(const struct status *s);
