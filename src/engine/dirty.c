@@ -7,7 +7,8 @@
  * system calls, KVM) and PAGEMAP_SCAN reports and restores it in one walk. It may be used while the VM runs.
  *
  * Soft-dirty, for kernels before 6.7: bit 55 of each page's entry, cleared for the whole process through clear_refs.
- * Reading and clearing are two steps, so clearing is only done while the VM is stopped. Stopped vCPUs are not quite
+ * Reading and clearing are two steps, so what was read is only cleared while the VM is stopped; with nothing to be read
+ * (dirty_arm(), before all of memory is sent) it may be done while the VM runs. Stopped vCPUs are not quite
  * all: QEMU's own threads may still write (a network device that fills a buffer), and that is why `stopped` means
  * that the answer to QMP stop has come and the input gate is closed.
  *

@@ -43,7 +43,8 @@ void dirty_workers(struct dirty *d, struct workers *w);
 /*
  * dirty_arm() - start: whatever is written from now on will be reported
  *
- * For DIRTY_SOFT the VM must be stopped. Return: 0, or -errno
+ * A write that falls into the call itself may be reported or not, and so may what is not yet reported of earlier ones: a
+ * page that was written by then is to be read after it. Return: 0, or -errno
  */
 int dirty_arm(struct dirty *d);
 

@@ -87,8 +87,16 @@ static void on_slice(void *arg, const void *data, size_t len)
 
 void memserve_round(struct memwork *w)
 {
-	int rc = dirty_scan(w->dirty, false, &w->pending);
+	int rc = 0;
 
+	/*
+	 * Where all of memory is sent, nobody needs to know what was written before that. Soft-dirty bits are not cleared in
+	 * another way while the VM runs, and the first pause would take all that was written since the VM was started.
+	 */
+	if (w->full_due)
+		rc = dirty_arm(w->dirty);
+	if (!rc)
+		rc = dirty_scan(w->dirty, false, &w->pending);
 	if (!rc && w->full_due) {
 		/* After the scan: what is written from here on will be found by the next one. */
 		rc = ram_extents(w->ram, &w->pending);

@@ -734,6 +734,7 @@ static bool spun_wait(struct spun *s, unsigned int ms)
 struct work {
 	struct spun spun;
 	struct memwork *w;
+	struct memwork_ops ops;
 	struct pageset sent;
 	int rc;
 	uint64_t value;
@@ -775,27 +776,42 @@ static int work_do(struct work *k, enum mem_job job)
 	return k->rc;
 }
 
+/* work_begin() - the worker of a node whose QEMU is @k; @standby: one that was a standby node until now */
+static void work_begin(struct work *w, struct kid *k, bool standby)
+{
+	struct memwork_cfg cfg = { .spill_dir = "/tmp", .standby = standby, .workers = 1 };
+	struct err e;
+
+	w->rc = 0;
+	w->ops = (struct memwork_ops){ .send_pages = work_send_pages, .done = work_done, .progress = work_nothing,
+				       .limit = work_limit, .arg = w };
+	assert_int_equal(agentctl_hello(k->agent, k->ram, (uint32_t)k->pid, soon(), &e), 0);
+	spun_start(&w->spun);
+	assert_int_equal(pageset_init(&w->sent, PAGES), 0);
+	w->w = memwork_new(w->spun.loop, k->ram, NULL, &cfg, &w->ops, &e);
+	assert_non_null(w->w);
+}
+
+static void work_end(struct work *w)
+{
+	spun_stop(&w->spun);
+	memwork_free(w->w);
+	loop_free(w->spun.loop);
+	pageset_fini(&w->sent);
+}
+
 /* After SHARE the node does what one does that has always served: all of memory goes to a peer, then what is written. */
 static void worker_shares(void **state)
 {
-	static const struct memwork_ops ops = { .send_pages = work_send_pages, .done = work_done,
-						.progress = work_nothing, .limit = work_limit };
-	struct memwork_cfg cfg = { .spill_dir = "/tmp", .standby = true, .workers = 1 };
-	struct memwork_ops bound = ops;
 	struct memwork_stats st;
-	struct work w = { .rc = 0 };
+	struct work w;
 	struct kid k;
 	struct err e;
 
 	if (dirty_probe(&e) != DIRTY_WP_ASYNC)
 		skip();
 	kid_start(&k, "private", true);
-	assert_int_equal(agentctl_hello(k.agent, k.ram, (uint32_t)k.pid, soon(), &e), 0);
-	bound.arg = &w;
-	spun_start(&w.spun);
-	assert_int_equal(pageset_init(&w.sent, PAGES), 0);
-	w.w = memwork_new(w.spun.loop, k.ram, NULL, &cfg, &bound, &e);
-	assert_non_null(w.w);
+	work_begin(&w, &k, true);
 	memwork_qemu(w.w, k.agent, false, false);
 	/* Nothing of a serving node's before that. */
 	assert_int_equal(work_do(&w, MEM_ROUND), -ENOTSUP);
@@ -819,11 +835,56 @@ static void worker_shares(void **state)
 	order(&k, 's', 18, 6);
 	assert_int_equal(work_do(&w, MEM_COPY), 0);
 	assert_int_equal(w.value, 1);
-	spun_stop(&w.spun);
-	memwork_free(w.w);
-	loop_free(w.spun.loop);
-	pageset_fini(&w.sent);
+	work_end(&w);
 	kid_end(&k);
+}
+
+/* The pause behind the first synchronisation has what was written in its course, not all that was written before. */
+static void first_pause(bool soft)
+{
+	struct work w;
+	struct kid k;
+	struct err e;
+
+	kid_start(&k, "shared", true);
+	work_begin(&w, &k, false);
+	if (!soft)
+		assert_int_equal(agentctl_track(k.agent, soon(), &e), 0);
+	memwork_qemu(w.w, k.agent, true, soft);
+	for (unsigned int i = 0; i < 200; i++)
+		order(&k, i % 4 ? 'w' : 's', i * 2, i);
+	assert_int_equal(work_do(&w, MEM_ROUND), 0);
+	for (unsigned int i = 0; i < 200; i++)
+		assert_true(pageset_has(&w.sent, i * 2));
+	pageset_clear(&w.sent);
+	order(&k, 'w', 7, 7);
+	order(&k, 's', 8, 8);
+	assert_int_equal(work_do(&w, MEM_ROUND), 0);
+	assert_true(pageset_has(&w.sent, 7) && pageset_has(&w.sent, 8) && w.sent.count == 2);
+	order(&k, 'w', 9, 9);
+	assert_int_equal(work_do(&w, MEM_COPY), 0);
+	/* Soft-dirty marks stay until the pause. */
+	assert_int_equal(w.value, soft ? 3 : 1);
+	work_end(&w);
+	kid_end(&k);
+}
+
+static void worker_first_pause(void **state)
+{
+	struct err e;
+
+	if (dirty_probe(&e) != DIRTY_WP_ASYNC)
+		skip();
+	first_pause(false);
+}
+
+static void worker_first_pause_soft(void **state)
+{
+	struct err e;
+
+	if (memscan_probe_soft_dirty(&e) < 0)
+		skip();
+	first_pause(true);
 }
 
 struct told {
@@ -954,6 +1015,8 @@ int main(int argc, char **argv)
 		cmocka_unit_test(share),
 		cmocka_unit_test(place),
 		cmocka_unit_test(worker_shares),
+		cmocka_unit_test(worker_first_pause),
+		cmocka_unit_test(worker_first_pause_soft),
 		cmocka_unit_test(limits),
 		cmocka_unit_test(refused),
 		cmocka_unit_test(garbage),
