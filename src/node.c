@@ -288,7 +288,7 @@ static int look_at_command(struct node *n, struct err *e)
 	if (!rc)
 		rc = node_net_read(n, e);
 	if (!rc)
-		rc = probe_run(n->cl.binary, &n->probe, e);
+		rc = probe_run(n->cl.binary, n->o->qemu_timeout, &n->probe, e);
 	if (!rc)
 		rc = probe_missing(&n->probe, e);
 	if (!rc)

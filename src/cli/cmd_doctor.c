@@ -57,7 +57,7 @@ static int doctor_probe(const char *binary, bool json)
 	struct err e = { 0 };
 	int rc, status = CLI_OK;
 
-	rc = p ? probe_run(binary, p, &e) : err_set(&e, -ENOMEM, "no memory");
+	rc = p ? probe_run(binary, 0, p, &e) : err_set(&e, -ENOMEM, "no memory");
 	if (rc) {
 		free(p);
 		return cli_fail(&cmd_doctor, CLI_FAILED, &e);

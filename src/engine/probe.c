@@ -31,6 +31,7 @@ struct ask {
 	struct qmp *qmp;
 	struct loop_timer guard;
 	unsigned int asked, answered;	/* questions; QEMU answers in order */
+	nstime patience;	/* for all of its answers, and for its end */
 	char failed[256];	/* why there is no answer */
 };
 
@@ -123,7 +124,7 @@ static int start_qemu(struct ask *a, const char *binary, int sv[2], struct err *
 static int talk(struct ask *a, int fd, struct err *e)
 {
 	static const struct qmp_ops ops = { .ready = on_ready, .closed = on_closed };
-	nstime deadline = clock_ns() + PROBE_TIMEOUT_MS * NS_PER_MS;
+	nstime deadline = clock_ns() + a->patience;
 	const char *cmd, *args;
 	int rc;
 
@@ -167,7 +168,7 @@ static int ask_qemu(struct ask *a, const char *binary, struct err *e)
 		rc = talk(a, sv[0], e);
 	}
 	qmp_free(a->qmp);
-	process_kill_wait(&a->proc, clock_ns() + PROBE_TIMEOUT_MS * NS_PER_MS);
+	process_kill_wait(&a->proc, clock_ns() + a->patience);
 out:
 	loop_free(a->loop);
 	return rc;
@@ -188,7 +189,7 @@ static bool is_script(const char *path)
 	return script;
 }
 
-int probe_run(const char *binary, struct probe *p, struct err *e)
+int probe_run(const char *binary, nstime silence, struct probe *p, struct err *e)
 {
 	struct ask *a;
 	struct err local;
@@ -201,6 +202,7 @@ int probe_run(const char *binary, struct probe *p, struct err *e)
 	if (!a)
 		return err_set(e, -ENOMEM, "no memory to look at QEMU");
 	a->found.p = p;
+	a->patience = silence > PROBE_TIMEOUT_MS * NS_PER_MS ? silence : PROBE_TIMEOUT_MS * NS_PER_MS;
 	rc = process_find(binary, p->binary, e);
 	if (rc) {
 		/* That QEMU is not there is an answer. */

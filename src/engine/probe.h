@@ -6,6 +6,7 @@
 #include <stdbool.h>
 #include <stdio.h>
 
+#include "base/clock.h"
 #include "base/err.h"
 
 enum {
@@ -38,12 +39,13 @@ struct probe {
 
 /*
  * probe_run() - ask QEMU and the kernel; one start of QEMU, about 0.1 s
- * @binary: path, or name to look for in PATH
+ * @binary:  path, or name to look for in PATH
+ * @silence: of QEMU that is none too long, in ns; it has PROBE_TIMEOUT_MS in any case
  *
  * What is missing stands in the rows, a QEMU that cannot be started too. The main thread only (see process.h).
  * Return: 0, or -errno with @e filled when it could not even be tried
  */
-int probe_run(const char *binary, struct probe *p, struct err *e);
+int probe_run(const char *binary, nstime silence, struct probe *p, struct err *e);
 
 /*
  * probe_missing() - whether something is missing that nothing works without

@@ -38,7 +38,7 @@ static int set_up(void **state)
 {
 	struct err e = { 0 };
 
-	if (probe_run(QEMU, &probe, &e))
+	if (probe_run(QEMU, 0, &probe, &e))
 		return -1;
 	have_qemu = probe.version[0];
 	return 0;
@@ -120,7 +120,7 @@ static void test_probe_bad(void **state)
 		struct probe *p = calloc(1, sizeof(*p));
 		struct err e = { 0 };
 
-		assert_int_equal(probe_run(t[i].binary, p, &e), 0);
+		assert_int_equal(probe_run(t[i].binary, 0, p, &e), 0);
 		assert_int_equal(probe_missing(p, &e), -ENOTSUP);
 		assert_int_equal(strncmp(e.msg, "QEMU: ", 6), 0);
 		if (!strstr(e.msg, t[i].why))
