@@ -53,7 +53,10 @@ class Skip(Exception):
 
 
 def until(condition, seconds, what, every=0.02):
-    """Polls until condition() is true and returns what it gave; after seconds (times PATIENCE) it is an error."""
+    """
+    Polls until condition() is true and returns what it gave; after seconds (times PATIENCE) it is an error. On a machine
+    that needs patience a question is not asked as often either: it would be busy with nothing else.
+    """
     deadline = time.monotonic() + seconds * PATIENCE
     while True:
         got = condition()
@@ -61,7 +64,7 @@ def until(condition, seconds, what, every=0.02):
             return got
         if time.monotonic() > deadline:
             raise BedError("%s: not within %g s" % (what() if callable(what) else what, seconds * PATIENCE))
-        time.sleep(every)
+        time.sleep(every * PATIENCE)
 
 
 def needs():
@@ -225,6 +228,10 @@ class Node:
 
     def state(self):
         return (self.status() or {}).get("state")
+
+    def checkpoint(self, seconds=30):
+        """Has a checkpoint made and returns when the secondary runs from it; what it was like."""
+        return self.call("checkpoint", VM_NAME, "--wait", str(min(3600, seconds * PATIENCE)), timeout=seconds + 5)
 
     def checkpoints(self):
         s = self.status()

@@ -10,14 +10,17 @@ import ctypes
 import glob
 import json
 import os
+import shutil
 import subprocess
 import sys
+import threading
 import time
 import traceback
 
 LIBC = ctypes.CDLL(None, use_errno=True)
 SYS_FINIT_MODULE = 313
 POWER_OFF = 0x4321FEDC
+KEEP_S = 30     # between two copies of the logs
 PARAMETERS = {"kvm": b"halt_poll_ns=0"}     # an idle guest must not eat the only processor
 
 
@@ -58,9 +61,33 @@ def work():
         up = float(f.read().split()[0])
     print("outer: up %.1f s, Linux %s, clock %s" % (up, os.uname().release, clocksource()), flush=True)
     time.sleep(max(0.0, 4.0 - up))
-    for cmd in job["commands"]:
-        if subprocess.run(cmd, stdin=subprocess.DEVNULL, check=False).returncode:
-            print("outer: %s has failed" % " ".join(cmd[:3]), flush=True)
+    os.makedirs(os.environ["LOCKSTEP_LOGS"])
+    done = threading.Event()
+    keeper = threading.Thread(target=keep_logs, args=(os.environ["LOCKSTEP_LOGS"], done))
+    keeper.start()
+    try:
+        for cmd in job["commands"]:
+            if subprocess.run(cmd, stdin=subprocess.DEVNULL, check=False).returncode:
+                print("outer: %s has failed" % " ".join(cmd[:3]), flush=True)
+    finally:
+        done.set()
+        keeper.join()
+
+
+def keep_logs(where, done):
+    """
+    Copies the logs to the host now and then, and at the end. They are not written there: each line would keep a node
+    waiting until the host has time.
+    """
+    while True:
+        last = done.wait(KEEP_S)
+        try:
+            shutil.copytree(where, "/logs", dirs_exist_ok=True)
+        except (OSError, shutil.Error) as e:
+            if last:    # else a case has just begun or ended
+                print("outer: logs: %s" % e, flush=True)
+        if last:
+            return
 
 
 def clocksource():
