@@ -54,17 +54,18 @@ class Skip(Exception):
 
 def until(condition, seconds, what, every=0.02):
     """
-    Polls until condition() is true and returns what it gave; after seconds (times PATIENCE) it is an error. On a machine
-    that needs patience a question is not asked as often either: it would be busy with nothing else.
+    Polls until condition() is true and returns what it gave; after seconds (times PATIENCE) it is an error. A
+    machine that needs much patience is not asked as often: it would be busy with nothing else.
     """
     deadline = time.monotonic() + seconds * PATIENCE
     while True:
+        asked = time.monotonic()
         got = condition()
         if got:
             return got
         if time.monotonic() > deadline:
             raise BedError("%s: not within %g s" % (what() if callable(what) else what, seconds * PATIENCE))
-        time.sleep(every * PATIENCE)
+        time.sleep(every if PATIENCE < 8 else max(every * PATIENCE, min(10, 5 * (time.monotonic() - asked))))
 
 
 def needs():
