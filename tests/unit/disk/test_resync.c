@@ -137,6 +137,7 @@ static void clean_ends(void **state)
 	node_down(&w.node[1], 0);
 	w.node[1].stamp++;
 	w.node[1].disk[0].data[12345] ^= 1;
+	w.node[1].disk[0].alloc[12345 / W_UNIT] = 1;
 	node_up(&w.node[1]);
 	sync_all(&w, 0, 0);
 	world_free(&w);
