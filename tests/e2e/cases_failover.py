@@ -107,7 +107,7 @@ def crash_case(point, suites):
     return run
 
 
-SAMPLE = ("before_epoch_end", "staged_received", "applied")
+SAMPLE = ("staged_received",)
 for _point in PRIMARY_POINTS + SECONDARY_POINTS:
     crash_case(_point, ("e2e", "crash") if _point in SAMPLE else ("crash",))
 
@@ -131,7 +131,7 @@ def new_connections_survive(bed):
         load.finish()
 
 
-@case()
+@case("liveness")
 def idle_connection_with_keepalive(bed):
     """A connection that only the kernel's keepalive uses lives through checkpoints and a failover."""
     bed.start_pair(options=["--checkpoint-delay", "500"])

@@ -72,7 +72,7 @@ def every_kind(bed, host, size=8 << 20, seconds=6):
     judge_datagrams([udp, big] + pings)
 
 
-@case("e2e", "traffic", timeout=240)
+@case("traffic", timeout=240)
 def every_kind_over_ipv4(bed):
     every_kind(bed, GUEST_IP)
 

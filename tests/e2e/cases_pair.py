@@ -223,7 +223,7 @@ def orderly_end(bed):
     until(lambda: all(p.ended() for p in q), 5, "the end of both QEMUs")
 
 
-@case()
+@case("bench")
 def latency_beside_plain_qemu(bed):
     """No judgement, two figures: what protection costs one client that waits for each answer."""
     def measure():

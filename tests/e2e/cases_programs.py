@@ -46,7 +46,7 @@ def pause(*words, seconds):
     return r
 
 
-@case(bed=False, timeout=120)
+@case("bench", bed=False, timeout=120)
 def bench_pause_sample(*_):
     r = pause("--count", "20", "--delay", "100", "--dirty", "10", "--mem", "256", seconds=100)
     must(r["checkpoints"] == 20 and r["guest_mb"] == 256 and r["dirty_mbps"] == 10, "%s", r)

@@ -90,7 +90,7 @@ def streams(bed):
         load.finish(40)
 
 
-@case()
+@case("traffic")
 def many_short_connections(bed):
     """Connections that come and go: none refused, none left over."""
     bed.start_pair()
@@ -140,7 +140,7 @@ def ask_neighbours(bed, v6, seconds=1.5):
     return answers
 
 
-@case(bed={"v6": True, "vlan": 7})
+@case("traffic", bed={"v6": True, "vlan": 7})
 def neighbours(bed):
     """
     ARP and ND are answered by one guest only, without a checkpoint; after a failover every address is announced, in
