@@ -345,7 +345,8 @@ static int chunk_write(struct arena *a, struct arena_chunk *c)
 		return -ENOMEM;
 	c->writing = true;
 	c->soiled = false;
-	c->job = (struct journal_job){ .op = c->mem ? JOURNAL_WRITE : JOURNAL_READ, .buf = c->mem ? c->mem : c->tmp, .len = c->used,
+	c->job = (struct journal_job){ .op = c->mem ? JOURNAL_WRITE : JOURNAL_READ,
+				       .buf = c->mem ? c->mem : c->tmp, .len = c->used,
 				       .off = journal_slot_off(a->j, c->slot), .done = written, .arg = a };
 	journal_submit(a->j, &c->job);
 	return 0;

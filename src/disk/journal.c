@@ -490,8 +490,8 @@ void journal_settle(struct journal *j, const struct journal_layer *layers, unsig
 	head_encode(j->head_buf, &j->next);
 	j->settled = done;
 	j->settled_arg = arg;
-	j->settle = (struct journal_job){ .op = JOURNAL_SETTLE, .sync = data && !FAULT(NO_DATA_SYNC), .buf = j->head_buf, .len = JOURNAL_HEAD,
-					  .off = ((j->next.seq ^ FAULT(HEADER_PLACE)) & 1) * JOURNAL_HEAD, .done = settle_done };
+	j->settle = (struct journal_job){ .op = JOURNAL_SETTLE, .sync = data && !FAULT(NO_DATA_SYNC), .buf = j->head_buf,
+					  .len = JOURNAL_HEAD, .off = ((j->next.seq ^ FAULT(HEADER_PLACE)) & 1) * JOURNAL_HEAD, .done = settle_done };
 	journal_submit(j, &j->settle);
 }
 

@@ -17,7 +17,8 @@
  * peer's writes go into `pending`, which is not in the stack; a barrier makes it `sealed`, and a flip puts it into the
  * stack in place of the open layer, which goes.
  *
- *	OPEN --barrier / promotion--> SEALED --persist--> READY --settle--> JOURNALED --write back, flush--> WRITTEN --settle--> gone
+ *	OPEN --barrier, promotion--> SEALED --persist--> READY --settle--> JOURNALED --write back, flush--> WRITTEN
+ *	     --settle--> gone
  *
  * A pending layer is READY before it is STAGED (standby_reserve()), so that nothing after the flip needs space any more.
  * To settle is to write a header: it names the layers that are READY and those that are JOURNALED, and those that are

@@ -30,8 +30,7 @@ static int seal_top(struct standby *s)
 
 void merge_trouble(struct standby *s, int rc, const char *what)
 {
-	/* Whoever waits for what is durable must know; and a write that finds no room gets the error itself. */
-	io_flushed(s, rc);
+	/* A write that finds no room gets the error itself. */
 	s->room = true;
 	if (s->hold)
 		return;
@@ -149,6 +148,7 @@ void merge_step(struct standby *s)
 			int rc = l->rc;
 
 			l->rc = 0;
+			io_flushed(s, rc);
 			standby_fail(s, rc, "the journal of the disks cannot be written");
 			return;
 		}

@@ -70,6 +70,8 @@ static void settled(void *arg, int rc, bool named)
 			if (s->stack[i]->state == LAYER_READY && s->stack[i]->id <= s->settle_ready)
 				s->stack[i]->named = true;
 		write_again(s);
+		/* Whoever waits for the journal must know. That the bases cannot be written is no matter of his: it is tried again. */
+		io_flushed(s, rc);
 		standby_fail(s, rc, "the journal of the disks cannot be written");
 		standby_kick(s);
 		return;

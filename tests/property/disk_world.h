@@ -38,7 +38,7 @@ void medium_free(struct medium *m);
 void medium_write(struct medium *m, uint64_t off, uint64_t len, const uint8_t *data);
 /* medium_sync() - what was written up to @seq is durable, of the rest some may be */
 void medium_sync(struct medium *m, uint64_t seq);
-/* medium_forget() - a sync that has failed: some of what was written may be gone from the medium, not from what it reads as */
+/* medium_forget() - a sync that has failed: what was written may be gone, though it still reads as if it were there */
 void medium_forget(struct medium *m);
 /* medium_crash() - of each write that is not durable nothing, all or any part is there */
 void medium_crash(struct medium *m);

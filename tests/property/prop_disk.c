@@ -53,6 +53,8 @@ struct wr {
 struct op {
 	struct blk_req r;
 	unsigned int disk;
+	bool alone;		/* no other write to this range was under way with it */
+	uint8_t *vague;		/* of a flush, when it began */
 	uint8_t *buf, *want;	/* want: of a read; of a flush: the disk as it was */
 	struct wr *wr;
 	uint64_t at;
@@ -76,6 +78,8 @@ struct sim {
 
 	uint8_t *peer[WORLD_DISKS], *sealed[WORLD_DISKS], *svm[WORLD_DISKS], *floor[WORLD_DISKS];
 	uint64_t floor_at[WORLD_DISKS];
+	/* Written by two requests at once: either may have won, but what is read once is so from then on. */
+	uint8_t *vague[WORLD_DISKS];
 	struct state sync_end;		/* as it is below all epochs of this life */
 	struct state state[STATES];
 	unsigned int states;
@@ -229,7 +233,7 @@ static void durable_up_to(struct sim *m, struct op *op)
 	m->floor_at[op->disk] = op->at;
 	memcpy(m->floor[op->disk], op->want, m->size);
 	for (struct wr **p = &m->wrs, *w; (w = *p);) {
-		if (w->disk == op->disk && w->acked && w->acked < op->at) {
+		if (w->disk == op->disk && w->acked && w->acked < op->at && !memchr(op->vague + w->off, 1, w->len)) {
 			*p = w->next;
 			wr_free(w);
 		} else {
@@ -267,6 +271,15 @@ static void op_done(struct blk_req *r, int rc)
 		violation("request %d answers %s although nothing has failed", r->op, strerror(-rc));
 	switch (r->op) {
 	case BLK_READ:
+		for (uint64_t i = 0; !rc && i < r->len; i++) {
+			uint8_t *v = &m->vague[op->disk][r->off + i];
+
+			if (*v)
+				m->svm[op->disk][r->off + i] = op->buf[i];
+			*v = 0;
+			/* Nobody writes there meanwhile; but another read may have settled what was vague. */
+			op->want[i] = m->svm[op->disk][r->off + i];
+		}
 		if (!rc && !m->blurred && memcmp(op->buf, op->want, r->len)) {
 			uint64_t i = 0;
 
@@ -286,6 +299,8 @@ static void op_done(struct blk_req *r, int rc)
 		}
 		op->wr->acked = m->clock;
 		memcpy(m->svm[op->disk] + r->off, op->wr->data, r->len);
+		if (op->alone)
+			memset(m->vague[op->disk] + r->off, 0, r->len);
 		if (m->promoted && r->flags & BLK_FUA && op->at)
 			durable_write(m, op->wr);
 		break;
@@ -299,6 +314,7 @@ static void op_done(struct blk_req *r, int rc)
 	}
 	free(op->buf);
 	free(op->want);
+	free(op->vague);
 	free(op);
 }
 
@@ -313,6 +329,27 @@ static bool busy_range(struct sim *m, unsigned int disk, uint64_t off, uint64_t 
 	return false;
 }
 
+/* A write over plain writes that are under way. Return: false: something else is */
+static bool both(struct sim *m, unsigned int disk, uint64_t off, uint64_t len)
+{
+	struct op *o;
+
+	for (o = m->ops; o; o = o->next)
+		if (o->disk == disk && off < o->r.off + o->r.len && o->r.off < off + len &&
+		    (o->r.op != BLK_WRITE || o->r.flags & BLK_FUA))
+			return false;
+	for (o = m->ops; o; o = o->next) {
+		uint64_t from = o->r.off > off ? o->r.off : off;
+		uint64_t to = o->r.off + o->r.len < off + len ? o->r.off + o->r.len : off + len;
+
+		if (o->disk != disk || from >= to)
+			continue;
+		memset(m->vague[disk] + from, 1, to - from);
+		o->alone = false;
+	}
+	return true;
+}
+
 static void vm_op(struct sim *m)
 {
 	static const enum blk_op what[] = { BLK_READ, BLK_READ, BLK_READ, BLK_WRITE, BLK_WRITE, BLK_WRITE, BLK_WRITE, BLK_ZERO,
@@ -320,6 +357,7 @@ static void vm_op(struct sim *m)
 	enum blk_op op = what[rnd(11)];
 	unsigned int disk = rnd(m->n);
 	uint64_t off = 0, len = 0;
+	bool alone = true;
 	struct op *o;
 
 	if (op != BLK_FLUSH)
@@ -330,10 +368,16 @@ static void vm_op(struct sim *m)
 	}
 	if (m->wanted && !m->promoted && op != BLK_READ)
 		return;
-	if (m->n_ops >= MAX_IOS || busy_range(m, disk, off, len, op == BLK_READ || op == BLK_STATUS))
+	if (m->n_ops >= MAX_IOS)
 		return;
+	if (busy_range(m, disk, off, len, op == BLK_READ || op == BLK_STATUS)) {
+		if (op != BLK_WRITE || !m->promoted || !both(m, disk, off, len))
+			return;
+		alone = false;
+	}
 	o = calloc(1, sizeof(*o));
 	o->disk = disk;
+	o->alone = alone;
 	o->r = (struct blk_req){ .op = op, .off = off, .len = len, .done = op_done, .arg = o };
 	o->at = m->promoted ? ++m->clock : 0;
 	if (op == BLK_READ || op == BLK_WRITE)
@@ -344,6 +388,8 @@ static void vm_op(struct sim *m)
 	} else if (op == BLK_FLUSH) {
 		o->want = malloc(m->size);
 		memcpy(o->want, m->svm[disk], m->size);
+		o->vague = malloc(m->size);
+		memcpy(o->vague, m->vague[disk], m->size);
 	} else if (op == BLK_STATUS) {
 		o->r.ext = o->ext;
 		o->r.n_ext = 4;
@@ -369,7 +415,7 @@ static void vm_op(struct sim *m)
 			free(o);
 			return;
 		}
-		if (chance(10))
+		if (chance(10) && alone)
 			o->r.flags |= BLK_FUA;
 		o->wr = w;
 		w->next = m->wrs;
@@ -619,6 +665,7 @@ static void forget(struct sim *m)
 		m->ops = o->next;
 		free(o->buf);
 		free(o->want);
+		free(o->vague);
 		free(o);
 	}
 	m->n_ops = 0;
@@ -689,8 +736,9 @@ static void drain(struct sim *m)
 			violation("after the merge %u extents and %llu bytes of the file are in use", st.extents,
 				  (unsigned long long)st.file_bytes);
 		for (unsigned int d = 0; d < m->n && !m->blurred; d++)
-			if (memcmp(m->w.base[d].m.now, m->svm[d], m->size))
-				violation("after the merge disk %u is not what the VM has written", d);
+			for (uint64_t i = 0; i < m->size; i++)
+				if (m->w.base[d].m.now[i] != m->svm[d][i] && !m->vague[d][i])
+					violation("after the merge disk %u is not what the VM has written", d);
 	} else if (m->states) {
 		if (m->committed != m->state[m->states - 1].epoch)
 			violation("at rest COMMITTED is %llu, not %llu", (unsigned long long)m->committed,
@@ -710,7 +758,8 @@ static void life(struct sim *m)
 	bool crash = chance(65);
 
 	m->synced = m->has_sealed = m->reserving = m->reserved = m->running = m->stopping = m->wanted = false;
-	m->promoted = m->own_durable = m->failed = m->merged = m->stuck = m->trouble = m->again = m->quiet = m->blurred = m->lossy = false;
+	m->promoted = m->own_durable = m->failed = m->merged = m->stuck = m->trouble = false;
+	m->again = m->quiet = m->blurred = m->lossy = false;
 	m->w.failed_once = false;
 	m->w.fail_base = chance(15) ? 1 + rnd(20) : 0;
 	m->w.fail_journal = chance(15) ? 1 + rnd(20) : 0;
@@ -718,6 +767,7 @@ static void life(struct sim *m)
 	m->committed = 0;
 	for (unsigned int i = 0; i < m->n; i++) {
 		memcpy(m->peer[i], m->w.base[i].m.now, m->size);
+		memset(m->vague[i], 0, m->size);
 		disks[i].base = &m->w.base[i].b;
 	}
 	m->s = standby_new(NULL, disks, (const uint8_t (*)[16])m->ids, m->n, &m->w.file, &m->limits, &ops, &e);
@@ -774,8 +824,8 @@ static void schedule(uint64_t seed)
 	m->n = 1 + rnd(WORLD_DISKS);
 	m->size = 512 * (8 + rnd(40));
 	m->fast_zero = chance(70);
-	m->limits = (struct standby_limits){ .memory = 512 * (8 + rnd(40)), .soft = 16384 + rnd(32768), .extents = 2000 + rnd(4000),
-					     .chunk = chance(50) ? 512 : 1024 };
+	m->limits = (struct standby_limits){ .memory = 512 * (8 + rnd(40)), .soft = 16384 + rnd(32768),
+					     .extents = 2000 + rnd(4000), .chunk = chance(50) ? 512 : 1024 };
 	m->limits.hard = 4 * m->limits.soft + (64 << 10);
 	world_init(&m->w, m->n, m->size, JOURNAL_AREA + m->limits.chunk * (8 * (m->limits.hard / m->limits.chunk) + 1024),
 		   m->fast_zero);
@@ -785,6 +835,7 @@ static void schedule(uint64_t seed)
 		m->sealed[i] = malloc(m->size);
 		m->svm[i] = malloc(m->size);
 		m->floor[i] = malloc(m->size);
+		m->vague[i] = malloc(m->size);
 		uint8_t *p = malloc(m->size);
 
 		fill(p, m->size);
@@ -812,6 +863,7 @@ static void schedule_end(void)
 		free(m->sealed[i]);
 		free(m->svm[i]);
 		free(m->floor[i]);
+		free(m->vague[i]);
 	}
 }
 
