@@ -14,7 +14,6 @@
 	X(LAYER_ORDER)		/* a header names its layers in the wrong order */ \
 	X(STRAIGHT_EARLY)	/* after a promotion writes go to the base before own writes are in the journal */ \
 	X(STRAIGHT_OVER)	/* ... also where a layer has something */ \
-	X(STRAIGHT_RACE)	/* ... and are not waited for by what writes back */ \
 	X(FLUSH_EARLY)		/* after a promotion a flush does not wait for the journal */ \
 	X(FLUSH_NO_BASE)	/* ... or not for the base */ \
 	X(ABORT_DROPS)		/* what was pending for an aborted epoch is not in the next one */ \

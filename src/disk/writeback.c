@@ -342,7 +342,7 @@ void writeback_step(struct standby *s)
 	settle_step(s);
 	if (w->phase == WB_IDLE && !s->failed && !s->hold)
 		batch(s);
-	if (w->phase == WB_WAIT && (!s->straight[s->phase ^ 1] || FAULT(STRAIGHT_RACE)))
+	if (w->phase == WB_WAIT && !s->straight[s->phase ^ 1])
 		w->phase = WB_WRITE;
 	if (w->phase == WB_WRITE) {
 		write_step(s);

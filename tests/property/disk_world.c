@@ -284,7 +284,7 @@ bool world_turn(struct world *w)
 	if (!w->tasks || w->dead)
 		return false;
 	/* Mostly the oldest, or nothing would ever end. */
-	i = chance(40) ? 0 : rnd(w->tasks);
+	i = chance(w->lazy ? 3 : 40) ? 0 : w->lazy && chance(60) ? w->tasks - 1 : rnd(w->tasks);
 	t = w->task[i];
 	memmove(&w->task[i], &w->task[i + 1], (--w->tasks - i) * sizeof(t));
 	switch (t.kind) {

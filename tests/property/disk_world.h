@@ -79,6 +79,7 @@ struct world {
 	unsigned int fail_base, fail_journal;	/* per mille */
 	uint64_t ops;
 	bool failed_once;
+	bool lazy;		/* the newest is answered first, some wait for long */
 };
 
 void world_init(struct world *w, unsigned int n, uint64_t size, uint64_t journal_size, bool fast_zero);

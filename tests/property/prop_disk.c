@@ -94,6 +94,10 @@ struct sim {
 		uint8_t data[4096];
 		int kind;	/* 0 write, 1 zero, 2 zero no hole, 3 trim */
 	} said;
+	struct {
+		unsigned int disk;
+		uint64_t off, len;
+	} look;			/* to be read next: two writes have met there */
 	struct op *ops;
 	unsigned int n_ops;
 	struct wr *wrs;
@@ -299,6 +303,11 @@ static void op_done(struct blk_req *r, int rc)
 		}
 		op->wr->acked = m->clock;
 		memcpy(m->svm[op->disk] + r->off, op->wr->data, r->len);
+		if (!op->alone) {
+			m->look.disk = op->disk;
+			m->look.off = r->off;
+			m->look.len = r->len;
+		}
 		if (op->alone)
 			memset(m->vague[op->disk] + r->off, 0, r->len);
 		if (m->promoted && r->flags & BLK_FUA && op->at)
@@ -362,7 +371,21 @@ static void vm_op(struct sim *m)
 
 	if (op != BLK_FLUSH)
 		range(m, &off, &len);
-	if (op == BLK_READ && chance(10)) {
+	/* Over what is being written, and more than that: maybe it goes another way than that. */
+	if (op == BLK_WRITE && m->promoted && !m->merged && m->ops && m->ops->r.op == BLK_WRITE && chance(40)) {
+		disk = m->ops->disk;
+		off = m->ops->r.off > 600 ? m->ops->r.off - rnd(600) : 0;
+		len = m->ops->r.len + rnd(1200);
+		if (len > m->size - off)
+			len = m->size - off;
+	}
+	if (m->look.len) {
+		op = BLK_READ;
+		disk = m->look.disk;
+		off = m->look.off;
+		len = m->look.len;
+		m->look.len = 0;
+	} else if (op == BLK_READ && chance(10)) {
 		off = 0;
 		len = m->size;
 	}
@@ -762,6 +785,8 @@ static void life(struct sim *m)
 	m->again = m->quiet = m->blurred = m->lossy = false;
 	m->w.failed_once = false;
 	m->w.fail_base = chance(15) ? 1 + rnd(20) : 0;
+	m->w.lazy = chance(30);
+	m->look.len = 0;
 	m->w.fail_journal = chance(15) ? 1 + rnd(20) : 0;
 	m->said.disk = UINT32_MAX;
 	m->committed = 0;
@@ -784,7 +809,9 @@ static void life(struct sim *m)
 			m->trouble = false;
 			standby_retry(m->s);
 		}
-		if (what < pace)
+		if (m->look.len)
+			vm_op(m);
+		else if (what < pace)
 			world_turn(&m->w);
 		else if (what < pace + 5)
 			checkpoint(m);
