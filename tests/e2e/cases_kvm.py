@@ -17,8 +17,8 @@ from load import Ask, Count, Incr, Load, Mixed, Random, ms
 CHECKPOINTS = 20
 CLOCK_OFF_MS = 100  # that the guest's clock may be off after all of them and a failover
 CLOCK_PORTS = (40000, 40009)
-QUESTIONS = (20, 300)   # to the clock at least, and at most when the machine is so busy that
-PRECISE_MS = 5          # no answer is as precise as this
+QUESTIONS = (20, 60)    # to the clock at least, and at most when the machine is so busy that
+PRECISE_MS = 15         # no answer is as precise as this
 RATE_MS = 4000      # time in which the rate of a clock is found out
 # The clock is different on the two copies. What asks for it is not compared, so that no answer waits for a checkpoint.
 CLOCK_RULE = ["--rule", "bypass,proto=tcp,client-port=%d-%d" % CLOCK_PORTS]

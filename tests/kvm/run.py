@@ -39,8 +39,10 @@ KERNELS = ("6.12", "6.1")
 MEMORY = "6G"
 APPEND = ("console=ttyS0 loglevel=7 tsc=reliable mitigations=off nowatchdog rcupdate.rcu_cpu_stall_suppress=1 "
           "random.trust_cpu=on")
-# Everything takes long in there. What is tested is not how soon a node notices something.
-OPTIONS = "--timeout 30000 --qemu-timeout 180000 --compare-timeout 20000 --log-level debug"
+# Everything takes long in there. What is tested is not how soon a node notices something; and the nodes are not to be
+# busy with what no case looks at.
+OPTIONS = ("--heartbeat 500 --timeout 30000 --qemu-timeout 180000 --compare-timeout 20000 --checkpoint-delay 600000 "
+           "--log-level debug")
 PATIENCE = 20
 PROJECT = ["src/lockstep", "agent/liblockstep-agent.so"]   # of the build directory, where the program looks for them
 GUEST = ["vmlinuz", "initramfs.cpio.gz"]
