@@ -55,6 +55,7 @@ void ft_alone_link_up(struct ft *ft, struct ft_ctx *c)
 {
 	ft->link = true;
 	ft->beat_sent = 0;
+	share_refuse(ft, c);
 	pri_sync(ft, c);
 }
 

@@ -84,17 +84,20 @@ void keep_tell(struct net *net)
 		a->msg.epoch = net->epoch;
 		a->msg.key = f->key;
 		a->msg.isn = f->isn_known ? f->isn : 0;
-		a->msg.seq32 = f->out_nxt;
+		a->msg.seq32 = f->out_known ? f->out_nxt : f->isn;
 		a->msg.ack32 = f->out_ack;
 		/* What a rule lets through is not lowered, so it says nothing of what the SVM has. */
 		a->msg.room = f->out_ack_known && track_action(net, f) != RULE_BYPASS;
 		a->msg.seq_off = f->out_edge;
 		a->msg.ts_off = (f->ws & RELEASED_WS) | (f->ws_known ? RELEASED_WS_KNOWN : 0) |
 				(f->no_ws ? RELEASED_NO_WS : 0) | (f->cls == FLOW_OPEN ? RELEASED_OPEN : 0);
-		/* The highest of the PVM's, held segments included: with its age it bounds what may still leave. */
-		a->msg.has_ts = f->said_ts;
-		a->msg.tsval = f->said_tsval;
-		a->msg.age_ms = (uint32_t)((net->now - f->said_at) / NS_PER_MS);
+		/*
+		 * The highest of the PVM's, held segments included: with its age it bounds what may still leave. Of a promoted
+		 * VM that has said nothing here since: what the primary before it has told.
+		 */
+		a->msg.has_ts = f->said_ts || f->rel_ts;
+		a->msg.tsval = f->said_ts ? f->said_tsval : f->rel_tsval;
+		a->msg.age_ms = (uint32_t)((net->now - (f->said_ts ? f->said_at : f->rel_at)) / NS_PER_MS);
 	}
 }
 

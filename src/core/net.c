@@ -368,7 +368,7 @@ static void set_role(struct net *net, enum net_role role, uint64_t epoch)
 		flow_list_del(&net->flows, f, LIST_BARRIER);
 		flow_list_add(&net->flows, f, LIST_ACTIVE);
 		/* What the client has seen of it while this VM had no copy. */
-		if (role == NET_PRIMARY && f->out_known && !f->key.datagram)
+		if (role == NET_PRIMARY && (f->out_known || f->rel_ts) && !f->key.datagram)
 			flow_list_add(&net->flows, f, LIST_REL);
 	}
 	if (role == NET_SECONDARY)
@@ -395,6 +395,10 @@ static void promote(struct net *net)
 			release_alone(net, h, net->fp.meta[h].nic, &p);
 		}
 		keep_resend(net, f);
+		if (f->rel_out && !f->out_known && !(f->isn_known && f->rel_nxt == f->isn)) {
+			f->out_nxt = f->rel_nxt;
+			f->out_known = true;
+		}
 	}
 	if (net->gate_open)
 		inlog_replay(net);

@@ -461,8 +461,9 @@ static void pvm_tcp(struct net *net, uint32_t frame, uint8_t nic, struct packet 
 		return;
 	}
 	if (!f->out_known) {
+		/* On a promoted node, that knows of it from its time as a secondary only: who goes on has been answered. */
 		f->out_known = true;
-		f->out_nxt = f->isn_known ? f->isn : p->seq;
+		f->out_nxt = f->isn_known ? f->isn + !(p->flags & TCP_SYN) : p->seq;
 	}
 	if (p->flags & TCP_SYN && !f->flow_ok && f->isn_known && seq_lt(f->isn, f->out_nxt)) {
 		/* The client says that it has this one, of which the secondary does not know yet: then it needs no other. */

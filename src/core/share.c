@@ -18,7 +18,7 @@
  *		at first anyway, so nothing can be missed
  *
  * A peer that comes meanwhile waits for the end of it (share_busy()). A piece that cannot be shared is tried again, a
- * while later; after SHARE_TRIES in a row it stays as it is, and the node without a peer. STEP_SHARE has no deadline:
+ * while later; after SHARE_TRIES in a row it stays as it is, and the node without a peer (share_refuse()). STEP_SHARE has no deadline:
  * while it is not known how it ended the VM must not run, and who carries it out answers in any case. -ETIMEDOUT is
  * just that: the agent may be in the middle of it, so the VM stays stopped and the piece is asked for again.
  */
@@ -43,6 +43,23 @@ void share_served(struct ft *ft, struct ft_ctx *c)
 bool share_busy(const struct ft *ft)
 {
 	return ft->share.phase != SHARE_OFF;
+}
+
+/* A peer can be given nothing: one that waits is sent away. */
+static void share_failed(struct ft *ft, struct ft_ctx *c)
+{
+	ft->share.phase = SHARE_FAILED;
+	ft->share.deadline = NS_NEVER;
+	share_refuse(ft, c);
+}
+
+void share_refuse(struct ft *ft, struct ft_ctx *c)
+{
+	if (ft->share.phase != SHARE_FAILED || !ft->link)
+		return;
+	ft_say(ft, c, CTL_ALONE, ft->epoch, FT_WHY_STEP_FAILED);
+	ft_act(ft, c, FA_DROP_LINK);
+	ft->link = false;
 }
 
 static void cont(struct ft *ft, struct ft_ctx *c)
@@ -85,8 +102,10 @@ static void follow_done(struct ft *ft, struct ft_ctx *c)
 	h->failures = c->ev->rc ? h->failures + 1 : 0;
 	if (h->failures && h->failures < SHARE_TRIES)
 		h->deadline = ft_after(c->now, SHARE_AGAIN);
+	else if (h->failures)
+		share_failed(ft, c);
 	else
-		h->phase = h->failures ? SHARE_FAILED : SHARE_OFF;
+		h->phase = SHARE_OFF;
 }
 
 static void cont_done(struct ft *ft, struct ft_ctx *c)
@@ -103,8 +122,7 @@ static void cont_done(struct ft *ft, struct ft_ctx *c)
 		return;
 	}
 	if (h->failures >= SHARE_TRIES) {
-		h->phase = SHARE_FAILED;
-		h->deadline = NS_NEVER;
+		share_failed(ft, c);
 		return;
 	}
 	h->phase = SHARE_WAIT;

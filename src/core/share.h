@@ -30,6 +30,9 @@ struct share {
 
 /* share_served() - this node has come to serve alone after a promotion */
 void share_served(struct ft *ft, struct ft_ctx *c);
+/* share_refuse() - send a peer away that can never be synchronised, because the memory could not be shared */
+void share_refuse(struct ft *ft, struct ft_ctx *c);
+
 /* share_busy() - no peer may be synchronised yet */
 bool share_busy(const struct ft *ft);
 /* share_done() - an answer; false: it belongs to somebody else */

@@ -77,6 +77,9 @@ static void svm_tcp(struct net *net, uint32_t frame, uint8_t nic, struct packet 
 		return;
 	rewrite_out(net, f, p);
 	release_learn(net, f, p);
+	/* In a SYN the option is only an offer, and in its answer the acceptance of one. */
+	if (!(p->flags & TCP_RST) && (p->flags & (TCP_SYN | TCP_ACK)) != TCP_SYN)
+		f->ts_on = p->has_ts;
 	refill_ack(net, f, p);
 	flow_side_update(&f->loc, p, flow_scale(f));
 	inlog_trim(net, f);

@@ -3,14 +3,14 @@
  * prop_core: core/ against a model, by random schedules. See sim.h for the parts.
  *
  *	prop_core [--seed S] [--count N] [--seconds T] [--jobs J] [--trace] [--keep-going] [--faults] [--fault NAME]
- *		[--with FAULT] [--again]
+ *		[--with FAULT]
  *
  * Without arguments it runs for 45 seconds, or LOCKSTEP_PROP_SECONDS, on two jobs, seeds from 1 on, and says so when
  * that was not enough for WANTED schedules; slowness of the machine is no failure. --count N runs N schedules however
  * long it takes. --faults plants each fault of core/ in turn and must find it: a seed counts only when it passes
  * without the fault and the assertion that it breaks is the one about this fault. Exit status: 0, 1 for violations
  * or faults not found, 2 for wrong usage. A violation is printed with its seed and how to see it again.
- * --with plants a fault by name in an ordinary run; --again lets a promoted node get a new secondary (sim_join.c).
+ * --with plants a fault by name in an ordinary run.
  */
 #include <errno.h>
 #include <getopt.h>
@@ -75,7 +75,7 @@ struct opts {
 	uint64_t seed, count;
 	double seconds;
 	int jobs;
-	bool trace, keep_going, again;
+	bool trace, keep_going;
 	uint32_t net, ft;
 	const char *about;
 };
@@ -99,7 +99,6 @@ static void work(struct shared *sh, const struct opts *o, int job, double until)
 	s->st = &w->st;
 	sim_store_init(s);
 	s->trace = o->trace;
-	s->again = o->again;
 	s->net_faults = o->net;
 	s->ft_faults = o->ft;
 	for (uint64_t i = (uint64_t)job; i < o->count && !sh->stop; i += (uint64_t)o->jobs) {
@@ -214,7 +213,8 @@ static int never_happened(const struct stats *st)
 		M(silent_drops), M(p1_checked), M(switch_checked), M(det_checked), M(p2_checked), M(replay_checked),
 		M(staged_checked), M(syn_checked), M(fail_kill), M(fail_power), M(fail_qemu_dies), M(fail_qemu_hangs),
 		M(fail_qemu_pauses), M(fail_freeze), M(fail_step), M(fail_command), M(aborts), M(aborts_first),
-		M(aborts_retried), M(aborts_parted), M(fo_in_abort), M(rejoins), M(second_failovers),
+		M(aborts_retried), M(aborts_parted), M(fo_in_abort), M(rejoins), M(rejoins_promoted),
+		M(third_lives), M(fourth_lives), M(second_failovers),
 		M(zero_windows), M(probes), M(scaled), M(wraps), M(tfo_sent), M(tfo_taken), M(tfo_refused), M(tfo_early),
 		M(urgent_sent), M(urgent_out), M(sim_closes), M(half_closes), M(guest_half_closes), M(resets_by_client),
 		M(resets_by_guest), M(reused), M(v6_conns), M(vlan_conns), M(qinq_conns), M(ext_headers), M(two_nics),
@@ -285,7 +285,7 @@ int main(int argc, char **argv)
 	static const struct option longs[] = {
 		{ "seed", 1, NULL, 's' }, { "count", 1, NULL, 'n' }, { "seconds", 1, NULL, 't' }, { "jobs", 1, NULL, 'j' },
 		{ "trace", 0, NULL, 'v' }, { "faults", 0, NULL, 'f' }, { "fault", 1, NULL, 'F' }, { "keep-going", 0, NULL, 'k' },
-		{ "with", 1, NULL, 'w' }, { "again", 0, NULL, 'a' }, { NULL, 0, NULL, 0 } };
+		{ "with", 1, NULL, 'w' }, { NULL, 0, NULL, 0 } };
 	struct opts o = { .seed = 1, .count = UINT64_MAX, .seconds = SECONDS, .jobs = 2 };
 	const char *env = getenv("LOCKSTEP_PROP_SECONDS");
 	const char *only = NULL;
@@ -308,7 +308,6 @@ int main(int argc, char **argv)
 		case 'f': plant = true; break;
 		case 'F': plant = true; only = optarg; break;
 		case 'k': o.keep_going = true; break;
-		case 'a': o.again = true; break;
 		case 'w':
 			for (int i = 0; i < N_FAULTS; i++)
 				if (!strcmp(optarg, faults[i].name)) {
@@ -318,7 +317,7 @@ int main(int argc, char **argv)
 			break;
 		default:
 			fprintf(stderr, "usage: prop_core [--seed S] [--count N] [--seconds T] [--jobs J] [--trace] [--keep-going] "
-				"[--faults] [--fault NAME] [--with FAULT] [--again]\n");
+				"[--faults] [--fault NAME] [--with FAULT]\n");
 			return 2;
 		}
 	}

@@ -383,7 +383,7 @@ struct ev {
 	X(replayed) X(purged) X(vanished) X(silent_drops) X(p1_checked) X(switch_checked) X(det_checked) \
 	X(p2_checked) X(replay_checked) X(staged_checked) X(syn_checked) \
 	X(fail_kill) X(fail_power) X(fail_qemu_dies) X(fail_qemu_hangs) X(fail_qemu_pauses) X(fail_freeze) X(fail_step) \
-	X(fail_command) X(rejoins) X(rejoins_promoted) X(second_failovers) \
+	X(fail_command) X(rejoins) X(rejoins_promoted) X(third_lives) X(fourth_lives) X(second_failovers) \
 	X(aborts) X(aborts_first) X(aborts_retried) X(aborts_parted) X(fo_in_abort) \
 	X(segments) X(zero_windows) X(probes) X(scaled) X(wraps) X(tfo_sent) X(tfo_taken) X(tfo_refused) X(tfo_early) \
 	X(urgent_sent) X(urgent_out) X(sim_closes) X(half_closes) X(guest_half_closes) X(resets_by_client) \
@@ -408,7 +408,7 @@ struct sim {
 	uint64_t rng[2];
 	uint64_t seed;
 	nstime now;
-	bool trace, failed, again;	/* @again: a promoted node may get a secondary, too */
+	bool trace, failed;
 	char why[512];
 	const char *promise;
 	jmp_buf out;
@@ -432,6 +432,7 @@ struct sim {
 	bool deterministic;		/* nothing in it diverges: no checkpoint may be needed */
 	bool rejoin, rejoined, loss_free;
 	nstime rejoin_at;
+	unsigned int lives;		/* how often a node was replaced */
 	int prim;			/* who serves by role, before a failover */
 	uint16_t link_inc;
 	nstime ck_delay;		/* x-checkpoint-delay */

@@ -1,16 +1,17 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * A second life of a pair: theory of operation
+ * Further lives of a pair: theory of operation
  *
- * Some schedules go on after their failure: when one node serves alone, an empty secondary takes the place of the one
- * that is gone, and the server gets FE_LINK_UP once more while its connections live on. The server may be the first
- * primary, which had lost its secondary, or a promoted node, whose translation table is not empty then: NM_TABLE
- * carries offsets, and a client must see its numbers go on (P6) through a second failover. The shell of this release
- * refuses the latter and core/ does not keep its promises in it yet, so it is drawn only with --again.
+ * Some schedules go on after their failure, up to LIVES times: when one node serves alone, an empty secondary takes the
+ * place of the one that is gone, and the server gets FE_LINK_UP once more while its connections live on. The server may
+ * be the first primary, which had lost its secondary, or a promoted node, whose translation table is not empty then:
+ * NM_TABLE carries offsets, and a client must see its numbers go on (P6) through each failover that comes.
  *
  * Events of the node that is gone are told by their incarnation and fall away. sim.prim is who serves by role.
  */
 #include "sim_node.h"
+
+#define LIVES 3	/* rejoins of a schedule at most */
 
 static void reset_channels(struct sim *s)
 {
@@ -57,8 +58,10 @@ static void draw_second(struct sim *s)
 
 bool join_due(struct sim *s)
 {
+	if (s->lives >= LIVES)
+		return false;
 	for (int i = 0; i < NODES; i++)
-		if (node_up(s, i) && !node_up(s, 1 - i) && (i == s->prim || s->again))
+		if (node_up(s, i) && !node_up(s, 1 - i))
 			return ft_state(s->node[i].ft) == FT_ALONE && s->node[i].q_running;
 	return false;
 }
@@ -69,13 +72,17 @@ void join_now(struct sim *s)
 	struct node *nd = &s->node[id], *srv = &s->node[1 - id], old;
 	struct ft_cfg fc = nd->fcfg;
 
+	s->rejoin_at = 0;
 	if (!join_due(s))
 		return;
 	TR(s, "==== an empty secondary takes the place of node %s", who(nd));
 	s->rejoined = true;
+	s->lives++;
 	s->prim = srv->id;
 	s->st->rejoins++;
-	s->st->rejoins_promoted += srv->id == NODE_S;
+	s->st->rejoins_promoted += srv->fcfg.role == FT_SECONDARY;
+	s->st->third_lives += s->lives == 2;
+	s->st->fourth_lives += s->lives == 3;
 	reset_channels(s);
 	pktq_clear(s, &nd->sock);
 	pktq_clear(s, &nd->limbo);

@@ -37,7 +37,7 @@ static void wipe(struct sim *s, uint64_t seed)
 {
 	struct sim_store *store = s->store;
 	struct stats *st = s->st;
-	bool trace = s->trace, again = s->again;
+	bool trace = s->trace;
 	uint32_t nf = s->net_faults, ff = s->ft_faults;
 
 	/* Device states in the nodes are not looked at before they were written. */
@@ -52,7 +52,6 @@ static void wipe(struct sim *s, uint64_t seed)
 	s->store = store;
 	s->st = st;
 	s->trace = trace;
-	s->again = again;
 	s->net_faults = nf;
 	s->ft_faults = ff;
 	s->seed = seed;
