@@ -62,9 +62,38 @@ void node_event(struct node *n, const struct ft_ev *ev)
 		for (unsigned int i = 0; i < acts.n && !n->ended; i++)
 			node_carry_out(n, &acts.a[i]);
 		node_tell_memory(n);
+		node_link_tell(n);
 	}
 	n->stepping = false;
 	arm_tick(n);
+}
+
+bool node_serves(const struct node *n)
+{
+	switch (ft_state(n->ft)) {
+	case FT_INIT:
+		return n->o->role == RUN_PRIMARY;
+	case FT_JOINING:
+	case FT_STANDBY:
+		return false;
+	default:
+		return true;
+	}
+}
+
+void node_begin(struct node *n)
+{
+	struct ft_ev ev = { .type = FE_START };
+
+	n->started = true;
+	node_event(n, &ev);
+}
+
+void node_give_up(struct node *n)
+{
+	n->exit_status = 1;
+	n->ended = true;
+	loop_stop(n->control);
 }
 
 static void on_tick(struct loop_timer *t)
@@ -157,7 +186,8 @@ int node_start_qemu(struct node *n, struct err *e)
 	struct proxy_ops ops = node_proxy_ops;
 	uint32_t mtu[NET_MAX_NICS] = { 0 };
 
-	rc = vm_start(n->vm, n->o->role == RUN_PRIMARY, fds, e);
+	/* A QEMU that is started anew is always a secondary's. */
+	rc = vm_start(n->vm, !n->restarting && n->o->role == RUN_PRIMARY, fds, e);
 	if (rc)
 		return rc;
 	if (n->px) {

@@ -43,25 +43,22 @@ static const enum ft_step vm_step[] = {
 static void on_vm_ready(void *arg, struct agentctl *agent)
 {
 	struct node *n = arg;
-	struct ft_ev ev = { .type = FE_START };
 	struct err e = { 0 };
 
 	if (!n->started && (node_qemu_known(n, &e) < 0 || node_link_start(n, &e) < 0)) {
 		log_error("%s", e.msg);
-		n->exit_status = 1;
-		n->ended = true;
-		loop_stop(n->control);
+		node_give_up(n);
 		return;
 	}
-	memwork_qemu(n->mem, agent, n->o->role == RUN_PRIMARY, !n->probe.wp_async);
+	memwork_qemu(n->mem, agent, !n->restarting && n->o->role == RUN_PRIMARY, !n->probe.wp_async);
 	if (n->restarting) {
 		n->restarting = false;
 		step_done(n, STEP_RESTART, n->restart_n, 0, 0);
 		return;
 	}
 	log_note("QEMU is up pid=%d version=%s", (int)vm_pid(n->vm), vm_version(n->vm));
-	n->started = true;
-	node_event(n, &ev);
+	if (!n->asking)
+		node_begin(n);
 }
 
 static void on_vm_done(void *arg, enum vm_job job, uint64_t num, int rc, const char *why)
@@ -98,9 +95,7 @@ static void on_vm_died(void *arg, const char *how)
 	log_error("QEMU %s", how);
 	memwork_qemu(n->mem, NULL, false, false);
 	if (!n->started) {
-		n->exit_status = 1;
-		n->ended = true;
-		loop_stop(n->control);
+		node_give_up(n);
 		return;
 	}
 	if (n->restarting) {

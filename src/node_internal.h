@@ -84,7 +84,9 @@ struct node {
 	uint64_t era;			/* counts peers; reports of a former one are ignored */
 	unsigned int n_closed, n_kernel;
 	bool down_told;
-	struct loop_timer closing, silence;
+	struct loop_timer closing, silence, ask;
+	bool asking;			/* before the VM is begun: does the peer serve it? */
+	int missed;			/* attempts to reach it meanwhile */
 	struct heartbeat *beat;
 	uint64_t beat_id;
 	struct loop_timer blackbox;
@@ -118,6 +120,15 @@ void node_event(struct node *n, const struct ft_ev *ev);
 /* node_start_qemu() - start (or restart) QEMU for the present role */
 int node_start_qemu(struct node *n, struct err *e);
 
+/* node_serves() - this node has the VM, or is about to take or to begin it; before that, what the command line says */
+bool node_serves(const struct node *n);
+
+/* node_begin() - QEMU is up and nothing speaks against it: the control machine begins */
+void node_begin(struct node *n);
+
+/* node_give_up() - before the control machine has begun, or for what it does not know of: end with failure */
+void node_give_up(struct node *n);
+
 /* node_qemu_known() - QEMU is up for the first time, its memory is laid out: what depends on that */
 int node_qemu_known(struct node *n, struct err *e);
 
@@ -144,6 +155,8 @@ void node_disk_writable(void *arg);
 
 /* node_link.c */
 int node_link_start(struct node *n, struct err *e);
+/* node_link_tell() - after each event: what this node says of itself to who wants to be paired */
+void node_link_tell(struct node *n);
 void node_link_mute(struct node *n);
 void node_link_drop(struct node *n);
 void node_link_end(struct node *n);

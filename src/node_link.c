@@ -10,6 +10,12 @@
  * taken everything that had come; when all have ended by the peer's kernel that is the proof of P5, if one of
  * them ends otherwise or the rest does not follow within CLOSING_NS it is not. Reports carry the number of the peer
  * (era), since they may arrive when the next one is there already.
+ *
+ * Who listens and who connects is the command line's; which of the two serves is told in the handshake, by what each is
+ * at that moment. A node that connects goes on doing so whenever it has no peer, also when it has been promoted meanwhile;
+ * so the other one, started again, finds its way back. Before a node begins the VM (--primary) it asks the peer, for
+ * ASK_NS at most, whether that has it already: a node that was primary once and is started by the same command after its
+ * secondary has taken over must not let a frame out.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -22,6 +28,7 @@
 
 #define CLOSING_NS (100 * NS_PER_MS)
 #define GOODBYE_NS (20 * NS_PER_MS)
+#define ASK_NS (1 * NS_PER_S)
 
 struct closed_report {
 	uint64_t era;
@@ -280,12 +287,63 @@ static void start_beat(struct node *n, const struct pair_link *l)
 		log_error("no heartbeat: %s; a peer that hangs will not be noticed", e.msg);
 }
 
+/* The peer has answered, or does not: the VM may begin, if that is what this node was started for. */
+static void asked(struct node *n)
+{
+	if (!n->asking)
+		return;
+	n->asking = false;
+	loop_timer_del(n->control, &n->ask);
+	node_begin(n);
+}
+
+static void on_ask(struct loop_timer *t)
+{
+	asked(t->arg);
+}
+
+static void on_missed(void *arg)
+{
+	struct node *n = arg;
+
+	if (n->asking && ++n->missed >= n->o->peer.n)
+		asked(n);
+}
+
+static void on_refused(void *arg, bool by_peer, uint32_t generation, const char *sentence)
+{
+	struct node *n = arg;
+
+	if (!node_serves(n))
+		return;
+	if (!generation || (!n->asking && n->linked_at)) {
+		/* Two that have been a pair and both serve: nobody here can tell which one has to go. */
+		if (generation)
+			log_error("the VM runs on the peer too: end one of the two, and start it again without --primary");
+		asked(n);
+		return;
+	}
+	/* This node has never had a peer in this life, and the other one has the VM of a later one. */
+	log_error("the VM is not begun here: %s", sentence);
+	if (n->asking || generation > n->generation) {
+		loop_timer_del(n->control, &n->ask);
+		vm_kill(n->vm);
+		node_give_up(n);
+	}
+}
+
 static void on_paired(void *arg, struct pair_link *l)
 {
 	struct node *n = arg;
 	struct ft_ev ev = { .type = FE_LINK_UP, .value = l->peer.generation };
 	struct attach a = { .era = ++n->era };
 	char text[ADDR_TEXT];
+	bool serves;
+
+	asked(n);
+	serves = node_serves(n);
+	if (!serves)
+		n->generation = l->peer.generation;
 
 	snprintf(n->peer_text, sizeof(n->peer_text), "%s", addr_text(&l->remote, text));
 	memcpy(a.vm_id, l->vm_id, sizeof(a.vm_id));
@@ -299,7 +357,7 @@ static void on_paired(void *arg, struct pair_link *l)
 	make_conn(&n->conns[WIRE_CONTROL], &a);
 	start_beat(n, l);
 	/*
-	 * Before the event, which may begin to send. Only the secondary's frame connection comes after it: its frames'
+	 * Before the event, which may begin to send. Only a secondary's frame connection comes after it: its frames'
 	 * machine must know its role before the first input arrives, as the primary's must not number input that has
 	 * nowhere to go.
 	 */
@@ -308,25 +366,36 @@ static void on_paired(void *arg, struct pair_link *l)
 	a.s = l->s[WIRE_DISK];
 	loop_post(n->disk_loop, on_attach, &n->conns[WIRE_DISK], &a, sizeof(a));
 	a.s = l->s[WIRE_FRAMES];
-	if (n->o->role == RUN_PRIMARY)
+	if (serves)
 		loop_post(n->frames, on_attach, &n->conns[WIRE_FRAMES], &a, sizeof(a));
 	node_event(n, &ev);
-	if (n->o->role != RUN_PRIMARY)
+	if (!serves)
 		loop_post(n->frames, on_attach, &n->conns[WIRE_FRAMES], &a, sizeof(a));
 }
 
 static int on_check(void *arg, const struct hello *peer, struct err *e)
 {
 	struct node *n = arg;
-	enum ft_state s = ft_state(n->ft);
+	bool serves = node_serves(n);
 
-	if (n->o->role == RUN_SECONDARY && s != FT_JOINING)
-		return err_set(e, -ENOTSUP, "this node has taken over and serves the VM; this release cannot protect it again "
-			       "before it was started anew");
-	if (peer->role == (n->o->role == RUN_PRIMARY ? FT_PRIMARY : FT_SECONDARY))
-		return err_set(e, -EINVAL, "both nodes are %s: start one with --primary --peer and one with --listen",
-			       n->o->role == RUN_PRIMARY ? "primary" : "secondary");
+	if (serves && peer->role == FT_PRIMARY)
+		return err_set(e, -EINVAL, "both nodes are primary: %s serves the VM already (generation %u); start the other one "
+			       "without --primary, and it becomes the secondary", n->asking ? "the peer" : "this node",
+			       n->asking ? peer->generation : n->generation);
+	if (!serves && peer->role == FT_SECONDARY)
+		return err_set(e, -EINVAL, "both nodes are secondary: start the one whose VM it is with --primary");
+	if (ft_state(n->ft) == FT_PROMOTING)
+		return err_set(e, -EBUSY, "this node is just taking over");
+	if (ft_memory(n->ft) == FT_MEM_STUCK)
+		return err_set(e, -ENOTSUP, "the memory of the VM that this node has taken over could not be shared again, so it cannot "
+			       "be protected before it was started anew");
 	return shape_compare(n->shape, peer->shape, peer->shape_len, e);
+}
+
+void node_link_tell(struct node *n)
+{
+	if (n->pair)
+		pair_set(n->pair, node_serves(n) ? FT_PRIMARY : FT_SECONDARY, n->generation);
 }
 
 void node_send_ctl(struct node *n, const struct ctl_msg *m)
@@ -381,12 +450,12 @@ void node_link_drop(struct node *n)
 
 int node_link_start(struct node *n, struct err *e)
 {
-	const struct run_addr *at = n->o->role == RUN_PRIMARY ? &n->o->peer : &n->o->listen;
+	const struct run_addr *at = n->o->peer.n ? &n->o->peer : &n->o->listen;
 	struct pair_cfg cfg = {
-		.loop = n->control, .listen = n->o->role == RUN_SECONDARY, .n_addrs = at->n,
-		.role = n->o->role == RUN_PRIMARY ? FT_PRIMARY : FT_SECONDARY, .generation = n->generation,
+		.loop = n->control, .listen = !n->o->peer.n, .n_addrs = at->n,
+		.role = node_serves(n) ? FT_PRIMARY : FT_SECONDARY, .generation = n->generation,
 		.shape = n->shape, .shape_len = strlen(n->shape), .check = on_check, .paired = on_paired,
-		.arg = n,
+		.refused = on_refused, .missed = on_missed, .arg = n,
 	};
 	struct loop *loops[WIRE_CHANNELS] = { n->control, n->frames, n->bulk, n->disk_loop };
 
@@ -399,8 +468,14 @@ int node_link_start(struct node *n, struct err *e)
 	n->silence = (struct loop_timer){ .fn = on_silence, .arg = n };
 	memcpy(cfg.addrs, at->addr, sizeof(cfg.addrs));
 	snprintf(cfg.name, sizeof(cfg.name), "%s", n->o->name);
+	n->ask = (struct loop_timer){ .fn = on_ask, .arg = n };
 	n->pair = pair_new(&cfg, e);
-	return n->pair ? 0 : e->code;
+	if (!n->pair)
+		return e->code;
+	n->asking = n->o->role == RUN_PRIMARY && !cfg.listen;
+	if (n->asking)
+		loop_timer_set(n->control, &n->ask, clock_ns() + ASK_NS);
+	return 0;
 }
 
 void node_link_end(struct node *n)

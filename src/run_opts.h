@@ -34,8 +34,8 @@ struct run_addr {
 struct run_opts {
 	char name[RUN_NAME_MAX + 1];
 	enum run_role role;		/* only for the start; later the state decides */
-	struct run_addr listen;		/* secondary: where the link is accepted */
-	struct run_addr peer;		/* primary: where the secondary listens */
+	struct run_addr listen;		/* where the link is accepted; else */
+	struct run_addr peer;		/* where the other node listens */
 	bool insecure;			/* --insecure was given */
 	nstime heartbeat;		/* time between two heartbeats */
 	nstime timeout;			/* silence of the peer that counts as its death; at least three heartbeats */

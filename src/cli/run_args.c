@@ -2,8 +2,8 @@
 /*
  * The command line of `lockstep run`, up to the "--"; what comes after it is QEMU's and belongs to engine/.
  *
- * For now the command line decides who begins as what: --listen alone is the secondary, --peer with --primary the
- * primary. Everything else is refused, so that it stays free for the day when the state decides.
+ * One node listens, the other one connects. Who has the VM is settled between them by what each of them is; only the very
+ * first start must say which node begins it: --peer with --primary. Without it a node becomes the other one's secondary.
  */
 #include "cli/run_args.h"
 
@@ -36,9 +36,9 @@ enum {
 
 const struct cli_opt run_opts_table[] = {
 	{ "name", OPT_NAME, "NAME", "name of the VM, the same on both nodes (needed)" },
-	{ "listen", OPT_LISTEN, "ADDRESS:PORT", "secondary: accept the link here" },
-	{ "peer", OPT_PEER, "ADDRESS:PORT", "primary: where the secondary listens" },
-	{ "primary", OPT_PRIMARY, NULL, "begin as the primary" },
+	{ "listen", OPT_LISTEN, "ADDRESS:PORT", "accept the link with the other node here" },
+	{ "peer", OPT_PEER, "ADDRESS:PORT", "where the other node listens" },
+	{ "primary", OPT_PRIMARY, NULL, "begin the VM here; without it this node is the other one's secondary" },
 	{ "insecure", OPT_INSECURE, NULL, "allow a link beyond this host, though it is not encrypted" },
 	{ "heartbeat", OPT_HEARTBEAT, "MS", "time between two heartbeats (default 50)" },
 	{ "timeout", OPT_TIMEOUT, "MS", "silence that counts as the peer's death (default 500)" },
@@ -247,17 +247,14 @@ static int run_check_role(struct run_opts *o, struct err *e)
 	const struct run_addr *a = o->listen.n ? &o->listen : &o->peer;
 
 	if (o->listen.n && o->peer.n)
-		return err_set(e, -EINVAL, "--listen and --peer exclude each other: the secondary listens, the primary "
-			       "has the secondary as its peer");
+		return err_set(e, -EINVAL, "--listen and --peer exclude each other: one node listens, and is the "
+			       "other one's peer");
 	if (!o->listen.n && !o->peer.n)
-		return err_set(e, -EINVAL, "where is the other node? The secondary needs --listen ADDRESS:PORT, the "
-			       "primary --peer ADDRESS:PORT --primary");
+		return err_set(e, -EINVAL, "where is the other node? One of them needs --listen ADDRESS:PORT, the "
+			       "other one --peer ADDRESS:PORT, with --primary where the VM is to begin");
 	if (o->listen.n && o->role == RUN_PRIMARY)
-		return err_set(e, -EINVAL, "--primary needs --peer, not --listen: for now the primary is the one that "
-			       "connects");
-	if (o->peer.n && o->role != RUN_PRIMARY)
-		return err_set(e, -EINVAL, "--peer needs --primary: for now the primary is the one that connects, and "
-			       "the secondary uses --listen");
+		return err_set(e, -EINVAL, "--primary needs --peer, not --listen: for now the VM begins on the node "
+			       "that connects, because it can ask the other one first");
 	if (!a->loopback && !o->insecure)
 		return err_set(e, -EINVAL, "%s %.80s: the link is not encrypted and not authenticated yet, so whoever "
 			       "reaches this address could read and change the VM; say --insecure if the network "

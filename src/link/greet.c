@@ -24,7 +24,7 @@ struct greet {
 	const struct greet_ops *ops;
 	void *arg;
 	nstime born;
-	bool connecting, lingering;
+	bool connecting, lingering, paused;
 	char peer[ADDR_TEXT];
 
 	uint8_t hdr[WIRE_HDR_LEN];
@@ -39,7 +39,7 @@ struct greet {
 static void greet_poll(struct greet *g)
 {
 	loop_fd_mod(g->loop, &g->watch,
-		    g->s->ops->wants(g->s, !g->connecting, g->connecting || g->out_done < g->out_len));
+		    g->s->ops->wants(g->s, !g->connecting && !g->paused, g->connecting || g->out_done < g->out_len));
 }
 
 /* Last thing its caller does with @g. */
@@ -88,16 +88,24 @@ bool greet_send(struct greet *g, const struct wire_head *h, const uint8_t *paylo
 	return g->out_done == g->out_len;
 }
 
-void greet_linger(struct greet *g, const uint8_t vm_id[LINK_ID_LEN], uint8_t channel, const char *sentence)
+void greet_linger(struct greet *g, const uint8_t vm_id[LINK_ID_LEN], uint8_t channel, uint32_t serves,
+		  const char *sentence)
 {
-	struct wire_head h = { .type = WIRE_REFUSE, .channel = channel };
+	struct wire_head h = { .type = WIRE_REFUSE, .channel = channel, .generation = serves };
 	uint8_t text[WIRE_MAX_SENTENCE];
 
 	memcpy(h.vm_id, vm_id, LINK_ID_LEN);
 	h.len = (uint32_t)codec_refuse_put(text, sizeof(text), sentence);
 	g->lingering = true;
+	g->paused = false;
 	greet_set_deadline(g, clock_ns() + GREET_LINGER);
 	greet_send(g, &h, text, h.len);
+}
+
+void greet_pause(struct greet *g)
+{
+	g->paused = true;
+	greet_poll(g);
 }
 
 /* A whole header: Return: 0, or -EPROTO */
@@ -210,7 +218,9 @@ static void greet_event(struct loop_fd *w, uint32_t events)
 		}
 	}
 	if (events & ~(uint32_t)EPOLLOUT) {
-		if (g->lingering)
+		if (g->paused)
+			greet_end(g, -ECONNRESET, "the peer closed the connection during the handshake");
+		else if (g->lingering)
 			greet_discard(g);
 		else
 			greet_read(g);

@@ -42,8 +42,15 @@ void greet_free(struct greet *g);
 /* greet_send() - one message; copied. Return: whether all of it is with the kernel (else flushed() follows) */
 bool greet_send(struct greet *g, const struct wire_head *h, const uint8_t *payload, size_t len);
 
-/* greet_linger() - refuse with @sentence, then wait a moment for the peer to close, so that it can read it */
-void greet_linger(struct greet *g, const uint8_t vm_id[LINK_ID_LEN], uint8_t channel, const char *sentence);
+/*
+ * greet_linger() - refuse with @sentence, then wait a moment for the peer to close, so that it can read it
+ * @serves: generation of the VM that is known to run, so that the peer must not begin one; 0: none is
+ */
+void greet_linger(struct greet *g, const uint8_t vm_id[LINK_ID_LEN], uint8_t channel, uint32_t serves,
+		  const char *sentence);
+
+/* greet_pause() - the handshake of this one is done: what the peer says from now on is not read here */
+void greet_pause(struct greet *g);
 
 /* greet_take() - the stream, no longer watched; frees the greet. Only when greet_clean() */
 struct stream *greet_take(struct greet *g);

@@ -117,6 +117,12 @@ static void log_stranger(struct pair *p, const char *what, const struct greet *g
 	snprintf(p->last_stranger, sizeof(p->last_stranger), "%s", why);
 }
 
+/* Who asks must know that the VM runs: here, or on the node that this one stands by for. */
+static uint32_t serves(const struct pair *p)
+{
+	return p->cfg.role == FT_PRIMARY || p->state == PAIR_PAIRED ? p->cfg.generation : 0;
+}
+
 void pair_refuse(struct pair *p, struct greet *g, uint8_t channel, const char *sentence)
 {
 	bool member = pair_in_set(p, g);
@@ -126,19 +132,19 @@ void pair_refuse(struct pair *p, struct greet *g, uint8_t channel, const char *s
 	for (int i = 0; i < WIRE_CHANNELS; i++)
 		if (p->set[i] == g)
 			p->set[i] = NULL;	/* lingers among the half-open */
-	greet_linger(g, p->vm_id, channel, sentence);
+	greet_linger(g, p->vm_id, channel, serves(p), sentence);
 	/* A set without one of its connections is none; who connects ends its attempt itself. */
 	if (member && p->cfg.listen)
 		pair_drop_set(p);
 }
 
-void pair_tell(struct pair *p, bool by_peer, const char *sentence)
+void pair_tell(struct pair *p, bool by_peer, uint32_t generation, const char *sentence)
 {
 	bool news = strcmp(p->last_told, sentence);
 
 	snprintf(p->last_told, sizeof(p->last_told), "%s", sentence);
 	if (news && p->cfg.refused)
-		p->cfg.refused(p->cfg.arg, by_peer, sentence);
+		p->cfg.refused(p->cfg.arg, by_peer, generation, sentence);
 }
 
 /* HELLO or WELCOME of a channel. Return: whether it is with the kernel */
@@ -262,7 +268,7 @@ static void pair_message(struct greet *g, const struct wire_head *h, const uint8
 			pair_drop_set(p);
 		else
 			pair_drop(p, g);
-		pair_tell(p, true, sentence);
+		pair_tell(p, true, h->generation, sentence);
 	} else {
 		pair_hello(p, g, h, payload);
 	}
@@ -289,7 +295,7 @@ static void pair_ended(struct greet *g, const struct err *e)
 			p->st.failed++;
 			log_stranger(p, "dropped", g, e->msg);
 			if (e->code == -EPROTO || e->code == -ETIMEDOUT) {
-				greet_linger(g, p->vm_id, WIRE_CONTROL, e->msg);
+				greet_linger(g, p->vm_id, WIRE_CONTROL, 0, e->msg);
 				return;
 			}
 		}

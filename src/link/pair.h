@@ -58,8 +58,11 @@ struct pair_cfg {
 	/*
 	 * A handshake was refused: by us (@by_peer false) or by the peer. Called once per change of the sentence. May be
 	 * NULL. Who connects tries again, at the longest interval; the owner may call pair_free() later, not from here.
+	 * @generation: of the VM that the peer says runs already, there or where its peer is; 0: it says nothing like that
 	 */
-	void (*refused)(void *arg, bool by_peer, const char *sentence);
+	void (*refused)(void *arg, bool by_peer, uint32_t generation, const char *sentence);
+	/* An attempt to connect has failed otherwise; it is tried again. May be NULL */
+	void (*missed)(void *arg);
 	void *arg;
 };
 
@@ -82,7 +85,7 @@ struct pair_stats {
 struct pair *pair_new(const struct pair_cfg *cfg, struct err *e);
 void pair_free(struct pair *p);
 
-/* pair_set() - what this node says of itself from now on */
+/* pair_set() - what this node says of itself from now on; FT_PRIMARY: it serves the VM */
 void pair_set(struct pair *p, enum ft_role role, uint32_t generation);
 
 /* pair_again() - the link that paired() handed out is gone; look for a peer again. Until then others are refused */

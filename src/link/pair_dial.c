@@ -31,6 +31,8 @@ void pair_attempt_failed(struct pair *p, const char *peer, const char *why, bool
 	memcpy(p->last_reason, reason, sizeof(reason));
 	pair_drop_set(p);
 	pair_try_later(p, refused);
+	if (!refused && p->cfg.missed)
+		p->cfg.missed(p->cfg.arg);
 }
 
 static struct greet *pair_dial(struct pair *p, const struct link_addr *a, struct err *e)
@@ -82,7 +84,7 @@ void pair_welcome(struct pair *p, struct greet *g, const struct wire_head *h, co
 		codec_refuse_get(payload, h->len, sentence);
 		p->st.refused++;
 		pair_attempt_failed(p, peer, sentence, true);
-		pair_tell(p, true, sentence);
+		pair_tell(p, true, h->generation, sentence);
 		return;
 	}
 	if (h->type != WIRE_WELCOME || h->channel != ch || !p->flushed[ch])
@@ -99,7 +101,7 @@ void pair_welcome(struct pair *p, struct greet *g, const struct wire_head *h, co
 	if (e.code) {
 		pair_refuse(p, g, (uint8_t)ch, e.msg);
 		pair_attempt_failed(p, peer, e.msg, true);
-		pair_tell(p, false, e.msg);
+		pair_tell(p, false, 0, e.msg);
 		return;
 	}
 	if (ch == WIRE_CONTROL) {
@@ -114,6 +116,8 @@ void pair_welcome(struct pair *p, struct greet *g, const struct wire_head *h, co
 			}
 		}
 	}
+	/* The peer may speak on as soon as it has said the last of its four welcomes: not to this one. */
+	greet_pause(g);
 	p->welcomed |= 1u << ch;
 	if (p->welcomed == (1u << WIRE_CHANNELS) - 1)
 		pair_complete(p);

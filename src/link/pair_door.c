@@ -21,7 +21,7 @@ void pair_hello(struct pair *p, struct greet *g, const struct wire_head *h, cons
 	}
 	if (codec_hello_get(h, payload, h->len, &m, &e) || pair_check_hello(p, h, &m, &e)) {
 		pair_refuse(p, g, h->channel, e.msg);
-		pair_tell(p, false, e.msg);
+		pair_tell(p, false, 0, e.msg);
 		return;
 	}
 	first = m.channel == WIRE_CONTROL;
@@ -41,7 +41,7 @@ void pair_hello(struct pair *p, struct greet *g, const struct wire_head *h, cons
 	if (first) {
 		if (p->cfg.check(p->cfg.arg, &m, &e) < 0 || pair_keep_hello(p, &m, &e) < 0) {
 			pair_refuse(p, g, h->channel, e.msg);
-			pair_tell(p, false, e.msg);
+			pair_tell(p, false, 0, e.msg);
 			return;
 		}
 		if (getrandom(p->link.session, LINK_ID_LEN, 0) != LINK_ID_LEN) {

@@ -47,8 +47,8 @@ void pair_remember(struct pair *p, struct greet *g);
 void pair_drop_set(struct pair *p);
 /* pair_refuse() - REFUSE with @sentence, log it; @g lingers */
 void pair_refuse(struct pair *p, struct greet *g, uint8_t channel, const char *sentence);
-/* pair_tell() - the owner hears of a refusal */
-void pair_tell(struct pair *p, bool by_peer, const char *sentence);
+/* pair_tell() - the owner hears of a refusal; @generation: as in pair_cfg.refused() */
+void pair_tell(struct pair *p, bool by_peer, uint32_t generation, const char *sentence);
 /* pair_say_hello() - HELLO or WELCOME of a channel. Return: whether it is with the kernel */
 bool pair_say_hello(struct pair *p, struct greet *g, uint8_t type, enum wire_channel ch);
 /* pair_check_hello() - what both sides demand of a hello before anybody else sees it */

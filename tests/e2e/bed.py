@@ -170,7 +170,7 @@ class Node:
         return self.bed.popen(self.name, argv, log or self.log, env, self.prefix)
 
     def lockstep_argv(self, role, machine, options=(), name=VM_NAME):
-        where = ["--listen"] if role == "secondary" else ["--primary", "--peer"]
+        where = {"secondary": ["--listen"], "primary": ["--primary", "--peer"], "joiner": ["--peer"]}[role]
         return ([LOCKSTEP, "run", "--name", name, "--run-dir", self.run_dir] + where +
                 ["%s:%d" % (NODE_IP["b"], LINK_PORT), "--insecure"] + MORE_OPTIONS + list(options) + ["--"] +
                 self.vm_argv(machine))
@@ -181,7 +181,10 @@ class Node:
         return machine.argv(self.console, self.dir)
 
     def start(self, role, machine=None, options=(), env=None, name=VM_NAME):
-        """Starts `lockstep run` here. The secondary is always the one that listens, on node b."""
+        """
+        Starts `lockstep run` here. Node b is always the one that listens ("secondary"); node a connects to it, and begins
+        the VM ("primary") or not ("joiner").
+        """
         if not os.path.exists(LOCKSTEP):
             raise BedError("%s is not built" % LOCKSTEP)
         self.bed.used.add(self.name)
@@ -364,11 +367,15 @@ class Bed(Wires):
         except OSError:
             return False
 
-    def wait_protected(self, seconds=60):
+    def wait_protected(self, seconds=60, server=None):
+        """Until the pair is protected; server: the node that serves, a if it is not said."""
+        server = server or self.a
+        other = self.b if server is self.a else self.a
+
         def good():
             self.a.must_live()
             self.b.must_live()
-            return self.a.state() == "protected" and self.b.state() == "standby"
+            return server.state() == "protected" and other.state() == "standby"
         until(good, seconds, lambda: "protection (a: %s, b: %s)" % (self.a.state(), self.b.state()))
         self.a.qemu_process()
         self.b.qemu_process()

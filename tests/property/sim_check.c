@@ -412,7 +412,7 @@ static void check_storm(struct sim *s, const struct node *nd, const struct net_s
 		enum ckpt_cause cause;
 		uint64_t most;
 	} cap[] = {
-		{ CAUSE_FIRST, 2 }, { CAUSE_MISMATCH, 10 + 3 * (s->divergences + s->storm) }, { CAUSE_TIMEOUT, 6 },
+		{ CAUSE_FIRST, 2 + s->lives }, { CAUSE_MISMATCH, 10 + 3 * (s->divergences + s->storm) }, { CAUSE_TIMEOUT, 6 },
 		{ CAUSE_OTHER, 10 + 3 * (s->divergences + s->storm) }, { CAUSE_HELD, 6 + ns->guest_out / 3 + s->storm + s->datagrams },
 		{ CAUSE_INLOG, 6 + ns->tap_in / 6 + ns->gate_expired / 4 }, { CAUSE_DELAY, 3 + s->now / s->ck_delay }, { CAUSE_COMMAND, 2 },
 		{ CAUSE_FLOWS, s->storm }, { CAUSE_PRIVATE, s->private_told }, { CAUSE_STAGED, 0 }, { CAUSE_RESET, 0 },

@@ -76,6 +76,12 @@ void join_now(struct sim *s)
 	if (!join_due(s))
 		return;
 	TR(s, "==== an empty secondary takes the place of node %s", who(nd));
+	/* One that was promoted may not have spoken yet: it is who is heard from now on. */
+	if (s->server >= 0 && s->server != srv->id) {
+		s->server = srv->id;
+		srv->checked = true;
+		check_takeover(s, &srv->g.core, "promotion");
+	}
 	s->rejoined = true;
 	s->lives++;
 	s->prim = srv->id;

@@ -39,7 +39,6 @@ static const struct {
 	{ "--name web" Q, "where is the other node" },
 	{ "--name web --primary" Q, "where is the other node" },
 	{ S "--primary" Q, "--primary needs --peer" },
-	{ "--name web --peer 127.0.0.1:9998" Q, "--peer needs --primary" },
 	{ S "--peer 127.0.0.1:9998" Q, "exclude each other" },
 	{ S "--listen 127.0.0.1:9999" Q, "--listen was given twice" },
 	{ P "--peer 127.0.0.1:9999" Q, "--peer was given twice" },

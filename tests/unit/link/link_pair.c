@@ -58,7 +58,7 @@ static void on_paired(void *arg, struct pair_link *link)
 		}
 }
 
-static void on_refused(void *arg, bool by_peer, const char *sentence)
+static void on_refused(void *arg, bool by_peer, uint32_t generation, const char *sentence)
 {
 	struct node *n = arg;
 
