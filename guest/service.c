@@ -13,7 +13,8 @@
  * into reads and writes depends on timing; which bytes they are does not.
  *
  * The memory that `dirty` writes belongs to the worker thread in dirty.c; `check` is a question to it, answered through
- * an eventfd that stands in the same epoll set. UDP is answered by a thread of its own, in udp.c.
+ * an eventfd that stands in the same epoll set; so are the commands about disks, to the threads in disk.c. UDP is
+ * answered by a thread of its own, in udp.c.
  *
  * `connect` makes a connection the other way round. Once it is open it is one like the others, whose job is to send back
  * in upper case what it is told.
@@ -39,6 +40,7 @@
 #include <unistd.h>
 
 #include "dirty.h"
+#include "disk.h"
 #include "outward.h"
 #include "pattern.h"
 #include "udp.h"
@@ -61,7 +63,7 @@ enum {
 /* Bytes of one `send` or `take`. */
 #define STREAM_MAX (UINT64_C(1) << 40)
 
-enum job { JOB_NONE, JOB_SEND, JOB_TAKE, JOB_CHECK, JOB_DOWN, JOB_CLOSE, JOB_SHELL, JOB_UPPER };
+enum job { JOB_NONE, JOB_SEND, JOB_TAKE, JOB_CHECK, JOB_DISK, JOB_DOWN, JOB_CLOSE, JOB_SHELL, JOB_UPPER };
 
 struct conn {
 	int fd;
@@ -74,7 +76,7 @@ struct conn {
 	uint64_t left;		/* bytes left of JOB_SEND or JOB_TAKE */
 	uint64_t pos, seed;	/* JOB_SEND: position in the pattern */
 	struct xxh64 hash;	/* JOB_TAKE */
-	uint64_t ticket;	/* JOB_CHECK */
+	uint64_t ticket;	/* JOB_CHECK, JOB_DISK */
 	int down_cmd;		/* JOB_DOWN: for reboot(2) */
 	int64_t deadline_ms;	/* JOB_DOWN */
 	uint32_t in_len, in_pos, out_len, out_pos;
@@ -87,7 +89,8 @@ struct conn {
 static struct conn *conns[CONN_MAX];
 static uint32_t conn_count;
 static uint64_t gcount;
-static int epfd, listen_fd, check_fd;
+static uint64_t disk_tickets;
+static int epfd, listen_fd, check_fd, disk_fd;
 
 static int64_t clock_ms(clockid_t id)
 {
@@ -231,6 +234,17 @@ static void cmd_check(struct conn *c, const char *s)
 {
 	c->ticket = dirty_check();
 	c->job = JOB_CHECK;
+}
+
+static void cmd_disk(struct conn *c, const char *s)
+{
+	char text[DISK_ANSWER_MAX];
+
+	c->ticket = ++disk_tickets;
+	if (disk_command(c->ticket, s, text))
+		answer(c, "%s\n", text);
+	else
+		c->job = JOB_DISK;
 }
 
 static void cmd_random(struct conn *c, const char *s)
@@ -459,6 +473,7 @@ static const struct command {
 	{ "clock", false, cmd_clock }, { "poweroff", false, cmd_poweroff },
 	{ "reboot", false, cmd_reboot }, { "quit", false, cmd_quit }, { "shell", false, cmd_shell },
 	{ "hash", true, cmd_hash }, { "put", true, cmd_put }, { "connect", true, cmd_connect }, { "udp-to", true, cmd_udp_to },
+	{ "disk", true, cmd_disk },
 };
 
 static void run_line(struct conn *c, char *line)
@@ -646,7 +661,7 @@ static bool conn_turn(struct conn *c, uint32_t slot, uint32_t ready)
 		shutdown(c->fd, SHUT_WR);
 		c->said_end = true;
 	}
-	if (c->eof && !c->out_len && c->job != JOB_CHECK && c->job != JOB_DOWN)
+	if (c->eof && !c->out_len && c->job != JOB_CHECK && c->job != JOB_DISK && c->job != JOB_DOWN)
 		return false;
 	if (!c->eof && c->job != JOB_DOWN && c->in_len - c->in_pos < IN_SIZE)
 		ev.events |= EPOLLIN;
@@ -703,6 +718,27 @@ static void checks_done(void)
 	}
 }
 
+/* An answer whose connection has ended is dropped. */
+static void disks_done(void)
+{
+	char text[DISK_ANSWER_MAX];
+	uint64_t ticket;
+	uint32_t slot;
+
+	while (disk_answer(&ticket, text)) {
+		for (slot = 0; slot < CONN_MAX; slot++) {
+			struct conn *c = conns[slot];
+
+			if (!c || c->job != JOB_DISK || c->ticket != ticket)
+				continue;
+			answer(c, "%s\n", text);
+			c->job = JOB_NONE;
+			run_turn(slot, 0);
+			break;
+		}
+	}
+}
+
 /* Return: whether somebody waits to go down, so that the loop must look again soon. */
 static bool going_down(void)
 {
@@ -753,6 +789,7 @@ int main(int argc, char **argv)
 {
 	struct epoll_event ev[64], lev = { .events = EPOLLIN, .data.u32 = 0 };
 	struct epoll_event cev = { .events = EPOLLIN, .data.u32 = CONN_MAX + 1 };
+	struct epoll_event dev = { .events = EPOLLIN, .data.u32 = CONN_MAX + 2 };
 	uint16_t port = SERVICE_PORT;
 	int i, n, udp, out;
 
@@ -761,16 +798,18 @@ int main(int argc, char **argv)
 	signal(SIGPIPE, SIG_IGN);
 	listen_fd = listen_on(port);
 	check_fd = dirty_start();
+	disk_fd = disk_start();
 	epfd = epoll_create1(EPOLL_CLOEXEC);
 	udp = udp_start(UDP_PORT);
 	out = outward_start();
-	if (listen_fd < 0 || check_fd < 0 || epfd < 0 || udp < 0 || out < 0) {
-		fprintf(stderr, "lockstep-guest: service: cannot start: listen %d, worker %d, epoll %d, UDP %d and %d\n",
-			listen_fd, check_fd, epfd, udp, out);
+	if (listen_fd < 0 || check_fd < 0 || disk_fd < 0 || epfd < 0 || udp < 0 || out < 0) {
+		fprintf(stderr, "lockstep-guest: service: cannot start: listen %d, workers %d and %d, epoll %d, UDP %d and %d\n",
+			listen_fd, check_fd, disk_fd, epfd, udp, out);
 		return 1;
 	}
 	epoll_ctl(epfd, EPOLL_CTL_ADD, listen_fd, &lev);
 	epoll_ctl(epfd, EPOLL_CTL_ADD, check_fd, &cev);
+	epoll_ctl(epfd, EPOLL_CTL_ADD, disk_fd, &dev);
 	for (;;) {
 		n = epoll_wait(epfd, ev, sizeof(ev) / sizeof(ev[0]), going_down() ? POLL_MS : -1);
 		for (i = 0; i < n; i++) {
@@ -778,6 +817,8 @@ int main(int argc, char **argv)
 				conn_accept();
 			else if (ev[i].data.u32 == CONN_MAX + 1)
 				checks_done();
+			else if (ev[i].data.u32 == CONN_MAX + 2)
+				disks_done();
 			else
 				run_turn(ev[i].data.u32 - 1, ev[i].events);
 		}
