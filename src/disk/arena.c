@@ -98,7 +98,7 @@ static void mem_free(struct arena *a, struct arena_chunk *c)
 /* Nobody owns it: it goes when nothing is under way in it. */
 static void maybe_free(struct arena *a, struct arena_chunk *c)
 {
-	if (c->owner || (c->pins && !FAULT(NO_PIN)) || c->writing)
+	if (c->owner || (c->pins && !(FAULT(NO_PIN) && !c->mem)) || c->writing)
 		return;
 	if (c->slot != JOURNAL_NO_SLOT)
 		journal_slot_put(a->j, c->slot);
@@ -237,7 +237,8 @@ void arena_unpin(struct arena *a, uint64_t loc)
 {
 	struct arena_chunk *c = chunk_of(a, loc);
 
-	if (!c->pins)
+	/* With the fault it may have been given back, and have another life already. */
+	if (FAULT(NO_PIN) && (!c->pins || (!c->owner && !c->mem && c->slot == JOURNAL_NO_SLOT)))
 		return;
 	c->pins--;
 	maybe_free(a, c);
