@@ -89,9 +89,9 @@ void node_begin(struct node *n)
 	node_event(n, &ev);
 }
 
-void node_give_up(struct node *n)
+void node_give_up(struct node *n, enum ft_exit status)
 {
-	n->exit_status = 1;
+	n->exit_status = status;
 	n->ended = true;
 	loop_stop(n->control);
 }

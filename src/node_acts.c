@@ -47,7 +47,7 @@ static void on_vm_ready(void *arg, struct agentctl *agent)
 
 	if (!n->started && (node_qemu_known(n, &e) < 0 || node_link_start(n, &e) < 0)) {
 		log_error("%s", e.msg);
-		node_give_up(n);
+		node_give_up(n, FT_EXIT_FAILED);
 		return;
 	}
 	memwork_qemu(n->mem, agent, !n->restarting && n->o->role == RUN_PRIMARY, !n->probe.wp_async);
@@ -95,7 +95,7 @@ static void on_vm_died(void *arg, const char *how)
 	log_error("QEMU %s", how);
 	memwork_qemu(n->mem, NULL, false, false);
 	if (!n->started) {
-		node_give_up(n);
+		node_give_up(n, FT_EXIT_FAILED);
 		return;
 	}
 	if (n->restarting) {

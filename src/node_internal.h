@@ -126,8 +126,8 @@ bool node_serves(const struct node *n);
 /* node_begin() - QEMU is up and nothing speaks against it: the control machine begins */
 void node_begin(struct node *n);
 
-/* node_give_up() - before the control machine has begun, or for what it does not know of: end with failure */
-void node_give_up(struct node *n);
+/* node_give_up() - before the control machine has begun, or for what it does not know of: end */
+void node_give_up(struct node *n, enum ft_exit status);
 
 /* node_qemu_known() - QEMU is up for the first time, its memory is laid out: what depends on that */
 int node_qemu_known(struct node *n, struct err *e);

@@ -328,7 +328,7 @@ static void on_refused(void *arg, bool by_peer, uint32_t generation, const char 
 	if (n->asking || generation > n->generation) {
 		loop_timer_del(n->control, &n->ask);
 		vm_kill(n->vm);
-		node_give_up(n);
+		node_give_up(n, FT_EXIT_PEER);
 	}
 }
 

@@ -132,7 +132,7 @@ def again_refused(bed):
         load.wait_answers(5, 60)
         dies(bed, bed.a, load)
         bed.a.start("primary", machine)
-        same(bed.a.proc.wait(30, "node a, which must not begin the VM"), 1, "exit status of node a")
+        same(bed.a.proc.wait(30, "node a, which must not begin the VM"), 3, "exit status of node a")
         must("without --primary" in bed.a.said(), "node a does not say what to do: %s", bed.a.tail())
         same(bed.a.console_said(), "", "what the VM has said on node a, where it must not run")
         must("without --primary" in bed.b.said(), "node b does not tell: %s", bed.b.tail())

@@ -695,8 +695,11 @@ static void share_fails(void **state)
 			SAYS(done(&d, STEP_STOP, 2), "share:2");
 			SAYS(done_rc(&d, STEP_SHARE, 2, -EIO, 7), "cont:2");
 		}
-		SAYS(done(&d, STEP_CONT, 2), "");
+		/* The peer that waits is told that it waits in vain, */
+		SAYS(done(&d, STEP_CONT, 2), i < 4 ? "" : "ALONE:2 drop-link");
 	}
+	/* and so is the next one. */
+	SAYS(ev0(&d, FE_LINK_UP, 3), "ALONE:2 drop-link");
 	assert_int_equal(ft_memory(&d.ft), FT_MEM_STUCK);
 	assert_true(ft_deadline(&d.ft) == NS_NEVER);
 	STATE(&d, FT_ALONE, "idle");

@@ -24,8 +24,9 @@ static struct looper lp;
 struct node {
 	struct pair_cfg cfg;
 	struct pair *p;
-	int paired, refused_by_peer, refused_by_us, checks;
-	bool check_fails;
+	int paired, refused_by_peer, refused_by_us, missed, checks;
+	uint32_t serves;
+	bool check_fails, has_vm;	/* @has_vm: who listens serves */
 	bool hello_at_once;	/* say something on each connection as soon as paired */
 	struct pair_link link;
 	char peer_shape[200], peer_name[80], sentence[512];
@@ -66,7 +67,15 @@ static void on_refused(void *arg, bool by_peer, uint32_t generation, const char 
 		n->refused_by_peer++;
 	else
 		n->refused_by_us++;
+	n->serves = generation;
 	snprintf(n->sentence, sizeof(n->sentence), "%s", sentence);
+}
+
+static void on_missed(void *arg)
+{
+	struct node *n = arg;
+
+	n->missed++;
 }
 
 static long do_new(void *arg)
@@ -82,6 +91,7 @@ static long do_new(void *arg)
 	n->cfg.check = on_check;
 	n->cfg.paired = on_paired;
 	n->cfg.refused = on_refused;
+	n->cfg.missed = on_missed;
 	n->cfg.arg = n;
 	n->p = pair_new(&n->cfg, &n->e);
 	return n->p ? (long)pair_port(n->p) : -1;
@@ -135,6 +145,11 @@ static long is_refused(void *arg)
 	return n->refused_by_peer || n->refused_by_us;
 }
 
+static long is_missed(void *arg)
+{
+	return ((struct node *)arg)->missed;
+}
+
 static long no_half_open(void *arg)
 {
 	do_stats(arg);
@@ -158,7 +173,8 @@ static unsigned int listener(struct node *n, const char *shape)
 	n->cfg.listen = true;
 	n->cfg.addrs[0] = at(0);
 	n->cfg.n_addrs = 1;
-	n->cfg.role = FT_SECONDARY;
+	n->cfg.role = n->has_vm ? FT_PRIMARY : FT_SECONDARY;
+	n->cfg.generation = 7;
 	n->cfg.shape = shape;
 	n->cfg.shape_len = strlen(shape);
 	port = on_loop(&lp, do_new, n);
@@ -343,7 +359,7 @@ static void large_shape(void **state)
 static void refused(void **state)
 {
 	for (int kind = 0; kind < 3; kind++) {
-		struct node a = { .check_fails = kind == 0 }, b = { .check_fails = kind == 1 };
+		struct node a = { .check_fails = kind == 0 }, b = { .check_fails = kind == 1, .has_vm = kind == 1 };
 		const char *says = kind == 2 ? "protects the VM \"wec\"" : "memory differs";
 		unsigned int port = listener(&b, "mem=1\n");
 
@@ -355,6 +371,8 @@ static void refused(void **state)
 		assert_true(kind == 0 ? a.refused_by_us && b.refused_by_peer : a.refused_by_peer && b.refused_by_us);
 		if (!strstr(a.sentence, says) || !strstr(b.sentence, says))
 			fail_msg("they say \"%s\" and \"%s\"", a.sentence, b.sentence);
+		/* With a refusal it is told whether the VM runs there. */
+		assert_int_equal(a.serves, kind == 1 ? 7 : 0);
 		assert_int_equal(a.paired + b.paired, 0);
 		/* It goes on trying, and when the reason is gone it works. */
 		if (kind < 2) {
@@ -367,6 +385,23 @@ static void refused(void **state)
 	}
 }
 
+/* Where nobody listens: told at each attempt, and tried again. */
+static void nobody(void **state)
+{
+	struct node a = { 0 }, b = { 0 };
+	unsigned int port = listener(&b, "");
+
+	on_loop(&lp, do_free, &b);
+	connector(&a, port, "");
+	wait_loop(&lp, is_missed, &a, "told that nobody is there");
+	assert_int_equal(a.refused_by_peer + a.refused_by_us, 0);
+	b.cfg.addrs[0] = at(port);
+	assert_true(on_loop(&lp, do_new, &b) > 0);
+	wait_loop(&lp, is_paired, &a, "paired after all");
+	on_loop(&lp, do_free, &a);
+	on_loop(&lp, do_free, &b);
+}
+
 static void second_peer(void **state)
 {
 	struct node a = { 0 }, b = { 0 }, c = { 0 };
@@ -377,6 +412,8 @@ static void second_peer(void **state)
 	connector(&c, port, "");
 	wait_loop(&lp, is_refused, &c, "refused");
 	assert_non_null(strstr(c.sentence, "already paired"));
+	/* Who is paired has the VM or stands by for who has it. */
+	assert_int_equal(c.serves, 7);
 	assert_int_equal(c.paired, 0);
 	assert_int_equal(b.paired, 1);
 	/* When the first is gone the second gets its turn. */
@@ -672,7 +709,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(pairs), cmocka_unit_test(ipv6), cmocka_unit_test(large_shape), cmocka_unit_test(refused),
-		cmocka_unit_test(second_peer), cmocka_unit_test(strangers), cmocka_unit_test(crowd),
+		cmocka_unit_test(nobody), cmocka_unit_test(second_peer), cmocka_unit_test(strangers), cmocka_unit_test(crowd),
 		cmocka_unit_test(bad_listeners), cmocka_unit_test(garbage),
 	};
 
