@@ -76,10 +76,18 @@ static int peer_sync(void *arg, const struct rsy_msg *m)
 
 /* Resync */
 
+/* It is reported now and then; what it came to in the end is reported here. */
+static void last_progress(struct disk *d)
+{
+	if (d->resync)
+		resync_progress(d->resync, &d->progress);
+}
+
 static void resync_over(void *arg, int rc, const char *sentence)
 {
 	struct disk *d = arg;
 
+	last_progress(d);
 	d->resync_over = !rc;
 	if (d->job_on[DISK_RESYNC])
 		disk_job_done(d, DISK_RESYNC, rc, sentence);
@@ -139,6 +147,7 @@ int disk_resync_begin(struct disk *d, struct err *e)
 
 void disk_resync_end(struct disk *d)
 {
+	last_progress(d);
 	resync_free(d->resync);
 	d->resync = NULL;
 }
