@@ -29,7 +29,8 @@ MIRROR = os.environ.get("LOCKSTEP_MIRROR", "http://deb.debian.org/debian")
 LISTS_AGE = 24 * 3600   # seconds after which the mirror is asked for newer versions
 
 # Lockstep's libraries, what the bed calls, and the engine.
-PACKAGES = ["qemu-system-x86", "python3", "iproute2", "util-linux", "coreutils", "libjson-c5", "libmnl0", "libxxhash0"]
+PACKAGES = ["qemu-system-x86", "python3", "iproute2", "util-linux", "coreutils", "libgnutls30", "libjson-c5",
+            "liblz4-1", "libmnl0", "libnbd0", "liburing2", "libxxhash0"]
 # What the outer kernel must have; a driver that is built in, or that this kernel does not know, is passed over.
 MODULES = ["kvm-amd", "tun", "veth", "bridge", "9pnet_virtio", "9p", "virtio_pci"]
 # What nobody looks at in there, by far the most of it; each is loaded into memory at each boot.
