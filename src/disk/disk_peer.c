@@ -166,6 +166,9 @@ static void reserved(void *arg, int rc)
 {
 	struct disk *d = arg;
 
+	/* Given up by the peer, or this node was promoted: nobody waits for it. */
+	if (rc == -ECANCELED)
+		return;
 	d->ops.barrier(d->ops.arg, d->marker_n, rc, rc ? strerror(-rc) : "");
 }
 
