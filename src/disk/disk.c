@@ -142,14 +142,12 @@ static int make_standby(struct disk *d, const uint8_t (*ids)[16], struct err *e)
 					 .hard = DISK_HARD, .extents = DISK_EXTENTS };
 	struct standby_ops ops = { .want = standby_want, .committed = standby_committed, .failed = standby_failed,
 				   .merged = standby_merged, .room = standby_room, .trouble = standby_trouble, .arg = d };
-	struct journal_file j = disk_journal_file;
 	struct standby_disk disks[DISK_MAX];
 
-	j.arg = d;
 	disk_base_init(d);
 	for (unsigned int i = 0; i < d->n; i++)
 		disks[i] = (struct standby_disk){ .base = &d->base[i].blk, .reserve = base_reserve, .arg = d->store[i] };
-	d->standby = standby_new(d->loop, disks, ids, d->n, &j, &limits, &ops, e);
+	d->standby = standby_new(d->loop, disks, ids, d->n, &d->journal, &limits, &ops, e);
 	if (!d->standby)
 		return e->code;
 	standby_sync_mode(d->standby, true);
@@ -185,10 +183,8 @@ static int first_of_pair(struct disk *d, struct err *e)
 
 static int recover(struct disk *d, uint8_t (*ids)[16], struct err *e)
 {
-	struct journal_file j = disk_journal_file;
 	uint64_t epoch;
 
-	j.arg = d;
 	/* The journal bears its image's name, and so do the disks in it. */
 	for (unsigned int i = 0; i < d->n; i++) {
 		const char *base = strrchr(d->path[i], '/');
@@ -198,7 +194,7 @@ static int recover(struct disk *d, uint8_t (*ids)[16], struct err *e)
 		XXH128_canonicalFromHash(&hash, XXH3_128bits_withSeed(base, strlen(base), d->bases[i]->size));
 		memcpy(ids[i], hash.digest, 16);
 	}
-	return standby_recover(d->loop, &j, d->bases, (const uint8_t (*)[16])ids, d->n, &epoch, e);
+	return standby_recover(d->loop, &d->journal, d->bases, (const uint8_t (*)[16])ids, d->n, &epoch, e);
 }
 
 static int open_nbd(struct disk *d, struct err *e)
@@ -253,7 +249,6 @@ struct disk *disk_new(const struct disk_cfg *cfg, const struct disk_ops *ops, st
 	d->ops = *ops;
 	d->loop = cfg->loop;
 	d->n = cfg->n;
-	d->journal_fd = -1;
 	d->fifo_tail = &d->fifo;
 	d->rate = cfg->resync_rate;
 	pthread_mutex_init(&d->lock, NULL);

@@ -7,6 +7,7 @@
 #include <stdatomic.h>
 
 #include "disk/disk.h"
+#include "disk/journal.h"
 #include "disk/meta.h"
 #include "disk/store.h"
 
@@ -53,7 +54,7 @@ struct disk {
 	struct nbd_server *nbd;
 	struct serve *serve;		/* this node serves */
 	struct standby *standby;	/* it stands by, or did and is the base of what serves */
-	int journal_fd;
+	struct journal_file journal;
 	char journal_path[4096];
 	_Atomic bool promoting;		/* disk_promote() was called */
 	bool serves, failed, up;	/* @up: a peer is there */
@@ -84,7 +85,6 @@ struct disk {
 /* disk_open.c */
 int disk_open_images(struct disk *d, struct err *e);
 void disk_close_images(struct disk *d);
-extern const struct journal_file disk_journal_file;	/* its arg is a struct disk */
 
 /* disk_front.c */
 void disk_front_init(struct disk *d);

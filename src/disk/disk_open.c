@@ -6,12 +6,10 @@
 #include "disk/disk_internal.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
 #include "base/log.h"
 
@@ -38,76 +36,13 @@ static int beside(struct disk *d, unsigned int i, const char *suffix, char *out,
 	return n < 0 || (size_t)n >= cap ? err_set(e, -ENAMETOOLONG, "%.200s: the name is too long", path) : 0;
 }
 
-static int file_pread(void *arg, void *buf, uint64_t len, uint64_t off)
-{
-	struct disk *d = arg;
-	uint8_t *p = buf;
-
-	while (len) {
-		ssize_t k = pread(d->journal_fd, p, len, (off_t)off);
-
-		if (k < 0 && errno == EINTR)
-			continue;
-		if (k < 0)
-			return -errno;
-		if (!k) {
-			memset(p, 0, len);
-			break;
-		}
-		p += k;
-		off += (uint64_t)k;
-		len -= (uint64_t)k;
-	}
-	return 0;
-}
-
-static int file_pwrite(void *arg, const void *buf, uint64_t len, uint64_t off)
-{
-	struct disk *d = arg;
-	const uint8_t *p = buf;
-
-	while (len) {
-		ssize_t k = pwrite(d->journal_fd, p, len, (off_t)off);
-
-		if (k < 0 && errno == EINTR)
-			continue;
-		if (k <= 0)
-			return k ? -errno : -EIO;
-		p += k;
-		off += (uint64_t)k;
-		len -= (uint64_t)k;
-	}
-	return 0;
-}
-
-static int file_sync(void *arg)
-{
-	struct disk *d = arg;
-
-	return fdatasync(d->journal_fd) ? -errno : 0;
-}
-
-static int file_punch(void *arg, uint64_t off, uint64_t len)
-{
-	struct disk *d = arg;
-
-	return fallocate(d->journal_fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)off, (off_t)len) ? -errno : 0;
-}
-
-const struct journal_file disk_journal_file = {
-	.pread = file_pread, .pwrite = file_pwrite, .sync = file_sync, .punch = file_punch,
-};
-
 static int open_journal(struct disk *d, struct err *e)
 {
 	int rc = beside(d, 0, ".lockstep-journal", d->journal_path, sizeof(d->journal_path), e);
 
 	if (rc)
 		return rc;
-	d->journal_fd = open(d->journal_path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
-	if (d->journal_fd < 0)
-		return err_set(e, -errno, "%.300s cannot be opened: %s", d->journal_path, strerror(errno));
-	return 0;
+	return journal_open(&d->journal, d->journal_path, e);
 }
 
 static int open_one(struct disk *d, unsigned int i, struct err *e)
@@ -150,6 +85,5 @@ void disk_close_images(struct disk *d)
 		if (d->store[i])
 			store_close(d->store[i]);
 	}
-	if (d->journal_fd >= 0)
-		close(d->journal_fd);
+	journal_close(&d->journal);
 }
