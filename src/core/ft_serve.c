@@ -61,7 +61,8 @@ void ft_alone_link_up(struct ft *ft, struct ft_ctx *c)
 
 void ft_alone_link_down(struct ft *ft, struct ft_ctx *c)
 {
-	ft->link = false;
+	/* A peer that waited for something, or that was told to go: only without it there can be another one. */
+	ft_alone_silent(ft, c);
 }
 
 void ft_alone_silent(struct ft *ft, struct ft_ctx *c)

@@ -108,7 +108,14 @@ def again_secondary(bed):
         rejoin(bed, bed.b, machine, load)
         compared(bed, bed.a)
         dies(bed, bed.a, load)
-        # The one that comes back dies in the middle of its filling.
+        # The one that comes back dies while it waits, or a little later.
+        rejoin(bed, bed.a, machine, load, protected=False)
+        until(lambda: bed.a.must_live() or (bed.b.status() or {"link": {}})["link"].get("connected"), 60, "a link", every=0.01)
+        say("killed where node b's memory is %s", bed.b.status()["memory"]["mapping"])
+        bed.kill(bed.a, "lockstep")
+        bed.a.proc.wait(15)
+        bed.wait_alone(bed.b, 20)
+        # It dies in the middle of its filling.
         rejoin(bed, bed.a, machine, load, protected=False)
         until(lambda: bed.a.must_live() or (bed.a.state() == "joining" and bed.b.state() == "sync"), 60,
               lambda: "synchronisation (a: %s, b: %s)" % (bed.a.state(), bed.b.state()), every=0.01)

@@ -40,6 +40,14 @@ static void draw_second(struct sim *s)
 	*f = (struct failure){ .kind = kinds[rnd(s, sizeof(kinds))], .at = NS_NEVER, .count = 1 };
 	f->node = chance(s, 8500) ? s->prim : 1 - s->prim;
 	f->before = chance(s, 5000);
+	if (ft_memory(s->node[s->prim].ft) != FT_MEM_SHARED && chance(s, 2000)) {
+		/* While it waits for its server's memory to be fit. */
+		f->node = 1 - s->prim;
+		f->kind = chance(s, 7000) ? FAIL_KILL : FAIL_POWER;
+		f->when = WHEN_TIME;
+		sim_at(s, s->now + us(s, 7000, 100000), EV_FAIL, 0, 0, 0, NULL);
+		return;
+	}
 	switch (rnd(s, 4)) {
 	case 0:
 		f->when = WHEN_NET_ACT;
@@ -61,7 +69,7 @@ bool join_due(struct sim *s)
 	if (s->lives >= LIVES)
 		return false;
 	for (int i = 0; i < NODES; i++)
-		if (node_up(s, i) && !node_up(s, 1 - i))
+		if (node_up(s, i) && !node_up(s, 1 - i) && !s->node[i].linked)
 			return ft_state(s->node[i].ft) == FT_ALONE && s->node[i].q_running;
 	return false;
 }
@@ -117,7 +125,7 @@ void join_now(struct sim *s)
 
 	/* What the server's engine does when a peer comes: all pages are to be sent, a new link is nobody's silence. */
 	srv->g.dirty = (1u << SIM_PAGES) - 1;
-	srv->linked = srv->ever_linked = srv->muted = srv->silent_told = false;
+	srv->ever_linked = srv->muted = srv->silent_told = false;
 	srv->role_given = false;
 	srv->eofs = 0;
 	memset(s->wait, 0, sizeof(s->wait));

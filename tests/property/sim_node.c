@@ -79,8 +79,8 @@ static void chan_event(struct sim *s, int from, int kind)
 			pkt_free(s, m->p);
 		return;
 	}
-	/* The shell lets nobody read the frame connection before net knows its role. */
-	if (kind == CH_FRAMES && !m->eof && !nd->role_given) {
+	/* The shell of a node that does not serve lets nobody read the frame connection before net knows its role. */
+	if (kind == CH_FRAMES && !m->eof && !nd->role_given && ft_state(nd->ft) == FT_JOINING) {
 		sim_at(s, s->now + NS_PER_MS, EV_CHAN, from, (uint16_t)kind, 0, NULL);
 		return;
 	}

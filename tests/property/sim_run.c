@@ -364,7 +364,8 @@ static bool pair_settled(struct sim *s)
 
 	if (pu && qu)
 		return p == FT_PROTECTED && q == FT_STANDBY;
-	return pu ? p == FT_ALONE : qu && q == FT_ALONE;
+	/* Who has not dropped the link of a peer that is gone could never get another one. */
+	return pu ? p == FT_ALONE && !s->node[s->prim].linked : qu && q == FT_ALONE && !s->node[1 - s->prim].linked;
 }
 
 /* Is there anybody left who could serve? Looked at only when the schedule does not end by itself. */

@@ -644,6 +644,9 @@ static void share(void **state)
 	promoted(&d);
 	SAYS(tick(&d), "stop:2");
 	stopped = d.now;
+	/* A peer that goes while it waits leaves room for another one. */
+	SAYS(ev0(&d, FE_LINK_UP, 3), "");
+	SAYS(ev0(&d, FE_LINK_DOWN, 1), "drop-link");
 	SAYS(ev0(&d, FE_LINK_UP, 3), "");
 	d.now += 2 * NS_PER_MS;
 	SAYS(done(&d, STEP_STOP, 2), "share:2");
