@@ -13,7 +13,7 @@ import time
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 DEFAULT = ("unit", "property", "pair", "guest", "e2e")
 MESON_SUITES = ("unit", "property", "pair")     # run by meson test
-E2E_SUITES = ("e2e", "soak", "crash", "liveness", "redis60", "memory", "machines", "traffic", "bench")
+E2E_SUITES = ("e2e", "soak", "crash", "liveness", "redis60", "memory", "machines", "traffic", "bench", "pg")
 OTHER_QEMU = {"qemu10": "scripts/qemu10"}       # the suite e2e once more, with another QEMU in place of the installed one
 KNOWN = MESON_SUITES + ("guest", "fuzz", "kvm") + E2E_SUITES + tuple(OTHER_QEMU)
 TIMEOUT = 20 * 60       # seconds for the guest's own test; the others have limits for each test
@@ -130,6 +130,8 @@ def main():
         title("kvm")
         run_counting([sys.executable, "tests/kvm/run.py"], env, tally)
     e2e = [s for s in E2E_SUITES if s in suites]
+    if "pg" in suites:
+        subprocess.run(["guest/build-pg"], stdin=subprocess.DEVNULL, check=True)
     if e2e or args.test:
         title("e2e: " + ", ".join(e2e + args.test))
         cmd = [sys.executable, "tests/e2e/run.py"] + args.test

@@ -3,10 +3,10 @@
 A real database through failovers: PostgreSQL on a replicated disk, pgbench and writers that note what was acknowledged.
 
 A round: the node that serves is killed at a random moment, and the other one goes on, on the same connections. The dead
-one's image, left as it is, must be one that a file system and a database recover from, with every acknowledged row exactly
-once; so must the database that goes on. Then the killed node is started again as the new secondary: its image is brought
-up to date while the load goes on, and after a checkpoint, both VMs stopped, the two files must be the same, with a clean
-file system on them, and a database of which pg_amcheck has nothing to say. The next round kills the other one.
+one's image, left as it is, must be one that a file system and a database recover from, with every acknowledged row
+exactly once; so must the database that goes on. Then the killed node is started again as the new secondary: its image is
+brought up to date while the load goes on, and after a checkpoint, both VMs stopped, the two files must be the same, with
+a clean file system on them, and a database of which pg_amcheck has nothing to say. The next round kills the other one.
 
 In the end both nodes are killed at once: what was acknowledged is on the disk of the one that served.
 
@@ -26,8 +26,8 @@ from load import Load, ms
 
 ROUNDS = int(os.environ.get("LOCKSTEP_ROUNDS", "20"))
 WRITERS = 3
-# This looks at disks and not at times, and stops QEMU to do it: nobody is to be taken for dead because he is slow. Under
-# TCG a copy that was just replaced is slow, so that what is held is let out sooner by a checkpoint.
+# This looks at disks and not at times, and stops QEMU to do it: nobody is to be taken for dead because he is slow.
+# Under TCG a copy that was just replaced is slow, so that what is held is let out sooner by a checkpoint.
 OPTIONS = ["--timeout", "3000", "--qemu-timeout", "300000", "--compare-timeout", "200", "--checkpoint-delay", "2000"]
 
 
@@ -75,8 +75,8 @@ def check_images(bed, server, writers):
 
 def fail_over(bed, server, load, bench, rng):
     """
-    The node that serves dies, and the other one has the same connections; what the dead one has left is what a power loss
-    leaves, with all that was acknowledged. Returns the new server.
+    The node that serves dies, and the other one has the same connections; what the dead one has left is what a power
+    loss leaves, with all that was acknowledged. Returns the new server.
     """
     survivor = other(bed, server)
     load.wait_answers(3, 60)
@@ -145,8 +145,8 @@ def failovers(bed, interface, rounds):
             n.proc.wait(20, "node " + n.name)
             until(n.qemu_process().ended, 20, "the end of QEMU on node " + n.name)
     pg.check_image(bed, pg.image_of(server), writers, acknowledged)
-    note("%d rounds, %d rows acknowledged; gap %s at most; resync of %.0f to %.0f MB, protected after %.0f to %.0f s", rounds,
-         sum(acknowledged.values()), ms(max(gaps, default=0)), min(sent, default=0), max(sent, default=0),
+    note("%d rounds, %d rows acknowledged; gap %s at most; resync of %.0f to %.0f MB, protected after %.0f to %.0f s",
+         rounds, sum(acknowledged.values()), ms(max(gaps, default=0)), min(sent, default=0), max(sent, default=0),
          min(took, default=0), max(took, default=0))
 
 

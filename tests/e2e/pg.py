@@ -2,9 +2,9 @@
 """
 PostgreSQL in the guest (guest/build-pg): the machine, clients that check it, and looks at its disk from outside.
 
-A Writer is one connection that inserts numbered rows, one transaction each, and notes which were acknowledged; check_rows()
-asks the database for all of them. PostgreSQL's protocol is spoken here, as far as that needs it: a message is a letter, a
-length that counts itself, and the rest.
+A Writer is one connection that inserts numbered rows, one transaction each, and notes which were acknowledged;
+check_rows() asks the database for all of them. PostgreSQL's protocol is spoken here, as far as that needs it: a message
+is a letter, a length that counts itself, and the rest.
 """
 
 import contextlib
@@ -234,16 +234,17 @@ def check_rows(ask, writers, acknowledged=None):
         count, distinct, least, most = (int(x) for x in rows[w][:4])
         must(count == distinct, "writer %d: %d rows are there twice", w, count - distinct)
         must(least == 1 and count == most, "writer %d: rows are missing: %d of %d to %d", w, count, least, most)
-        must(low <= most <= sent[w], "writer %d: rows up to %d, but %d were acknowledged and %d sent", w, most, low, sent[w])
+        must(low <= most <= sent[w], "writer %d: rows up to %d, but %d were acknowledged and %d sent", w, most, low,
+             sent[w])
         same(rows[w][4], "t", "writer %d: the rows' text is right" % w)
     return sum(int(r[0]) for r in rows.values())
 
 
 def check_pgbench(ask):
     """pgbench's own books agree: what each transaction has added is in all of its tables. Returns its transactions."""
-    got = ask("SELECT (SELECT coalesce(sum(delta), 0) FROM pgbench_history), (SELECT sum(abalance) FROM pgbench_accounts), "
-              "(SELECT sum(tbalance) FROM pgbench_tellers), (SELECT sum(bbalance) FROM pgbench_branches), "
-              "(SELECT count(*) FROM pgbench_history)")[0]
+    got = ask("SELECT (SELECT coalesce(sum(delta), 0) FROM pgbench_history), "
+              "(SELECT sum(abalance) FROM pgbench_accounts), (SELECT sum(tbalance) FROM pgbench_tellers), "
+              "(SELECT sum(bbalance) FROM pgbench_branches), (SELECT count(*) FROM pgbench_history)")[0]
     must(len(set(got[:4])) == 1, "pgbench's sums differ: history %s, accounts %s, tellers %s, branches %s", *got[:4])
     return int(got[4])
 
@@ -276,8 +277,8 @@ class Pgbench:
 
 def amcheck(bed, host=GUEST_IP):
     """Each table and index of the database is sound; host: an address, or the directory of a socket in tools()."""
-    r = subprocess.run(["ip", "netns", "exec", bed.ns("c"), "chroot", tools(bed), program("pg_amcheck"), "-h", host, "-U",
-                        USER, "-d", DATABASE, "--heapallindexed", "--parent-check"], stdin=subprocess.DEVNULL,
+    r = subprocess.run(["ip", "netns", "exec", bed.ns("c"), "chroot", tools(bed), program("pg_amcheck"), "-h", host,
+                        "-U", USER, "-d", DATABASE, "--heapallindexed", "--parent-check"], stdin=subprocess.DEVNULL,
                        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=600 * PATIENCE, check=False)
     must(r.returncode == 0 and not r.stdout.strip(), "pg_amcheck: exit status %d: %s", r.returncode, r.stdout[-500:])
 
@@ -344,7 +345,7 @@ def replay(path):
 
 @contextlib.contextmanager
 def _served(bed, image):
-    """The database on an image, served by its own server on this host: yields a Session. Its socket is in /tmp of tools()."""
+    """The database on an image, served by its own server on this host: yields a Session. The socket is in tools()."""
     root, log = tools(bed), os.path.join(bed.logs, "copy.log")
     shutil.rmtree(root + "/srv", ignore_errors=True)
     os.mkdir(root + "/srv")
@@ -353,8 +354,8 @@ def _served(bed, image):
         with contextlib.suppress(FileNotFoundError):
             os.unlink(root + name)
     with open(log, "wb") as out:
-        p = subprocess.Popen(["unshare", "--mount", "--pid", "--net", "--ipc", "--fork", "--kill-child", "sh", "-e", "-c",
-                              'mount --rbind /dev "$0/dev"; mount -t proc proc "$0/proc"; '
+        p = subprocess.Popen(["unshare", "--mount", "--pid", "--net", "--ipc", "--fork", "--kill-child", "sh", "-e",
+                              "-c", 'mount --rbind /dev "$0/dev"; mount -t proc proc "$0/proc"; '
                               'exec chroot --userspec=%d:%d "$0" %s -D /srv/main -c listen_addresses=' % (
                                   PG_UID, PG_UID, program("postgres")), root],
                              stdin=subprocess.DEVNULL, stdout=out, stderr=out)
