@@ -97,7 +97,7 @@ def again_and_again(bed):
         load.finish()
 
 
-@case("e2e", timeout=240)
+@case("again", timeout=240)
 def again_secondary(bed):
     """The secondary dies again and again, also while it is being filled; then the primary, while one is being filled."""
     machine = small()
@@ -130,7 +130,7 @@ def again_secondary(bed):
         load.finish()
 
 
-@case("e2e", timeout=150)
+@case("again", timeout=150)
 def again_refused(bed):
     """A node that is started with --primary though the other one serves the VM by now does not begin it."""
     machine = small()

@@ -103,7 +103,7 @@ def throttled(bed, seconds):
         load.finish()
 
 
-@case()
+@case("liveness")
 def throttled_secondary(bed):
     throttled(bed, 10)
 

@@ -112,7 +112,7 @@ def limited(bed, options, pages, region, reached):
         load.finish()
 
 
-@case()
+@case("memory")
 def private_limit(bed):
     limited(bed, ["--private-limit", "12"], 1500, 48, lambda a, b: a["checkpoints"]["by_cause"]["private"] >= 3 and
             b["memory"]["limit_private"] >= 3)

@@ -113,7 +113,7 @@ ETH1_PATHS = [("eth1",) + ETH1[:2], ("eth1",) + ETH1_6[:2]]
 VLAN_PATHS = [("eth0.7",) + VLAN_NET[:2], ("eth0.7",) + VLAN_NET6[:2]]
 
 
-@case("e2e", "traffic", timeout=240, bed={"v6": True, "nics": 2})
+@case("traffic", timeout=240, bed={"v6": True, "nics": 2})
 def two_nics(bed):
     """One consistent cut over both."""
     several_networks(bed, ETH0 + ETH1_PATHS, 1 << 20)

@@ -174,7 +174,7 @@ def guest_reboot(bed):
         load.finish()
 
 
-@case()
+@case("liveness")
 def set_checkpoint_delay(bed):
     """An idle VM makes checkpoints as often as it is told to."""
     bed.start_pair()

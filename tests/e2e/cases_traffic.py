@@ -68,7 +68,7 @@ def diverging_answers(bed):
     must(median < 0.5, "the median is %s", ms(median))
 
 
-@case()
+@case("traffic")
 def diverging_then_last(bed):
     """After every divergence both copies remember the same bytes."""
     bed.start_pair()
