@@ -111,6 +111,8 @@ static int on_control(void *arg, const struct wire_head *h, const uint8_t *paylo
 	} else if (ev.ctl.type == CTL_ABORT) {
 		crash_point(CRASH_s_abort);
 	}
+	if (ev.ctl.type == CTL_GONE)
+		log_note("the secondary cannot stand by any more reason=%s", ft_reason_name((enum ft_reason)ev.ctl.value));
 	if (ev.ctl.type == CTL_PROMOTE || ev.ctl.type == CTL_GONE || ev.ctl.type == CTL_CLAIM)
 		node_noticed(nc->node, clock_ns());
 	ev.n = ev.ctl.n;

@@ -19,6 +19,7 @@
 #include "disk/disk_internal.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
@@ -110,7 +111,12 @@ static void standby_committed(void *arg, uint64_t n)
 
 static void standby_failed(void *arg, int rc, const char *sentence)
 {
-	disk_fail(arg, rc, sentence);
+	struct disk *d = arg;
+	char text[512];
+
+	snprintf(text, sizeof(text), "%s (image %.120s%s, journal %.120s)", sentence, d->path[0], d->n > 1 ? " and others" : "",
+		 d->journal_path);
+	disk_fail(d, rc, text);
 }
 
 static void standby_merged(void *arg)
