@@ -229,9 +229,9 @@ def strangers_at_the_link(bed):
         load.finish()
 
 
-def mismatched(bed, parts, a_machine=None, name=VM_NAME):
+def mismatched(bed, parts, a_machine=None, name=VM_NAME, b_machine=None):
     """A primary that cannot be paired is refused, and the difference is named on both nodes."""
-    bed.b.start("secondary", Machine(mem=256))
+    bed.b.start("secondary", b_machine or Machine(mem=256))
     until(lambda: bed.b.must_live() or bed.b.status(), 15, "node b's control socket")
     bed.a.start("primary", a_machine or Machine(mem=256), name=name)
 
