@@ -16,7 +16,7 @@ import struct
 import subprocess
 import tempfile
 
-from bed import GUEST_IP, GUEST_OUT, PATIENCE, BedError, Machine, Skip, until
+from bed import GUEST_IP, GUEST_OUT, PATIENCE, BedError, Machine, Process, Skip, until
 from harness import must, same, say
 from load import Conn
 
@@ -353,10 +353,11 @@ def _served(bed, image):
     for name in (SOCKET, SOCKET + ".lock"):
         with contextlib.suppress(FileNotFoundError):
             os.unlink(root + name)
+    # The namespace's first process stays root's: with a change of user it would no longer end with its parent.
     with open(log, "wb") as out:
         p = subprocess.Popen(["unshare", "--mount", "--pid", "--net", "--ipc", "--fork", "--kill-child", "sh", "-e",
                               "-c", 'mount --rbind /dev "$0/dev"; mount -t proc proc "$0/proc"; '
-                              'exec chroot --userspec=%d:%d "$0" %s -D /srv/main -c listen_addresses=' % (
+                              'chroot --userspec=%d:%d "$0" %s -D /srv/main -c listen_addresses=; exit $?' % (
                                   PG_UID, PG_UID, program("postgres")), root],
                              stdin=subprocess.DEVNULL, stdout=out, stderr=out)
 
@@ -378,8 +379,19 @@ def _served(bed, image):
             yield ask
     finally:
         say("the server on a copy of the disk: %s", said()[-1000:])
-        p.kill()
-        p.wait()
+        end_namespace(p)
+
+
+def end_namespace(p):
+    """Ends what unshare has started in a PID namespace: it all goes with the namespace's first process."""
+    with open("/proc/%d/task/%d/children" % (p.pid, p.pid), encoding="utf-8") as f:
+        first = [Process(int(pid)) for pid in f.read().split()]
+    p.kill()
+    p.wait()
+    for process in first:
+        process.kill()
+        process.wait(20, "the server on a copy of the disk")
+        process.close()
 
 
 def check_image(bed, path, writers, acknowledged=None, clean=False):
