@@ -61,6 +61,14 @@ static void on_vm_ready(void *arg, struct agentctl *agent)
 		node_begin(n);
 }
 
+static void on_vm_stopped(void *arg)
+{
+	struct node *n = arg;
+
+	if (n->disk)
+		disk_stopping(n->disk, true);
+}
+
 static void on_vm_done(void *arg, enum vm_job job, uint64_t num, int rc, const char *why)
 {
 	struct node *n = arg;
@@ -146,7 +154,7 @@ static void on_guest_panic(void *arg)
 }
 
 const struct vm_ops node_vm_ops = {
-	.ready = on_vm_ready, .done = on_vm_done, .died = on_vm_died, .hung = on_vm_hung,
+	.ready = on_vm_ready, .stopped = on_vm_stopped, .done = on_vm_done, .died = on_vm_died, .hung = on_vm_hung,
 	.settled = on_settled, .guest_off = on_guest_off, .guest_reset = on_guest_reset, .guest_panic = on_guest_panic,
 };
 
@@ -339,9 +347,6 @@ static void do_step(struct node *n, enum ft_step step, uint64_t num)
 	switch (step) {
 	case STEP_STOP:
 		n->share_stopped = clock_ns();
-		/* QEMU flushes its disks when it stops. */
-		if (n->disk)
-			disk_stopping(n->disk, true);
 		vm_job(n->vm, VM_STOP, num);
 		break;
 	case STEP_CONT:

@@ -417,10 +417,21 @@ void disk_writable(struct disk *d)
 		serve_writable(d->serve);
 }
 
+static void owe(void *arg, const void *data, size_t len)
+{
+	struct disk *d = arg;
+
+	if (d->serve)
+		serve_owe(d->serve);
+}
+
 void disk_stopping(struct disk *d, bool on)
 {
-	if (d->serve)
-		serve_stopping(d->serve, on);
+	if (!d->serve)
+		return;
+	serve_stopping(d->serve, on);
+	if (on)
+		loop_post(d->loop, owe, d, NULL, 0);
 }
 
 static void new_rate(void *arg, const void *data, size_t len)

@@ -107,7 +107,7 @@ int disk_take_sync(struct disk *d, unsigned int disk, uint8_t type, const uint8_
 
 /* disk_promote() - this node serves from now on; no flush that is answered after this call is less than durable; any thread */
 void disk_promote(struct disk *d);
-/* disk_stopping() - QEMU is being told to stop, or has answered; any thread */
+/* disk_stopping() - the VM stands, and QEMU has not answered `stop` yet (true), or has (false); any thread */
 void disk_stopping(struct disk *d, bool on);
 void disk_rate(struct disk *d, uint64_t rate);	/* any thread */
 void disk_stats(struct disk *d, struct disk_stats *out);	/* a recent copy; any thread */

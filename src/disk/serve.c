@@ -13,6 +13,7 @@
  *			serve_lock(). So base and peer get them in one order. Reads do not wait.
  *	intent		its regions are in the write-intent map, durably; with no peer, the generation too. Otherwise a
  *			round of the saver is waited for, a thread that writes once for all that have asked (saver.c).
+ *	debt		none is open of which the guest could believe that it is paid (debt.c)
  *	mark		its blocks: uncommitted (uncommitted.c), with no peer dirty
  *	base		written; FUA is the base's
  *	peer		sent, in pieces; where there is no room it waits in one queue for all disks, with the markers
@@ -46,7 +47,11 @@ static void on_debt(void *arg, bool open)
 {
 	struct serve *s = arg;
 
+	struct serve_op *op;
+
 	s->ops.debt(s->ops.arg, open);
+	while (!open && (op = serve_list_take(&s->for_debt)))
+		serve_ready(s, &op->turn);
 }
 
 static void on_debt_failed(void *arg, int rc)
@@ -87,6 +92,7 @@ struct serve *serve_new(struct loop *l, struct blk *const *bases, struct meta *c
 	s->ready_last = &s->ready;
 	serve_list_init(&s->for_saver);
 	serve_list_init(&s->for_room);
+	serve_list_init(&s->for_debt);
 	for (unsigned int i = 0; i < n; i++)
 		meta_intent_epoch(metas[i], uncommitted_seq(&s->un));
 	s->saver = saver_new(l, s->metas, n, serve_saved, s, e);
@@ -217,6 +223,12 @@ void serve_committed(struct serve *s, uint64_t n)
 void serve_stopping(struct serve *s, bool on)
 {
 	atomic_store(&s->debt.stopping, on);
+}
+
+void serve_owe(struct serve *s)
+{
+	debt_owe(&s->debt);
+	serve_run(s);
 }
 
 /* Locks of a resync */

@@ -48,6 +48,7 @@ struct serve_stats {
 	uint64_t dirty_bytes;			/* that a peer would have to be sent (nobody is there) */
 	uint64_t uncommitted_bytes;		/* in blocks that a peer has not confirmed */
 	uint64_t waits;				/* writes that waited for room in the connection */
+	uint64_t held;				/* writes that waited for a debt to be paid */
 	uint64_t requests;			/* under way now */
 	uint64_t conflicts;			/* requests that waited for an overlapping one */
 	uint64_t errors;
@@ -97,11 +98,12 @@ int serve_marker(struct serve *s, uint64_t n);
 void serve_committed(struct serve *s, uint64_t n);
 
 /*
- * serve_stopping() - any thread: QEMU is about to be told `stop` (true) or has answered (false). A flush that comes in
- * between is QEMU's own (or cannot be told from it): it is answered at once, and a debt is open until the real one is
- * done.
+ * serve_stopping() - any thread: the VM stands (true), and QEMU drains and flushes its disks until it answers `stop`
+ * (false). A flush that comes in between is answered at once, and a debt is open until the real one is done.
+ * serve_owe() in the disk loop after it has begun: so are those that came in before. See debt.c.
  */
 void serve_stopping(struct serve *s, bool on);
+void serve_owe(struct serve *s);
 
 /*
  * serve_lock() - for resync: no write of the guest to [off, off + len) is under way or begins until serve_unlock();

@@ -31,7 +31,7 @@ struct serve_op {
 	struct serve_disk *d;
 	struct blk_req *r;		/* the guest's; NULL: a flush that was answered early, or is our own */
 	struct debt_flush flush;
-	struct serve_op *wait;		/* next in the list for the saver, or for room */
+	struct serve_op *wait;		/* next in the list for the saver, for room, or for the debt */
 	enum serve_step step;
 	int rc;				/* the guest's */
 	int base_rc;			/* of the last request to the base */
@@ -76,7 +76,7 @@ struct serve {
 	bool wanted;
 	struct debt debt;
 	struct saver *saver;
-	struct serve_ops_list for_saver, for_room;
+	struct serve_ops_list for_saver, for_room, for_debt;
 	struct serve_op marker;
 	uint64_t marker_n;
 	bool marker_waits;

@@ -305,6 +305,11 @@ static void begin(struct serve *s, struct serve_op *op)
 		serve_save(s);
 		return;
 	}
+	if (debt_holds(&s->debt)) {
+		s->st.held++;
+		serve_list_add(&s->for_debt, op);
+		return;
+	}
 	mark(s, op);
 	op->step = SERVE_WRITTEN;
 	if (trim)

@@ -245,6 +245,8 @@ static void on_event(void *arg, const char *name, struct json_object *data)
 			load_concluded(vm);
 	} else if (!strcmp(name, "STOP")) {
 		snprintf(vm->run_state, sizeof(vm->run_state), "%s", vm->off ? "shutdown" : "paused");
+		if (vm->job[VM_STOP].on && vm->ops.stopped)
+			vm->ops.stopped(vm->ops.arg);
 	} else if (!strcmp(name, "RESUME")) {
 		snprintf(vm->run_state, sizeof(vm->run_state), "running");
 	} else if (!strcmp(name, "SHUTDOWN")) {

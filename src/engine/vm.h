@@ -34,6 +34,8 @@ struct vm_ops {
 	void (*hung)(void *arg);
 	/* after vm_settle(): QEMU's main loop has been once around */
 	void (*settled)(void *arg);
+	/* during a VM_STOP: the processors stand; QEMU's disks are drained and flushed after it, before done() */
+	void (*stopped)(void *arg);
 	void (*guest_off)(void *arg);
 	void (*guest_reset)(void *arg);
 	void (*guest_panic)(void *arg);

@@ -43,7 +43,7 @@ struct json_object *status_disks_json(const struct status *s)
 	put_u64(o, "debt_lost_frames", s->debt_lost);
 #define F(of, field) put_u64(o, #field, d->of.field)
 	F(serve, written), F(serve, read), F(serve, flushes), F(serve, debts), F(serve, intents), F(serve, conflicts);
-	F(serve, uncommitted_bytes), F(serve, errors), F(serve, waits);
+	F(serve, uncommitted_bytes), F(serve, errors), F(serve, waits), F(serve, held);
 	F(standby, pending_bytes), F(standby, own_bytes), F(standby, committed_bytes), F(standby, spilled_bytes);
 	F(standby, written_back), F(standby, flips), F(standby, extents), F(standby, epoch), F(standby, file_bytes);
 	F(nbd, connections), F(nbd, refused), F(nbd, open);

@@ -565,6 +565,8 @@ static const char *schedule(uint64_t seed, unsigned int steps)
 				commit_one(&b);
 			else if (one_in(6))
 				serve_stopping(b.s, one_in(2));
+			else if (one_in(3))
+				serve_owe(b.s);
 			break;
 		}
 		if (one_in(30))
@@ -925,6 +927,82 @@ static void a_flush_while_stopping_is_a_debt(void **state)
 	assert_int_equal(bed.st.flushes, 4);
 }
 
+/* The VM believes that what is owed is done; no base may have what it writes then before what it has flushed. */
+static void what_is_written_waits_for_the_debt(void **state)
+{
+	/* Nothing that comes later has to wait for the intent map. */
+	put(0, BLK_WRITE, 0, 4096, 4096, 1);
+	put(1, BLK_WRITE, 0, 4096, 4096, 1);
+	settle(&bed);
+	assert_int_equal(bed.answered, 2);
+	serve_stopping(bed.s, true);
+	put(0, BLK_FLUSH, 0, 0, 0, 0);
+	assert_true(bed.debt);
+	/* This one was under way when the VM was stopped. */
+	put(1, BLK_WRITE, 8192, 4096, 4096, 1);
+	assert_int_equal(bed.base[1].n, 1);
+	serve_stopping(bed.s, false);
+	put(1, BLK_WRITE, 0, 4096, 4096, 2);
+	put(0, BLK_TRIM, 0, 0, 4096, 0);
+	base_let_go(&bed.base[1], 0);
+	assert_int_equal(bed.base[1].n, 0);
+	assert_int_equal(bed.base[0].n, 1);
+	assert_int_equal(bed.answered, 4);
+	base_let_go(&bed.base[0], 0);
+	assert_false(bed.debt);
+	assert_int_equal(bed.base[0].n, 1);
+	assert_int_equal(bed.base[1].n, 1);
+	settle(&bed);
+	assert_int_equal(bed.answered, 6);
+	serve_stats(bed.s, &bed.st);
+	assert_int_equal(bed.st.held, 2);
+	assert_null(check(&bed, true));
+}
+
+/* QEMU waits for what the guest has asked before. */
+static void what_is_under_way_is_owed_when_stopping(void **state)
+{
+	put(0, BLK_FLUSH, 0, 0, 0, 0);
+	put(1, BLK_FLUSH, 0, 0, 0, 0);
+	base_let_go(&bed.base[1], 0);
+	assert_int_equal(bed.answered, 1);
+	/* The answer to `stop` was quicker than this: then nothing is owed. */
+	serve_owe(bed.s);
+	assert_int_equal(bed.answered, 1);
+	serve_stopping(bed.s, true);
+	serve_owe(bed.s);
+	assert_int_equal(bed.answered, 2);
+	assert_true(bed.debt);
+	serve_stopping(bed.s, false);
+	/* This one waits for the debt; the next stop finds it waiting. */
+	put(1, BLK_FLUSH, 0, 0, 0, 0);
+	assert_int_equal(bed.answered, 2);
+	assert_int_equal(bed.base[1].n, 0);
+	serve_stopping(bed.s, true);
+	serve_owe(bed.s);
+	assert_int_equal(bed.answered, 3);
+	serve_stopping(bed.s, false);
+	base_let_go(&bed.base[0], 0);
+	assert_true(bed.debt);
+	base_let_go(&bed.base[1], 0);
+	assert_false(bed.debt);
+	assert_int_equal(bed.debts_open, 1);
+	assert_int_equal(bed.answered, 3);
+	/* One that fails is told by the next. */
+	put(0, BLK_FLUSH, 0, 0, 0, 0);
+	serve_stopping(bed.s, true);
+	serve_owe(bed.s);
+	serve_stopping(bed.s, false);
+	assert_int_equal(bed.last_rc, 0);
+	bed.base[0].fail = 1;
+	base_let_go(&bed.base[0], 0);
+	assert_int_equal(bed.debt_failed, 1);
+	assert_false(bed.debt);
+	bed.base[0].fail = 0;
+	put(0, BLK_FLUSH, 0, 0, 0, 0);
+	assert_int_equal(bed.last_rc, -EIO);
+}
+
 static void a_debt_that_fails_is_told(void **state)
 {
 	serve_stopping(bed.s, true);
@@ -1059,6 +1137,8 @@ int main(void)
 		T(too_much_asks_for_a_checkpoint_once),
 		T(many_open_epochs_become_one),
 		T(a_flush_while_stopping_is_a_debt),
+		T(what_is_under_way_is_owed_when_stopping),
+		T(what_is_written_waits_for_the_debt),
 		T(a_debt_that_fails_is_told),
 		T(a_meta_that_cannot_be_written_fails_the_write),
 		T(the_thread_saves),
