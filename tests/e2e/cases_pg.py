@@ -4,9 +4,10 @@ A real database through failovers: PostgreSQL on a replicated disk, pgbench and 
 
 A round: the node that serves is killed at a random moment, and the other one goes on, on the same connections. The dead
 one's image, left as it is, must be one that a file system and a database recover from, with every acknowledged row
-exactly once; so must the database that goes on. Then the killed node is started again as the new secondary: its image is
-brought up to date while the load goes on, and after a checkpoint, both VMs stopped, the two files must be the same, with
-a clean file system on them, and a database of which pg_amcheck has nothing to say. The next round kills the other one.
+exactly once; so must the database that goes on. Then the killed node is started again as the new secondary: its image
+is brought up to date while the load goes on, and after a checkpoint, both VMs stopped, the two files must be the same,
+with a clean file system on them, and a database of which pg_amcheck has nothing to say. The next round kills the other
+one.
 
 In the end both nodes are killed at once: what was acknowledged is on the disk of the one that served.
 
@@ -33,14 +34,6 @@ OPTIONS = ["--timeout", "3000", "--qemu-timeout", "300000", "--compare-timeout",
 
 def other(bed, node):
     return bed.b if node is bed.a else bed.a
-
-
-def check_rows(bed, writers, bench):
-    """All that the clients were told is in the database that is being used; the load goes on meanwhile."""
-    with pg.Session(bed.connect(pg.PG_PORT, timeout=30), timeout=120) as ask:
-        rows = pg.check_rows(ask, writers)
-    bench.check()
-    say("%d rows", rows)
 
 
 @contextlib.contextmanager
@@ -70,7 +63,9 @@ def check_images(bed, server, writers):
         until(lambda: written_back(standby), 60, lambda: "writing back (%s)" % (standby.status() or {}).get("disk"))
         with stopped(server, standby):
             same(pg.sha(pg.image_of(standby)), pg.sha(pg.image_of(server)), "the images")
-            pg.check_image(bed, pg.image_of(standby), writers, acknowledged, clean=True)
+            copy = pg.Copy(pg.image_of(standby))
+    with copy as path:
+        pg.check_copy(bed, path, writers, acknowledged, clean=True)
 
 
 def fail_over(bed, server, load, bench, rng):
@@ -93,7 +88,8 @@ def fail_over(bed, server, load, bench, rng):
     load.wait_answers(3, 90)
     bench.check()
     say("node %s serves alone, gap %s", survivor.name, ms(load.gap()))
-    pg.check_image(bed, pg.image_of(server), load.conns, acknowledged)
+    with pg.Copy(pg.image_of(server)) as path:
+        pg.check_copy(bed, path, load.conns, acknowledged)
     return survivor
 
 
@@ -120,20 +116,21 @@ def failovers(bed, interface, rounds):
     bench = pg.Pgbench(bed)
     server, sent, took, gaps = bed.a, [], [], []
     writers = [pg.Writer(i, interval=0.02) for i in range(WRITERS)]
-    with Load(bed, writers) as load:
+    with Load(bed, writers) as load, pg.Session(bed.connect(pg.PG_PORT), timeout=120) as ask:
         load.wait_answers(3, 60)
         check_images(bed, server, writers)
         for i in range(rounds):
             say("round %d of %d", i + 1, rounds)
             victim, server = server, fail_over(bed, server, load, bench, rng)
             gaps.append(load.gap())
-            check_rows(bed, writers, bench)
+            # In the database that is being used, on one more connection that lives through it all.
+            say("%d rows", pg.check_rows(ask, writers))
             moved, seconds = rejoin(bed, victim, machine)
             sent.append(moved / 1e6)
             took.append(seconds)
             load.wait_answers(3, 90)
             check_images(bed, server, writers)
-            check_rows(bed, writers, bench)
+            bench.check()
         pg.amcheck(bed)
         load.wait_answers(3, 90)
         time.sleep(rng.uniform(0, 3))
@@ -144,7 +141,8 @@ def failovers(bed, interface, rounds):
         for n in (bed.a, bed.b):
             n.proc.wait(20, "node " + n.name)
             until(n.qemu_process().ended, 20, "the end of QEMU on node " + n.name)
-    pg.check_image(bed, pg.image_of(server), writers, acknowledged)
+    with pg.Copy(pg.image_of(server)) as path:
+        pg.check_copy(bed, path, writers, acknowledged)
     note("%d rounds, %d rows acknowledged; gap %s at most; resync of %.0f to %.0f MB, protected after %.0f to %.0f s",
          rounds, sum(acknowledged.values()), ms(max(gaps, default=0)), min(sent, default=0), max(sent, default=0),
          min(took, default=0), max(took, default=0))

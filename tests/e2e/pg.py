@@ -317,13 +317,19 @@ def sha(path):
     return h.hexdigest()
 
 
-@contextlib.contextmanager
-def copy_of(path):
-    """A copy of an image, for as long as it is needed."""
-    with tempfile.TemporaryDirectory(prefix="lockstep-pg-", dir=os.path.dirname(path)) as where:
-        copy = os.path.join(where, "copy.img")
-        subprocess.run(["cp", "--sparse=always", path, copy], check=True)
-        yield copy
+class Copy:
+    """A copy of an image as it is now; its path, for as long as it is needed."""
+
+    def __init__(self, path):
+        self.where = tempfile.TemporaryDirectory(prefix="lockstep-pg-", dir=os.path.dirname(path))
+        self.path = os.path.join(self.where.name, "copy.img")
+        subprocess.run(["cp", "--sparse=always", path, self.path], check=True)
+
+    def __enter__(self):
+        return self.path
+
+    def __exit__(self, *exc):
+        self.where.cleanup()
 
 
 def fsck(path, *words):
@@ -394,17 +400,16 @@ def end_namespace(p):
         process.close()
 
 
-def check_image(bed, path, writers, acknowledged=None, clean=False):
+def check_copy(bed, copy, writers, acknowledged=None, clean=False):
     """
-    The disk of a VM that is dead or stopped, on a copy: its file system and all of the database. clean: it needs no
+    A copy of the disk of a VM that was dead or stopped: its file system and all of the database. clean: it needs no
     replay of the journal. The rows that were acknowledged are there.
     """
-    with copy_of(path) as copy:
-        if not clean:
-            replay(copy)
-        check_clean(copy)
-        with _served(bed, copy) as ask:
-            rows = check_rows(ask, writers, acknowledged)
-            done = check_pgbench(ask)
-            amcheck(bed, "/tmp")
-    say("%s: %d rows, %d transactions of pgbench", path, rows, done)
+    if not clean:
+        replay(copy)
+    check_clean(copy)
+    with _served(bed, copy) as ask:
+        rows = check_rows(ask, writers, acknowledged)
+        done = check_pgbench(ask)
+        amcheck(bed, "/tmp")
+    say("a copy of the disk: %d rows, %d transactions of pgbench", rows, done)
