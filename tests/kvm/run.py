@@ -88,6 +88,9 @@ def project_archive(path, cases):
         copy(os.path.join(BUILD, f), os.path.join(tree, "project/build", f))
     for f in GUEST:
         copy(os.path.join(ROOT, "guest/out", f), os.path.join(tree, "project/guest/out", f))
+    for f in os.listdir(os.path.join(ROOT, "guest")):
+        if f.endswith(".py"):     # what the cases share with the guest's makers
+            copy(os.path.join(ROOT, "guest", f), os.path.join(tree, "project/guest", f))
     shutil.copytree(os.path.join(ROOT, "tests/e2e"), os.path.join(tree, "project/tests/e2e"),
                     ignore=shutil.ignore_patterns("__pycache__"))
     copy(os.path.join(HERE, "init.py"), os.path.join(tree, "init"))
