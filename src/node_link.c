@@ -113,6 +113,9 @@ static int on_control(void *arg, const struct wire_head *h, const uint8_t *paylo
 	}
 	if (ev.ctl.type == CTL_GONE)
 		log_note("the secondary cannot stand by any more reason=%s", ft_reason_name((enum ft_reason)ev.ctl.value));
+	else if (ev.ctl.type == CTL_FAILED)
+		log_note("the secondary cannot apply epoch %llu and ends step=%s", (unsigned long long)ev.ctl.n,
+			 ft_step_name((enum ft_step)ev.ctl.value));
 	if (ev.ctl.type == CTL_PROMOTE || ev.ctl.type == CTL_GONE || ev.ctl.type == CTL_CLAIM)
 		node_noticed(nc->node, clock_ns());
 	ev.n = ev.ctl.n;

@@ -109,14 +109,18 @@ static void standby_committed(void *arg, uint64_t n)
 		d->ops.send_committed(d->ops.arg, n);
 }
 
+void disk_where(const struct disk *d, const char *what, char *out, size_t cap)
+{
+	snprintf(out, cap, "%s (image %.120s%s, journal %.120s)", what, d->path[0], d->n > 1 ? " and others" : "",
+		 d->journal_path);
+}
+
 static void standby_failed(void *arg, int rc, const char *sentence)
 {
-	struct disk *d = arg;
 	char text[512];
 
-	snprintf(text, sizeof(text), "%s (image %.120s%s, journal %.120s)", sentence, d->path[0], d->n > 1 ? " and others" : "",
-		 d->journal_path);
-	disk_fail(d, rc, text);
+	disk_where(arg, sentence, text, sizeof(text));
+	disk_fail(arg, rc, text);
 }
 
 static void standby_merged(void *arg)

@@ -103,5 +103,7 @@ extern const struct serve_peer disk_serve_peer;		/* its arg is to be filled in *
 /* disk.c */
 void disk_job_done(struct disk *d, enum disk_job job, int rc, const char *why);
 void disk_fail(struct disk *d, int rc, const char *why);
+/* disk_where() - a sentence, @what and where: the first image and the journal */
+void disk_where(const struct disk *d, const char *what, char *out, size_t cap);
 
 #endif

@@ -165,11 +165,14 @@ static bool must_wait(const struct disk *d, const struct disk_msg *m)
 static void reserved(void *arg, int rc)
 {
 	struct disk *d = arg;
+	char text[512] = "";
 
 	/* Given up by the peer, or this node was promoted: nobody waits for it. */
 	if (rc == -ECANCELED)
 		return;
-	d->ops.barrier(d->ops.arg, d->marker_n, rc, rc ? strerror(-rc) : "");
+	if (rc)
+		disk_where(d, strerror(-rc), text, sizeof(text));
+	d->ops.barrier(d->ops.arg, d->marker_n, rc, text);
 }
 
 /* Return: 0, -EAGAIN, or -EPROTO */
