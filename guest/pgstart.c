@@ -78,24 +78,36 @@ static bool device(char *dev, size_t size)
 	return p != NULL;
 }
 
+/* Return: whether the disk is mounted; it may not be there yet. */
+static bool mounted(void)
+{
+	char dev[64];
+
+	if (!device(dev, sizeof(dev)))
+		return false;
+	if (!mount(dev, ROOT, "ext4", MS_NOATIME, "errors=remount-ro"))
+		return true;
+	/* The node of a disk is there before the disk is: ENXIO. */
+	if (errno != ENOENT && errno != ENXIO)
+		fail(dev);
+	return false;
+}
+
 static void mount_disk(void)
 {
 	static const struct { const char *type, *dir; } fs[] = {
 		{ "proc", ROOT "/proc" }, { "sysfs", ROOT "/sys" }, { "devtmpfs", ROOT "/dev" }, { "tmpfs", ROOT "/tmp" },
 		{ "tmpfs", ROOT "/run" },
 	};
-	char dev[64];
 	int left;
 	size_t i;
 
-	for (left = DISK_WAIT_MS / POLL_MS; !device(dev, sizeof(dev)) || access(dev, F_OK); left--) {
+	mkdir(ROOT, 0755);
+	for (left = DISK_WAIT_MS / POLL_MS; !mounted(); left--) {
 		if (!left)
 			fail("no disk");
 		nap();
 	}
-	mkdir(ROOT, 0755);
-	if (mount(dev, ROOT, "ext4", MS_NOATIME, "errors=remount-ro"))
-		fail(dev);
 	for (i = 0; i < sizeof(fs) / sizeof(fs[0]); i++)
 		if (mount(fs[i].type, fs[i].dir, fs[i].type, 0, NULL))
 			fail(fs[i].dir);
