@@ -115,16 +115,16 @@ static void on_want(void *arg)
 	node_post_event(arg, &ev);
 }
 
-static void on_failed(void *arg, int rc, const char *why)
+static void on_failed(void *arg, bool images, int rc, const char *why)
 {
-	struct ft_ev ev = { .type = FE_DISK_FAILED, .rc = rc };
+	struct ft_ev ev = { .type = FE_DISK_FAILED, .rc = rc, .value = images };
 
 	node_post_event(arg, &ev);
 }
 
 static void on_progress(void *arg)
 {
-	struct ft_ev ev = { .type = FE_PROGRESS };
+	struct ft_ev ev = { .type = FE_DISK_MOVED };
 
 	node_post_event(arg, &ev);
 }
@@ -201,7 +201,7 @@ int node_disk_start(struct node *n, struct err *e)
 {
 	struct disk_cfg cfg = { .loop = n->disk_loop, .n = n->cl.n_disks, .dir = n->o->disk_dir[0] ? n->o->disk_dir : NULL,
 				.run_dir = n->o->run_dir, .serves = n->o->role == RUN_PRIMARY, .discard = n->o->discard_disks,
-				.resync_rate = n->o->resync_rate, .socket = n->disk_socket };
+				.resync_rate = n->o->resync_rate, .patience = n->o->qemu_timeout / 2, .socket = n->disk_socket };
 	struct disk_ops ops = disk_ops;
 	int k = snprintf(n->disk_socket, sizeof(n->disk_socket), "%s/%s.nbd", n->o->run_dir, n->o->name);
 

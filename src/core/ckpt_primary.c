@@ -39,6 +39,8 @@
 
 #include <errno.h>
 
+#define STAGE_FACTOR	12	/* times the deadline of STAGED that the disks may put it off in all */
+
 void pri_init(struct ft *ft)
 {
 	ft->p = (struct ckpt_primary){ .deadline = NS_NEVER, .last = ft->p.last, .no_precopy = ft->p.no_precopy };
@@ -551,9 +553,7 @@ void pri_progress(struct ft *ft, struct ft_ctx *c)
 
 	if (ft->parting)
 		return;
-	if (p->phase == PRI_RESYNC)
-		ft->busy[STEP_RESYNC].deadline = ft_after(c->now, ft->cfg.staged_deadline);
-	else if (p->phase == PRI_ROUND)
+	if (p->phase == PRI_ROUND)
 		ft->busy[STEP_ROUND].deadline = ft_after(c->now, ft->cfg.staged_deadline);
 	else if (p->phase == PRI_IDLE && ft_waits(ft, STEP_PRECOPY))
 		ft->busy[STEP_PRECOPY].deadline = ft_after(c->now, ft->cfg.staged_deadline);
@@ -564,6 +564,22 @@ void pri_progress(struct ft *ft, struct ft_ctx *c)
 		p->deadline = ft_after(c->now, ft->cfg.staged_deadline);
 	else if (p->phase == PRI_LOAD)
 		p->deadline = ft_after(c->now, ft->cfg.loaded_deadline * (p->first ? FT_FIRST_FACTOR : 1));
+}
+
+/*
+ * The guest writes on, so that bytes of the disks move all the time: they put off what only the disks do, and the way to
+ * STAGED, which their marker has too, but that not for ever.
+ */
+void pri_disk_moved(struct ft *ft, struct ft_ctx *c)
+{
+	struct ckpt_primary *p = &ft->p;
+
+	if (ft->parting)
+		return;
+	if (p->phase == PRI_RESYNC)
+		ft->busy[STEP_RESYNC].deadline = ft_after(c->now, ft->cfg.staged_deadline);
+	else if (p->phase == PRI_STAGE && c->now - p->cont_done < STAGE_FACTOR * ft->cfg.staged_deadline)
+		p->deadline = ft_after(c->now, ft->cfg.staged_deadline);
 }
 
 static void overdue(struct ft *ft, struct ft_ctx *c, enum ft_step step)

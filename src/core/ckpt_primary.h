@@ -60,6 +60,7 @@ void pri_done(struct ft *ft, struct ft_ctx *c);
 void pri_staged(struct ft *ft, struct ft_ctx *c, uint64_t n);
 void pri_loaded(struct ft *ft, struct ft_ctx *c, uint64_t n);
 void pri_progress(struct ft *ft, struct ft_ctx *c);
+void pri_disk_moved(struct ft *ft, struct ft_ctx *c);
 /* pri_unwind() - give up what is under way, in any phase: the VM runs again and the gate is open in the end */
 void pri_unwind(struct ft *ft, struct ft_ctx *c);
 void pri_tick(struct ft *ft, struct ft_ctx *c);

@@ -474,6 +474,13 @@ void sec_progress(struct ft *ft, struct ft_ctx *c)
 			ft->busy[slow[i]].deadline = ft_after(c->now, first_longer(ft, ft->cfg.copy_deadline));
 }
 
+/* What the primary's guest writes is always on its way; it is of interest only until the disks' part of n is here. */
+void sec_disk_moved(struct ft *ft, struct ft_ctx *c)
+{
+	if (ft->s.phase == SEC_COLLECT && ft->s.drained && ft->s.disk_n != ft->s.n)
+		ft->s.deadline = barriers_by(ft, c->now);
+}
+
 static void overdue(struct ft *ft, struct ft_ctx *c, enum ft_step step)
 {
 	struct ckpt_secondary *s = &ft->s;

@@ -54,6 +54,7 @@ void sec_abort(struct ft *ft, struct ft_ctx *c, uint64_t n);
 void sec_net(struct ft *ft, struct ft_ctx *c);
 void sec_bulk(struct ft *ft, struct ft_ctx *c);
 void sec_disk(struct ft *ft, struct ft_ctx *c);
+void sec_disk_moved(struct ft *ft, struct ft_ctx *c);
 void sec_done(struct ft *ft, struct ft_ctx *c);
 void sec_progress(struct ft *ft, struct ft_ctx *c);
 void sec_tick(struct ft *ft, struct ft_ctx *c);

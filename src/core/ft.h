@@ -165,7 +165,9 @@ enum ft_ev_type {
 	FE_WANT,	/* cause: a checkpoint is needed (memory, command) */
 	FE_FULL,	/* secondary: the SVM has so many pages of its own that it may write no more before the next checkpoint */
 	FE_DISK_BARRIER, /* secondary: all disks have epoch n whole, and the room to apply it; rc: they have not, for good */
-	FE_DISK_FAILED,	/* a disk of this node has failed: secondary: it can stand by no more; primary: protection must end */
+	FE_DISK_FAILED,	/* a disk of this node has failed: secondary: it can stand by no more; primary: protection must end;
+			 * value: 1: its images are of no use, so that a peer had better serve */
+	FE_DISK_MOVED,	/* something of the disks has moved: says nothing about memory or QEMU */
 	FE_DONE,	/* step, n, rc (0 or -errno), value; -ECONNRESET of a QMP step means that QEMU is dead */
 	FE_FAILOVER,	/* command: secondary: take over; primary: hand over */
 	FE_QUIT,	/* SIGTERM, or the user's command */

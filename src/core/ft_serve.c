@@ -202,7 +202,11 @@ void ft_pair_ctl(struct ft *ft, struct ft_ctx *c)
 
 void ft_pair_disk_failed(struct ft *ft, struct ft_ctx *c)
 {
-	ft_part(ft, c, FT_WHY_DISK, STEP_MAX);
+	/* A VM whose disk answers nothing but errors is better off where it has one. */
+	if (c->ev->value && ft->covered && !ft->parting)
+		ft_end(ft, c, FT_WHY_DISK, STEP_MAX, FT_EXIT_PEER, CTL_PROMOTE);
+	else
+		ft_part(ft, c, FT_WHY_DISK, STEP_MAX);
 }
 
 void ft_pair_want(struct ft *ft, struct ft_ctx *c)

@@ -76,6 +76,7 @@ const char *ft_ev_name(enum ft_ev_type t)
 		[FE_GUEST_OFF] = "guest-off", [FE_GUEST_RESET] = "guest-reset", [FE_GUEST_PANIC] = "guest-panic",
 		[FE_CTL] = "ctl", [FE_NET] = "net", [FE_BULK_BARRIER] = "bulk-barrier", [FE_PROGRESS] = "progress",
 		[FE_WANT] = "want", [FE_FULL] = "full", [FE_DISK_BARRIER] = "disk-barrier", [FE_DISK_FAILED] = "disk-failed",
+		[FE_DISK_MOVED] = "disk-moved",
 		[FE_DONE] = "done", [FE_FAILOVER] = "failover", [FE_QUIT] = "quit",
 		[FE_SET_DELAY] = "set-delay", [FE_TICK] = "tick",
 	};

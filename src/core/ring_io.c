@@ -20,7 +20,7 @@
 #include "base/cursor.h"
 #include "base/siphash.h"
 
-enum { RING_VERSION = 5, RING_SUM = 8 };
+enum { RING_VERSION = 6, RING_SUM = 8 };
 
 struct io {
 	struct cursor r;

@@ -45,7 +45,7 @@ void disk_fail(struct disk *d, int rc, const char *why)
 		return;
 	d->failed = true;
 	log_error("%s", why);
-	d->ops.failed(d->ops.arg, rc, why);
+	d->ops.failed(d->ops.arg, true, rc, why);
 }
 
 /* What serve says */
@@ -77,7 +77,7 @@ static void serve_debt_failed(void *arg, int rc)
 	struct disk *d = arg;
 
 	log_error("a flush that QEMU was told is done has failed: %s", strerror(-rc));
-	d->ops.failed(d->ops.arg, rc, "a flush that QEMU was told is done has failed");
+	d->ops.failed(d->ops.arg, false, rc, "a flush that QEMU was told is done has failed");
 }
 
 static int make_serve(struct disk *d, struct blk *const *bases, struct err *e)
@@ -90,6 +90,7 @@ static int make_serve(struct disk *d, struct blk *const *bases, struct err *e)
 		return e->code;
 	for (unsigned int i = 0; i < d->n; i++)
 		disk_front_under(d, i, serve_blk(d->serve, i));
+	atomic_store(&d->serving, d->serve);
 	d->serves = true;
 	return 0;
 }
@@ -225,6 +226,28 @@ static int open_nbd(struct disk *d, struct err *e)
 	return rc < 0 ? rc : 0;
 }
 
+/*
+ * A peer that takes nothing of what the guest writes must not hold the guest: with replies outstanding QEMU could not even
+ * be stopped, and a healthy node would be taken for one that hangs. It is given up before that.
+ */
+static void watch_room(struct disk *d)
+{
+	uint64_t taken;
+
+	if (!d->serve || !serve_waiting(d->serve, &taken)) {
+		d->stuck_since = 0;
+	} else if (!d->stuck_since || taken != d->stuck_at) {
+		d->stuck_since = loop_now(d->loop);
+		d->stuck_at = taken;
+	} else if (loop_now(d->loop) - d->stuck_since > d->cfg.patience) {
+		d->stuck_since = 0;
+		log_error("the peer has taken nothing of what was written to the disks for %llu ms",
+			  (unsigned long long)(d->cfg.patience / NS_PER_MS));
+		serve_give_up(d->serve);
+		d->ops.failed(d->ops.arg, false, -ETIMEDOUT, "the peer takes nothing of what is written to the disks");
+	}
+}
+
 static void publish(struct loop_timer *t)
 {
 	struct disk *d = t->arg;
@@ -244,6 +267,7 @@ static void publish(struct loop_timer *t)
 	pthread_mutex_lock(&d->lock);
 	d->stats = s;
 	pthread_mutex_unlock(&d->lock);
+	watch_room(d);
 	loop_timer_set(d->loop, &d->timer, loop_now(d->loop) + DISK_STATS_NS);
 }
 
@@ -386,6 +410,8 @@ void disk_peer(struct disk *d, bool up)
 	struct err e = { 0 };
 
 	d->up = up;
+	if (up && d->serves)
+		d->failed = false;
 	d->sent_msgs = d->sent_bytes = d->got_msgs = d->got_bytes = 0;
 	disk_fifo_drop(d);
 	disk_resync_end(d);
@@ -415,10 +441,16 @@ void disk_alone(struct disk *d)
 
 void disk_writable(struct disk *d)
 {
+	uint64_t taken;
+
+	/* The guest first: what a resync has to send would take all the room again and again. */
+	if (d->serve) {
+		serve_writable(d->serve);
+		if (serve_waiting(d->serve, &taken))
+			return;
+	}
 	if (d->resync)
 		resync_writable(d->resync);
-	if (d->serve)
-		serve_writable(d->serve);
 }
 
 static void owe(void *arg, const void *data, size_t len)
@@ -431,9 +463,11 @@ static void owe(void *arg, const void *data, size_t len)
 
 void disk_stopping(struct disk *d, bool on)
 {
-	if (!d->serve)
+	struct serve *s = atomic_load(&d->serving);
+
+	if (!s)
 		return;
-	serve_stopping(d->serve, on);
+	serve_stopping(s, on);
 	if (on)
 		loop_post(d->loop, owe, d, NULL, 0);
 }
@@ -473,21 +507,27 @@ static void own_range(void *arg, uint64_t off, uint64_t len)
 	meta_intent(o->meta, off, len);
 }
 
+/* Return: the first error; all disks are marked in memory whatever happens. */
 static int mark_own(struct disk *d, struct err *e)
 {
 	int rc = 0;
 
-	for (unsigned int i = 0; !rc && i < d->n; i++) {
+	for (unsigned int i = 0; i < d->n; i++) {
 		struct own o = { d->meta[i] };
-		uint64_t tag;
 
 		standby_own_ranges(d->standby, i, own_range, &o);
+	}
+	for (unsigned int i = 0; i < d->n; i++) {
+		struct err one = { 0 };
+		uint64_t tag;
+
 		if (getrandom(&tag, sizeof(tag), 0) != sizeof(tag))
-			return err_set(e, -errno, "no random numbers: %s", strerror(errno));
+			tag = clock_ns();
 		lineage_next(meta_lineage(d->meta[i]), tag);
-		rc = meta_intent_save(d->meta[i], e);
-		if (!rc)
-			rc = meta_save(d->meta[i], e);
+		if (!meta_intent_save(d->meta[i], &one))
+			meta_save(d->meta[i], &one);
+		if (one.code && !rc)
+			rc = err_set(e, one.code, "%s", one.msg);
 	}
 	return rc;
 }
@@ -500,9 +540,11 @@ static void promote(void *arg, const void *data, size_t len)
 
 	if (d->serves)
 		return;
-	/* The VM goes on in any case: what cannot be written down costs a comparison later. */
-	if (mark_own(d, &e))
+	/* The VM goes on in any case; the end is no clean one then. */
+	if (mark_own(d, &e)) {
 		log_error("what the peer will have to be sent could not be written down: %s", e.msg);
+		d->failed = true;
+	}
 	disk_resync_end(d);
 	disk_fifo_drop(d);
 	d->merging = d->alone = true;
@@ -510,8 +552,14 @@ static void promote(void *arg, const void *data, size_t len)
 	for (unsigned int i = 0; i < d->n; i++)
 		bases[i] = standby_blk(d->standby, i);
 	if (make_serve(d, bases, &e)) {
-		log_error("%s", e.msg);
-		d->serves = true;
+		/* Nobody marks what is written from now on. */
+		log_error("%s: the disks of the peer will have to be compared as a whole", e.msg);
+		for (unsigned int i = 0; i < d->n; i++) {
+			meta_dirty(d->meta[i], 0, d->bases[i]->size);
+			meta_intent(d->meta[i], 0, d->bases[i]->size);
+			meta_intent_save(d->meta[i], &e);
+		}
+		d->failed = d->serves = true;
 	}
 	disk_front_release(d);
 }
@@ -571,15 +619,16 @@ static void flush_all(struct disk *d)
 static void closing(struct loop_timer *t)
 {
 	struct disk *d = t->arg;
-	struct standby_stats st = { 0 };
 	struct serve_stats sv = { 0 };
+	bool used = false;
 
-	if (d->standby)
-		standby_stats(d->standby, &st);
 	if (d->serve)
 		serve_stats(d->serve, &sv);
-	if (d->merging || st.committed_bytes || d->under_way || sv.requests) {
-		if (loop_now(d->loop) > d->close_by) {
+	for (unsigned int i = 0; i < d->n; i++)
+		used = used || nbd_server_in_use(d->nbd, &d->front[i].blk);
+	if (d->merging || !d->quiet || d->under_way || sv.requests || used) {
+		if (loop_now(d->loop) > d->close_by || (d->failed && !d->serves)) {
+			d->abandoned = true;
 			close_now(d, false);
 			return;
 		}
@@ -590,9 +639,17 @@ static void closing(struct loop_timer *t)
 	/* Nothing may be written down behind the mark of a clean end. */
 	nbd_server_free(d->nbd);
 	d->nbd = NULL;
+	atomic_store(&d->serving, NULL);
 	serve_free(d->serve);
 	d->serve = NULL;
 	flush_all(d);
+}
+
+static void quiesced(void *arg)
+{
+	struct disk *d = arg;
+
+	d->quiet = true;
 }
 
 static void begin_close(void *arg, const void *data, size_t len)
@@ -604,6 +661,9 @@ static void begin_close(void *arg, const void *data, size_t len)
 	if (d->serves && !d->alone)
 		d->failed = true;
 	d->close_by = loop_now(d->loop) + DISK_CLOSE_NS;
+	d->quiet = !d->standby;
+	if (d->standby)
+		standby_quiesce(d->standby, quiesced, d);
 	d->timer.fn = closing;
 	loop_timer_set(d->loop, &d->timer, loop_now(d->loop));
 }
@@ -619,7 +679,8 @@ void disk_close(struct disk *d)
 
 void disk_free(struct disk *d)
 {
-	if (!d)
+	/* What is still under way would come back to what was freed; the process ends anyway. */
+	if (!d || d->abandoned)
 		return;
 	nbd_server_free(d->nbd);
 	disk_resync_end(d);

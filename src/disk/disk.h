@@ -46,8 +46,9 @@ struct disk_ops {
 	void (*done)(void *arg, enum disk_job job, uint64_t n, int rc, const char *why);
 	void (*barrier)(void *arg, uint64_t n, int rc, const char *why);	/* standing by: epoch n is here whole, or cannot be */
 	void (*want)(void *arg);				/* a checkpoint */
-	void (*failed)(void *arg, int rc, const char *why);	/* standing by: cannot any more; serving: protection must end */
-	void (*progress)(void *arg);				/* something has moved; at most every 50 ms */
+	/* standing by: cannot any more; serving: protection must end, or (@images) this node's images are of no use */
+	void (*failed)(void *arg, bool images, int rc, const char *why);
+	void (*progress)(void *arg);	/* something on the connection or of a resync has moved; at most every 50 ms */
 	void (*debt)(void *arg, bool open);			/* serving: no frame may leave while it is */
 	void *arg;
 };
@@ -62,6 +63,7 @@ struct disk_cfg {
 	bool serves;			/* the role at the start */
 	bool discard;			/* --discard-disks */
 	uint64_t resync_rate;		/* bytes a second; 0: no limit */
+	nstime patience;		/* that the peer may take nothing of what is written; well below what `stop` may take */
 	uint64_t memory;		/* bytes of pending writes kept in memory; 0: the default */
 };
 

@@ -53,6 +53,7 @@ struct disk {
 	struct disk_base base[DISK_MAX];
 	struct nbd_server *nbd;
 	struct serve *serve;		/* this node serves */
+	struct serve *_Atomic serving;	/* the same, for other threads */
 	struct standby *standby;	/* it stands by, or did and is the base of what serves */
 	struct journal_file journal;
 	char journal_path[4096];
@@ -76,7 +77,10 @@ struct disk {
 	/* for everybody */
 	pthread_mutex_t lock;
 	pthread_cond_t closed;
-	bool closing, is_closed;
+	bool closing, is_closed, quiet;
+	bool abandoned;			/* the end was not waited for: nothing is freed */
+	nstime stuck_since;		/* the peer takes nothing */
+	uint64_t stuck_at;
 	nstime close_by;
 	struct loop_timer timer;
 	struct disk_stats stats;

@@ -182,6 +182,19 @@ void serve_writable(struct serve *s)
 	serve_run(s);
 }
 
+bool serve_waiting(const struct serve *s, uint64_t *taken)
+{
+	*taken = s->taken;
+	return s->for_room.first;
+}
+
+void serve_give_up(struct serve *s)
+{
+	s->sends = false;
+	serve_release(s);
+	serve_run(s);
+}
+
 int serve_marker(struct serve *s, uint64_t n)
 {
 	if (!s->sends)

@@ -85,6 +85,13 @@ void serve_limit(struct serve *s, uint64_t soft);
  */
 void serve_peer(struct serve *s, const struct serve_peer *peer);
 void serve_writable(struct serve *s);
+/*
+ * serve_waiting() - whether something waits for room in the connection; @taken: how many have waited and got it so far, so
+ * that whoever looks again and again sees whether it moves
+ */
+bool serve_waiting(const struct serve *s, uint64_t *taken);
+/* serve_give_up() - the peer takes nothing: nothing more is sent, what waits for room goes on, as when its functions fail */
+void serve_give_up(struct serve *s);
 
 /*
  * serve_marker() - the VM stands and nothing of it is under way: epoch n ends here for all disks

@@ -69,6 +69,7 @@ struct serve {
 	struct serve_peer peer;
 	bool has_peer;			/* somebody stands by, or may */
 	bool sends;			/* and can be sent to */
+	uint64_t taken;			/* how many of those that waited for room the connection has taken */
 	bool alone;			/* no peer, and this run's generation is begun and durable */
 	struct uncommitted un;
 	uint64_t committed;		/* seq of the last epoch that the peer has */

@@ -392,13 +392,16 @@ void serve_room(struct serve *s)
 
 		if (rc == -EAGAIN)
 			return;
-		if (rc == 1)
+		if (rc == 1) {
+			s->taken++;
 			continue;
+		}
 		if (rc != 0) {
 			s->sends = false;
 			break;
 		}
 		serve_list_take(&s->for_room);
+		s->taken++;
 		sent(s, op);
 	}
 	if (!s->sends)

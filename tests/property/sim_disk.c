@@ -116,7 +116,7 @@ void disk_step(struct sim *s, struct node *nd, struct step_run *r)
 
 void disk_message(struct sim *s, struct node *nd, const struct cmsg *m)
 {
-	struct ft_ev fe = { .type = FE_PROGRESS };
+	struct ft_ev fe = { .type = FE_DISK_MOVED };
 	struct disk *d = &nd->disk;
 
 	if (d->serves)

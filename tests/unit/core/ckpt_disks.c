@@ -54,7 +54,7 @@ static void resync_fails(void **state)
 	syncing(&d);
 	for (int i = 0; i < 100; i++) {
 		d.now += d.ft.cfg.staged_deadline / 2;
-		SAYS(ev0(&d, FE_PROGRESS, 0), "");
+		SAYS(ev0(&d, FE_DISK_MOVED, 0), "");
 	}
 	STATE(&d, FT_SYNC, "resync");
 	/* A peer that goes ends it; a next one waits until the step is answered. */
@@ -143,11 +143,70 @@ static void disk_fails(void **state)
 	assert_int_equal(d.ft.why, FT_WHY_DISK);
 }
 
+/* A guest that writes all the time must not keep a peer that hangs from being found out. */
+static void moving_disks(void **state)
+{
+	struct drive d;
+	bool parted = false;
+
+	to_stop(&d);
+	done(&d, STEP_STOP, 1);
+	net(&d, NA_DRAINED, 1);
+	done(&d, STEP_SAVE, 1);
+	done(&d, STEP_DISK, 1);
+	done_rc(&d, STEP_COPY, 1, 0, 5);
+	done(&d, STEP_CONT, 1);
+	STATE(&d, FT_SYNC, "staged");
+	for (int i = 0; i < 1000 && !parted; i++) {
+		d.now += d.ft.cfg.staged_deadline / 2;
+		ev0(&d, FE_DISK_MOVED, 0);
+		ev0(&d, FE_TICK, 0);
+		parted = d.ft.parting;
+		assert_true(parted || i < 100);
+		/* On a slow link it has some time. */
+		assert_true(!parted || i > 10);
+	}
+	assert_true(parted);
+	/* Where STAGED is there it is of no account at all. */
+	to_stop(&d);
+	done(&d, STEP_STOP, 1);
+	net(&d, NA_DRAINED, 1);
+	done(&d, STEP_SAVE, 1);
+	done(&d, STEP_DISK, 1);
+	done_rc(&d, STEP_COPY, 1, 0, 5);
+	done(&d, STEP_CONT, 1);
+	ctl(&d, CTL_STAGED, 1);
+	d.now = ft_deadline(&d.ft) - 1;
+	ev0(&d, FE_DISK_MOVED, 0);
+	d.now += 2;
+	ev0(&d, FE_TICK, 0);
+	assert_true(d.ft.parting);
+}
+
+/* A node whose images are of no use hands the VM to one that has some. */
+static void no_images(void **state)
+{
+	struct drive d;
+
+	to_stop(&d);
+	done(&d, STEP_STOP, 1);
+	net(&d, NA_DRAINED, 1);
+	done(&d, STEP_SAVE, 1);
+	done(&d, STEP_DISK, 1);
+	done_rc(&d, STEP_COPY, 1, 0, 5);
+	done(&d, STEP_CONT, 1);
+	ctl(&d, CTL_STAGED, 1);
+	ev0(&d, FE_DISK_FAILED, 1);
+	assert_int_equal(d.ft.state, FT_ENDED);
+	assert_non_null(strstr(d.said, "PROMOTE"));
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(serving), cmocka_unit_test(resync_fails), cmocka_unit_test(barrier_fails),
-		cmocka_unit_test(standing_by), cmocka_unit_test(no_room), cmocka_unit_test(disk_fails),
+		cmocka_unit_test(standing_by), cmocka_unit_test(no_room), cmocka_unit_test(disk_fails), cmocka_unit_test(moving_disks),
+		cmocka_unit_test(no_images),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
