@@ -235,7 +235,7 @@ def failover(bed, m, disks, names):
 
 @case(timeout=180)
 def disk_failover(bed):
-    """The same records to a virtio and an IDE disk: both nodes' images are equal, and after a failover as they must be."""
+    """The same records to a virtio and an IDE disk: images are equal, and after a failover as the guest says."""
     for node in (bed.a, bed.b):
         image(node)
         image(node, "second.img")
@@ -498,7 +498,8 @@ def disk_both_killed(bed):
             records = int(ask("disk vda records").split()[1])
             moment(0.05, 2.0)
             load.check()
-            for p in (bed.a.proc, bed.b.proc, bed.a.qemu_process(), bed.b.qemu_process()):
+            # The secondary first: between two kills it would take over, and what it serves then is not in a's image.
+            for p in (bed.b.proc, bed.a.proc, bed.b.qemu_process(), bed.a.qemu_process()):
                 p.kill()
             for node in (bed.a, bed.b):
                 node.proc.wait(10)
@@ -585,7 +586,8 @@ def disk_secondary_full(bed):
             load.finish()
         must(re.search("No space left on device.*place/disk.img", bed.b.said()), "node b does not say why: %s",
              bed.b.tail(10))
-        must("reason=disk failed" in bed.a.said(), "node a does not say why: %s", bed.a.tail(10))
+        must(re.search("the secondary cannot (apply epoch|stand by)", bed.a.said()), "node a does not say why: %s",
+             bed.a.tail(10))
         must(bed.b.proc.wait(10, "node b") not in (0, None), "node b ended as if nothing were wrong")
 
 
