@@ -29,7 +29,7 @@ ROUNDS = int(os.environ.get("LOCKSTEP_ROUNDS", "20"))
 WRITERS = 3
 # This looks at disks and not at times, and stops QEMU to do it: nobody is to be taken for dead because he is slow.
 # Under TCG a copy that was just replaced is slow, so that what is held is let out sooner by a checkpoint.
-OPTIONS = ["--timeout", "3000", "--qemu-timeout", "300000", "--compare-timeout", "200", "--checkpoint-delay", "2000"]
+OPTIONS = ["--timeout", "3000", "--qemu-timeout", "300000", "--compare-timeout", "200", "--checkpoint-delay", "500"]
 
 
 def other(bed, node):
