@@ -75,6 +75,7 @@ void keep_tell(struct net *net)
 
 	net->rel_at = net->now + net->cfg.released_every;
 	while ((f = flow_list_first(&net->flows, LIST_REL))) {
+		bool said = f->said_ts && !(f->shift_due && f->rel_ts);
 		struct net_act *a;
 
 		flow_list_del(&net->flows, f, LIST_REL);
@@ -84,7 +85,7 @@ void keep_tell(struct net *net)
 		a->msg.epoch = net->epoch;
 		a->msg.key = f->key;
 		a->msg.isn = f->isn_known ? f->isn : 0;
-		a->msg.seq32 = f->out_known ? f->out_nxt : f->isn;
+		a->msg.seq32 = f->out_known ? f->out_nxt : f->rel_out ? f->rel_nxt : f->isn;
 		a->msg.ack32 = f->out_ack;
 		/* What a rule lets through is not lowered, so it says nothing of what the SVM has. */
 		a->msg.room = f->out_ack_known && track_action(net, f) != RULE_BYPASS;
@@ -93,11 +94,12 @@ void keep_tell(struct net *net)
 				(f->no_ws ? RELEASED_NO_WS : 0) | (f->cls == FLOW_OPEN ? RELEASED_OPEN : 0);
 		/*
 		 * The highest of the PVM's, held segments included: with its age it bounds what may still leave. Of a promoted
-		 * VM that has said nothing here since: what the primary before it has told.
+		 * VM that has said nothing here since: what the primary before it has told, and what its first word will be
+		 * ahead of that.
 		 */
 		a->msg.has_ts = f->said_ts || f->rel_ts;
-		a->msg.tsval = f->said_ts ? f->said_tsval : f->rel_tsval;
-		a->msg.age_ms = (uint32_t)((net->now - (f->said_ts ? f->said_at : f->rel_at)) / NS_PER_MS);
+		a->msg.tsval = said ? f->said_tsval : f->rel_tsval + TS_MARGIN;
+		a->msg.age_ms = (uint32_t)((net->now - (said ? f->said_at : f->rel_at)) / NS_PER_MS);
 	}
 }
 

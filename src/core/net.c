@@ -395,10 +395,6 @@ static void promote(struct net *net)
 			release_alone(net, h, net->fp.meta[h].nic, &p);
 		}
 		keep_resend(net, f);
-		if (f->rel_out && !f->out_known && !(f->isn_known && f->rel_nxt == f->isn)) {
-			f->out_nxt = f->rel_nxt;
-			f->out_known = true;
-		}
 	}
 	if (net->gate_open)
 		inlog_replay(net);

@@ -230,6 +230,7 @@ void inlog_clear(struct net *net);
 void inlog_tell(struct net *net);
 
 /* rewrite.c: the translation table */
+#define TS_MARGIN 100	/* ticks; RELEASED was some time under way. A step forward costs nobody anything. */
 /* rewrite_in() - Return: the frame to give to the guest, @frame itself or a translated copy; FRAME_NONE: no frame free */
 uint32_t rewrite_in(struct net *net, uint32_t frame, struct packet *p);
 /* rewrite_in_flow() - the same for a PK_TCP whose flow is known */

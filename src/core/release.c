@@ -310,14 +310,27 @@ static struct flow *take_in(struct net *net, uint32_t frame, uint8_t nic, struct
 	return f;
 }
 
+/*
+ * The first that the VM says here. On a promoted node what lies before it was said before the promotion, so any state of
+ * this VM has it; how much of it a client was given is known only as far as it was told.
+ */
+static void first_out(struct flow *f, const struct packet *p)
+{
+	f->out_known = true;
+	f->out_nxt = p->flags & TCP_SYN && f->isn_known ? f->isn : p->seq;
+	if (f->rel_out)
+		f->out_nxt = seq_max(f->out_nxt, f->rel_nxt);
+}
+
 /* A TCP segment of a VM that has no copy. */
 static void alone_tcp(struct net *net, uint32_t frame, uint8_t nic, struct packet *p)
 {
 	struct flow *f = take_in(net, frame, nic, p);
 
 	if (f && !(p->flags & TCP_RST)) {
-		f->out_nxt = f->loc.nxt;
-		f->out_known = true;
+		if (!f->out_known)
+			first_out(f, p);
+		f->out_nxt = seq_max(f->out_nxt, f->loc.nxt);
 		note_out(net, f, p, NULL);
 	}
 	release_emit(net, nic, frame);
@@ -343,10 +356,8 @@ static void pure_ack(struct net *net, struct flow *f, uint32_t frame, struct pac
 {
 	uint32_t ack, edge;
 
-	if (!f->out_known) {
-		f->out_known = true;
-		f->out_nxt = p->seq;
-	}
+	if (!f->out_known)
+		first_out(f, p);
 	if (!allowed(net, f, &ack, &edge)) {
 		set_owed(net, f);
 		net->st.acks_swallowed++;
@@ -460,11 +471,8 @@ static void pvm_tcp(struct net *net, uint32_t frame, uint8_t nic, struct packet 
 		pure_ack(net, f, frame, p);
 		return;
 	}
-	if (!f->out_known) {
-		/* On a promoted node, that knows of it from its time as a secondary only: who goes on has been answered. */
-		f->out_known = true;
-		f->out_nxt = f->isn_known ? f->isn + !(p->flags & TCP_SYN) : p->seq;
-	}
+	if (!f->out_known)
+		first_out(f, p);
 	if (p->flags & TCP_SYN && !f->flow_ok && f->isn_known && seq_lt(f->isn, f->out_nxt)) {
 		/* The client says that it has this one, of which the secondary does not know yet: then it needs no other. */
 		frame_free(&net->fp, frame);

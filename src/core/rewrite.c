@@ -29,7 +29,6 @@
 #include <string.h>
 
 #define SYN_AGAIN	(1u << 20)	/* bytes that a guest may have sent before it repeats its SYN */
-#define TS_MARGIN 100	/* ticks; RELEASED was some time under way. A step forward costs nobody anything. */
 
 static bool translated(const struct flow *f)
 {
@@ -148,6 +147,7 @@ void rewrite_shift(struct net *net, struct flow *f, struct packet *p)
 	seen = f->rel_tsval + (uint32_t)((net->now - f->rel_at) / NS_PER_MS) + TS_MARGIN;
 	if (seq_lt(p->tsval, seen) && !FAULT(net, NET_FAULT_TS_BACK)) {
 		f->ts_off += seen - p->tsval;
+		f->said_tsval += seen - p->tsval;
 		packet_set_ts(p, seen, p->tsecr);
 	}
 }
