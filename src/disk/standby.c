@@ -39,6 +39,10 @@
  * A trim reads as zeroes and is written back as zeroes that need no space. Where a base cannot do that fast the trim is
  * dropped, as it may be: nobody has to write zeroes for it, and what is read there stays the same.
  *
+ * Shared bases (shared_standby.c) are written by the serving peer at once, so what comes from it is not new content but
+ * old: `pending` and `sealed` hold what was in the base before, and lie below the SVM's own writes. The flip drops them.
+ * Before a promotion nothing is journaled and nothing written.
+ *
  * Everything that can be done is done by standby_kick(), which looks at the state and not at what has happened, and is
  * called after everything that could have changed it.
  *
@@ -362,7 +366,8 @@ struct standby *standby_new(struct loop *l, const struct standby_disk *disks, co
 	s = calloc(1, sizeof(*s));
 	if (!s)
 		goto nomem;
-	*s = (struct standby){ .loop = l, .n = n, .limits = *limits, .ops = *ops, .next_id = 1, .sync = true };
+	*s = (struct standby){ .loop = l, .n = n, .limits = *limits, .ops = *ops, .next_id = 1, .sync = true,
+			      .shared = limits->shared };
 	s->waiting_last = &s->waiting;
 	s->timer = (struct loop_timer){ .fn = retry, .arg = s };
 	s->disk = calloc(n, sizeof(*s->disk));
@@ -396,8 +401,7 @@ struct standby *standby_new(struct loop *l, const struct standby_disk *disks, co
 	if (!s->pending || !s->stack[0])
 		goto nomem;
 	s->depth = 1;
-	for (unsigned int i = 0; i < n; i++)
-		overlay_push(&s->disk[i].over, &s->stack[0]->map[i]);
+	standby_restack(s);
 	return s;
 nomem:
 	err_set(e, -ENOMEM, "no memory for the disks of the standby node");

@@ -46,6 +46,7 @@ struct standby_limits {
 	uint64_t hard;		/* bytes: ops.failed(-ENOSPC) */
 	uint32_t extents;	/* in all maps; the soft limit of these is half of it */
 	uint32_t chunk;		/* bytes that memory and journal file are given out in, a power of 2; 0: 256 KiB */
+	bool shared;		/* the bases are the serving peer's too: it says what it is about to overwrite, standby_old() */
 };
 
 struct standby_ops {
@@ -114,6 +115,13 @@ void standby_sync_mode(struct standby *s, bool on);
  */
 int standby_write(struct standby *s, unsigned int disk, uint64_t off, uint32_t len, const uint8_t *data);
 int standby_zero(struct standby *s, unsigned int disk, uint64_t off, uint64_t len, bool trim, bool no_hole);
+
+/*
+ * standby_old() - shared bases: the peer is about to overwrite this for the first time in the epoch that follows the last
+ * barrier, and this is what it was; @data NULL: zeroes. What has been said of a byte in this epoch already stays.
+ * Return: as standby_write(); when it is 0 the peer may be told that it may write
+ */
+int standby_old(struct standby *s, unsigned int disk, uint64_t off, uint32_t len, const uint8_t *data);
 
 /* standby_barrier() - all of epoch n is there */
 void standby_barrier(struct standby *s, uint64_t n);

@@ -26,9 +26,23 @@
 	X(EDIT_SHARED)		/* bytes in memory that differ from their slot by an edit count as written */ \
 	X(NO_PIN)		/* a chunk that is being read may be used again */
 
+/* Those that only shared bases can show: tests/property/prop_shared.c */
+#define SHARED_FAULT_LIST(X) \
+	X(LOOK_ONCE)		/* the SVM's reads do not look again after the base has answered */ \
+	X(OLD_LAST)		/* old content of a byte that is said again in an epoch counts */ \
+	X(OLD_ORDER)		/* what the newer epoch has overwritten lies above what the older one has */ \
+	X(OLD_KEPT)		/* a flip does not drop what its epoch has overwritten */ \
+	X(OLD_LOST)		/* a promotion puts only the older epoch's back */ \
+	X(OLD_ABORT)		/* an abort forgets what its epoch has overwritten */ \
+	X(BACK_EARLY)		/* what is put back does not wait for reads of before the promotion */ \
+	X(KEEP_NO_ACK)		/* the serving node writes before the peer has confirmed */ \
+	X(KEEP_ONCE)		/* ... and keeps a block only once, whatever the epochs */ \
+	X(KEEP_PART)		/* ... and only the bytes that it overwrites, but takes the block as kept */ \
+	X(KEEP_LOST)		/* ... and writes on when the connection has broken, before anything is decided */
+
 #ifdef LOCKSTEP_FAULTS
 #define X(name) STANDBY_FAULT_##name,
-enum standby_fault { STANDBY_NO_FAULT, STANDBY_FAULT_LIST(X) STANDBY_FAULTS };
+enum standby_fault { STANDBY_NO_FAULT, STANDBY_FAULT_LIST(X) STANDBY_FAULTS, SHARED_FAULT_LIST(X) SHARED_FAULTS };
 #undef X
 extern unsigned int standby_fault;	/* the test's */
 #define FAULT(name) (standby_fault == STANDBY_FAULT_##name)

@@ -59,6 +59,8 @@ struct io {
 	unsigned int phase;	/* of a write that is on its way to the base */
 	uint64_t losses;	/* of the disk, when it began */
 	uint64_t need;		/* layer id that must be in the journal before it is answered; 0: none */
+	uint64_t old_seq;	/* of a read of shared bases: what had been said when it looked first */
+	bool early, second;	/* ... it began before the promotion; it looks for the second time */
 	struct io *next;
 };
 
@@ -127,6 +129,11 @@ struct standby {
 	uint64_t settle_ready, settle_written;	/* ids up to which layers are settled by the header under way */
 	uint64_t settle_epoch;
 
+	/* shared bases */
+	bool shared;
+	uint64_t old_seq;		/* how often the peer has said what it overwrites */
+	unsigned int early;		/* reads of before the promotion under way */
+
 	bool wanted, failed, room;
 	bool promoted, safe, merged;
 	uint64_t safe_id;		/* own writes of before the promotion: journaled, then safe */
@@ -162,10 +169,22 @@ void standby_kick(struct standby *s);
 void standby_defer(struct standby *s);
 struct layer *standby_top(struct standby *s);
 void standby_check_limits(struct standby *s);
+/* standby_restack() - shared bases, before the promotion: the overlays anew */
+void standby_restack(struct standby *s);
 
 /* standby_peer.c */
 void peer_step(struct standby *s);
 bool peer_busy(const struct standby *s);
+/* peer_refuse() - Return: 0, or what a message about this range is answered by */
+int peer_refuse(const struct standby *s, unsigned int disk, uint64_t off, uint64_t len);
+/* peer_pend() - into the pending layer. Return: 0, -EAGAIN, -EIO */
+int peer_pend(struct standby *s, unsigned int disk, uint64_t off, uint64_t len, const uint8_t *data, enum ext_kind kind);
+/* peer_unite() - the newer layer's extents over those of the older one; the newer one is buried. Return: 0 or -ENOSPC */
+int peer_unite(struct standby *s, struct layer *old, struct layer *new);
+/* peer_flip_shared() / _abort_shared() / _promote_shared() - where the bases are shared */
+void peer_flip_shared(struct standby *s, struct layer *fresh);
+void peer_abort_shared(struct standby *s);
+void peer_promote_shared(struct standby *s);
 
 /* standby_io.c */
 void io_init(struct standby *s, unsigned int disk);

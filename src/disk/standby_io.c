@@ -23,6 +23,8 @@ static void io_finish(struct io *io, int rc)
 	struct blk_req *r = io->r;
 
 	s->ios--;
+	if (io->early && !--s->early)
+		standby_defer(s);
 	free(io);
 	r->done(r, rc);
 	if (s->quiet)
@@ -120,13 +122,21 @@ static void do_read(struct io *io)
 
 		if (overlay_at(&io->d->over, r->off + io->pos, r->off + r->len, &e))
 			read_piece(io, &e, buf);
-		else
+		else if (!io->second)
 			base_submit(io, BLK_READ, 0, e.off, e.len, buf);
 		io->pos += e.len;
 	}
 	io->issuing = false;
-	if (!io->subs && (io->pos == r->len || io->rc))
-		io_finish(io, io->rc);
+	if (io->subs || (io->pos < r->len && !io->rc))
+		return;
+	/* The peer may have written over it meanwhile; then it has said before what it was. */
+	if (!io->rc && !io->second && io->old_seq != io->s->old_seq && !FAULT(LOOK_ONCE)) {
+		io->second = true;
+		io->pos = 0;
+		do_read(io);
+		return;
+	}
+	io_finish(io, io->rc);
 }
 
 static void do_status(struct io *io)
@@ -135,6 +145,13 @@ static void do_status(struct io *io)
 	unsigned int n = 0;
 	struct ext e;
 
+	/* What is a hole now may be what the peer has made. */
+	if (io->s->shared && !io->s->promoted) {
+		r->ext[0] = (struct blk_extent){ r->len, 0 };
+		r->n_ext = 1;
+		io_finish(io, 0);
+		return;
+	}
 	while (io->pos < r->len && n < r->n_ext) {
 		if (!overlay_at(&io->d->over, r->off + io->pos, r->off + r->len, &e))
 			break;
@@ -377,7 +394,9 @@ static void submit(struct blk *b, struct blk_req *r)
 		r->done(r, -ENOMEM);
 		return;
 	}
-	*io = (struct io){ .s = s, .d = d, .r = r };
+	*io = (struct io){ .s = s, .d = d, .r = r, .old_seq = s->old_seq };
+	io->early = s->shared && !s->promoted && r->op == BLK_READ;
+	s->early += io->early;
 	s->ios++;
 	io_next(io);
 }

@@ -56,6 +56,8 @@ void standby_promote(struct standby *s)
 		return;
 	s->promoted = true;
 	s->failed = false;
+	if (s->shared)
+		peer_promote_shared(s);
 	lose(s, s->aborted);
 	lose(s, s->sealed);
 	lose(s, s->pending);

@@ -70,7 +70,7 @@ void standby_sync_mode(struct standby *s, bool on)
 	s->sync = on;
 }
 
-static int refuse(const struct standby *s, unsigned int disk, uint64_t off, uint64_t len)
+int peer_refuse(const struct standby *s, unsigned int disk, uint64_t off, uint64_t len)
 {
 	if (disk >= s->n || off > s->disk[disk].base->size || len > s->disk[disk].base->size - off)
 		return -EINVAL;
@@ -78,7 +78,7 @@ static int refuse(const struct standby *s, unsigned int disk, uint64_t off, uint
 }
 
 /* Into the pending layer. What was taken before there was no room is taken once more when the peer says it again. */
-static int pend(struct standby *s, unsigned int disk, uint64_t off, uint64_t len, const uint8_t *data, enum ext_kind kind)
+int peer_pend(struct standby *s, unsigned int disk, uint64_t off, uint64_t len, const uint8_t *data, enum ext_kind kind)
 {
 	int64_t n;
 
@@ -102,18 +102,18 @@ static int pend(struct standby *s, unsigned int disk, uint64_t off, uint64_t len
 
 int standby_write(struct standby *s, unsigned int disk, uint64_t off, uint32_t len, const uint8_t *data)
 {
-	int rc = refuse(s, disk, off, len);
+	int rc = peer_refuse(s, disk, off, len);
 
 	if (rc || !len)
 		return rc;
 	if (s->sync)
 		return sync_write(s, &s->disk[disk], BLK_WRITE, 0, off, len, data);
-	return pend(s, disk, off, len, data, EXT_DATA);
+	return peer_pend(s, disk, off, len, data, EXT_DATA);
 }
 
 int standby_zero(struct standby *s, unsigned int disk, uint64_t off, uint64_t len, bool trim, bool no_hole)
 {
-	int rc = refuse(s, disk, off, len);
+	int rc = peer_refuse(s, disk, off, len);
 	struct disk *d;
 
 	if (rc || !len)
@@ -123,7 +123,7 @@ int standby_zero(struct standby *s, unsigned int disk, uint64_t off, uint64_t le
 		return 0;
 	if (s->sync)
 		return sync_write(s, d, BLK_ZERO, no_hole && !trim ? BLK_NO_HOLE : 0, off, len, NULL);
-	return pend(s, disk, off, len, NULL, no_hole && !trim ? EXT_ZERO : EXT_TRIM);
+	return peer_pend(s, disk, off, len, NULL, no_hole && !trim ? EXT_ZERO : EXT_TRIM);
 }
 
 /* Checkpoints. */
@@ -150,6 +150,8 @@ void standby_barrier(struct standby *s, uint64_t n)
 	s->sealed->state = LAYER_SEALED;
 	s->sealed->epoch = n;
 	s->is_reserved = false;
+	if (s->shared)
+		standby_restack(s);
 	standby_kick(s);
 }
 
@@ -275,7 +277,7 @@ static bool ask_space(struct standby *s)
 }
 
 /* The newer layer's extents over those of the older one, which has the bytes of both then */
-static int unite(struct standby *s, struct layer *old, struct layer *new)
+int peer_unite(struct standby *s, struct layer *old, struct layer *new)
 {
 	int rc = 0;
 
@@ -301,8 +303,9 @@ static void reserve_step(struct standby *s)
 
 	if (!s->reserving || (s->syncing && !FAULT(SYNC_NOT_WAITED)) || s->depth > STANDBY_MAX_EPOCHS)
 		return;
-	if (s->failed) {
-		reserved(s, -EIO);
+	if (s->failed || s->shared) {
+		/* What the epoch has written is in a shared base already. */
+		reserved(s, s->failed ? -EIO : 0);
 		return;
 	}
 	if (s->aborted) {
@@ -316,7 +319,7 @@ static void reserve_step(struct standby *s)
 		s->aborted->epoch = l->epoch;
 		s->sealed = s->aborted;
 		s->aborted = NULL;
-		rc = unite(s, s->sealed, l);
+		rc = peer_unite(s, s->sealed, l);
 		if (rc) {
 			standby_fail(s, rc, "the aborted epoch and the next one cannot be made one");
 			reserved(s, rc);
@@ -354,6 +357,10 @@ int standby_flip(struct standby *s, uint64_t n, struct err *e)
 	fresh = layer_new(s);
 	if (!fresh)
 		return err_set(e, -ENOMEM, "no memory for another layer");
+	if (s->shared) {
+		peer_flip_shared(s, fresh);
+		return 0;
+	}
 	for (unsigned int i = 0; i < s->n; i++) {
 		overlay_drop(&s->disk[i].over, &top->map[i]);
 		overlay_push(&s->disk[i].over, &s->sealed->map[i]);
@@ -386,8 +393,15 @@ void standby_abort(struct standby *s, uint64_t n)
 		return;
 	if (FAULT(ABORT_DROPS))
 		extmap_clear(&s->pending->map[0]);
-	s->sealed = NULL;
 	s->is_reserved = false;
+	if (s->shared) {
+		peer_abort_shared(s);
+		if (s->reserving)
+			reserved(s, -ECANCELED);
+		standby_kick(s);
+		return;
+	}
+	s->sealed = NULL;
 	if (l->persisting) {
 		s->aborted = l;
 	} else {
@@ -395,7 +409,7 @@ void standby_abort(struct standby *s, uint64_t n)
 			journal_index_free(s->j, &l->index);
 		l->state = LAYER_OPEN;
 		l->rc = 0;
-		rc = unite(s, l, s->pending);
+		rc = peer_unite(s, l, s->pending);
 		s->pending = l;
 		if (rc)
 			standby_fail(s, rc, "the aborted epoch and the next one cannot be made one");

@@ -340,7 +340,8 @@ void writeback_step(struct standby *s)
 	struct writeback *w = &s->wb;
 
 	settle_step(s);
-	if (w->phase == WB_IDLE && !s->failed && !s->hold)
+	/* A read of a shared base, made before the promotion, must still find what is about to be put back. */
+	if (w->phase == WB_IDLE && !s->failed && !s->hold && (!s->early || FAULT(BACK_EARLY)))
 		batch(s);
 	if (w->phase == WB_WAIT && !s->straight[s->phase ^ 1])
 		w->phase = WB_WRITE;
