@@ -229,6 +229,14 @@ static void stopped(struct ft *ft, struct ft_ctx *c)
 	collect(ft, c);
 }
 
+void sec_hold(struct ft *ft, struct ft_ctx *c)
+{
+	if (ft->s.phase != SEC_IDLE || ft->s.held)
+		return;
+	ft->s.held = true;
+	ft_do(ft, c, STEP_STOP, ft->epoch, ft->cfg.stop_deadline);
+}
+
 void sec_full(struct ft *ft, struct ft_ctx *c)
 {
 	struct ckpt_secondary *s = &ft->s;
@@ -236,8 +244,7 @@ void sec_full(struct ft *ft, struct ft_ctx *c)
 	/* In a checkpoint these pages are about to go. */
 	if (s->phase != SEC_IDLE || s->held)
 		return;
-	s->held = true;
-	ft_do(ft, c, STEP_STOP, ft->epoch, ft->cfg.stop_deadline);
+	sec_hold(ft, c);
 	if (ft->link)
 		ft_say(ft, c, CTL_WANT, ft->epoch, CAUSE_PRIVATE);
 }
@@ -354,6 +361,8 @@ static void running(struct ft *ft, struct ft_ctx *c)
 	/* It went while cont was being answered. */
 	if (ft->link && s->svm_off)
 		ft_say(ft, c, CTL_WANT, ft->epoch, CAUSE_RESET);
+	if (ft->fence == FENCE_REFUSED && !ft->link)
+		sec_hold(ft, c);
 }
 
 static void cont_unwind(struct ft *ft, struct ft_ctx *c)

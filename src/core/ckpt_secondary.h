@@ -58,8 +58,10 @@ void sec_disk_moved(struct ft *ft, struct ft_ctx *c);
 void sec_done(struct ft *ft, struct ft_ctx *c);
 void sec_progress(struct ft *ft, struct ft_ctx *c);
 void sec_tick(struct ft *ft, struct ft_ctx *c);
-/* sec_full() - stop the SVM until the next checkpoint */
+/* sec_full() - stop the SVM until the next checkpoint, which is asked for */
 void sec_full(struct ft *ft, struct ft_ctx *c);
+/* sec_hold() - stop the SVM until it is promoted, or replaced by a checkpoint */
+void sec_hold(struct ft *ft, struct ft_ctx *c);
 /* sec_qemu_lost() - the own QEMU died or hangs */
 /* sec_give_up() - end, telling the primary so if that is possible */
 void sec_give_up(struct ft *ft, struct ft_ctx *c, enum ft_reason why);

@@ -27,6 +27,10 @@
  *   connections close or its lease must have run out. When CLAIM and ALONE cross, ALONE wins, on both sides.
  * - SIGTERM: a protected primary hands over (checkpoint, kill, PROMOTE; a second SIGTERM leaves the checkpoint out);
  *   an unprotected one ends the VM, which is what was asked for; a secondary says GONE and ends.
+ * - Where the disks are shared (cfg.fence) a secondary that would promote has the peer fenced first (STEP_FENCE), for a
+ *   process that is dead, or whose connections are closed, may have writes under way; only a peer that said PROMOTE has
+ *   seen to that itself. Where nothing proves that it is dead it gets a lease more to go on alone. As long as the fence does not succeed the SVM stands and is not let out, and it is tried again
+ *   after fence_retry and at each `failover`.
  * - Every wait has a deadline. The one that has no exit is a node that serves alone (or promotes, the peer being
  *   dead) and whose own QEMU does not answer cont: nobody else has the VM, so it is asked again and again and not
  *   killed.
@@ -129,7 +133,7 @@ static const struct ft_cell table[FT_STATE_MAX][FE_TYPE_MAX] = {
 		[FE_QEMU_DIED] = F(ft_alone_qemu_died), [FE_QEMU_HUNG] = NO,
 		[FE_GUEST_OFF] = F(ft_alone_guest_off), [FE_GUEST_RESET] = NO, [FE_GUEST_PANIC] = NO,
 		[FE_CTL] = F(ft_alone_ctl), [FE_NET] = NO, [FE_BULK_BARRIER] = NO, [FE_PROGRESS] = NO,
-		[FE_WANT] = NO, [FE_FULL] = NO, [FE_DISK_BARRIER] = NO, [FE_DISK_FAILED] = NO, [FE_DISK_MOVED] = NO, [FE_DONE] = F(ft_alone_done), [FE_FAILOVER] = NO,
+		[FE_WANT] = NO, [FE_FULL] = NO, [FE_DISK_BARRIER] = NO, [FE_DISK_FAILED] = F(ft_alone_disk_failed), [FE_DISK_MOVED] = NO, [FE_DONE] = F(ft_alone_done), [FE_FAILOVER] = NO,
 		[FE_QUIT] = F(ft_alone_quit),
 		[FE_SET_DELAY] = F(set_delay), [FE_TICK] = F(ft_alone_timer),
 	},
@@ -172,7 +176,7 @@ static const struct ft_cell table[FT_STATE_MAX][FE_TYPE_MAX] = {
 		[FE_GUEST_RESET] = F(ft_standby_guest), [FE_GUEST_PANIC] = F(ft_standby_guest),
 		[FE_CTL] = F(ft_standby_ctl), [FE_NET] = F(sec_net), [FE_BULK_BARRIER] = F(sec_bulk),
 		[FE_PROGRESS] = F(sec_progress), [FE_WANT] = F(ft_standby_want), [FE_FULL] = F(ft_standby_full),
-		[FE_DISK_BARRIER] = F(sec_disk), [FE_DISK_FAILED] = F(sec_disk), [FE_DISK_MOVED] = F(sec_disk_moved), [FE_DONE] = F(sec_done),
+		[FE_DISK_BARRIER] = F(sec_disk), [FE_DISK_FAILED] = F(sec_disk), [FE_DISK_MOVED] = F(sec_disk_moved), [FE_DONE] = F(ft_standby_done),
 		[FE_FAILOVER] = F(ft_standby_failover), [FE_QUIT] = F(ft_standby_quit),
 		[FE_SET_DELAY] = F(set_delay), [FE_TICK] = F(ft_standby_timer),
 	},
@@ -269,6 +273,7 @@ void ft_cfg_default(struct ft_cfg *cfg, enum ft_role role)
 		.lease = 500 * NS_PER_MS,
 		.drift = 10 * NS_PER_MS,
 		.share_after = 2 * NS_PER_S,
+		.fence_retry = 10 * NS_PER_S,
 		.max_rounds = 10,
 		.round_goal = 2000,
 		.precopy = { .goal = 512, .min = 10 * NS_PER_MS, .max = 1 * NS_PER_S, .share = 4 },
@@ -321,6 +326,10 @@ const char *ft_phase(const struct ft *ft)
 {
 	if (ft->parting)
 		return "parting";
+	if (ft->state == FT_STANDBY && ft->fence == FENCE_RUNS)
+		return "fence";
+	if (ft->state == FT_STANDBY && ft->fence == FENCE_REFUSED)
+		return "unfenced";
 	if (ft->takeover_at != NS_NEVER)
 		return "lease";
 	if (ft->s.phase == SEC_IDLE && ft->s.held)

@@ -46,6 +46,7 @@ enum ft_reason {
 	FT_WHY_GUEST_OFF,	/* the guest powered off */
 	FT_WHY_QUIT,		/* somebody ended lockstep */
 	FT_WHY_DISK,		/* a disk of this node failed */
+	FT_WHY_UNFENCED,	/* this node would take over, and nobody knows that the peer writes no more to the shared disks */
 	FT_WHY_MAX
 };
 const char *ft_reason_name(enum ft_reason r);
@@ -75,6 +76,8 @@ enum ft_step {
 	STEP_RESYNC,	/* primary, VM runs: bring the peer's disks up to date; FE_PROGRESS as long as it moves */
 	STEP_DISK,	/* primary, VM stopped: epoch n ends here for all disks; the barrier follows in their connection */
 	STEP_FLIP,	/* secondary, SVM stopped: epoch n is what the disks are, what the SVM wrote is gone; may come again */
+	STEP_FENCE,	/* secondary, about to take over: see to it that the peer writes to the shared disks no more. -EOPNOTSUPP:
+			 * nothing can; -ESTALE: the peer has gone on without this node; any other error: perhaps later */
 	STEP_MAX
 };
 const char *ft_step_name(enum ft_step s);
@@ -95,7 +98,9 @@ struct ft_cfg {
 	uint32_t max_rounds;		/* pre-copy rounds in the first synchronisation */
 	uint32_t round_goal;		/* dirty pages below which the first checkpoint is made */
 	struct precopy_cfg precopy;	/* rounds between checkpoints */
-	bool disks;			/* the VM has disks that are replicated */
+	bool disks;			/* the VM has disks that are replicated, or shared */
+	bool fence;			/* no promotion before STEP_FENCE, unless the peer has said that it has ended */
+	nstime fence_retry;		/* from a fence that failed to the next try */
 	uint32_t faults;		/* planted faults (enum ft_fault), only in a build with LOCKSTEP_FAULTS */
 };
 void ft_cfg_default(struct ft_cfg *cfg, enum ft_role role);
@@ -115,6 +120,7 @@ enum ft_fault {
 	FT_FAULT_ABORT_RELEASE = 1 << 4, /* what it holds leaves at once */
 	FT_FAULT_ABORT_RUN = 1 << 5,	/* the SVM runs on */
 	FT_FAULT_NO_FLIP = 1 << 6,	/* the SVM of n goes on with the disks that the one before had */
+	FT_FAULT_NO_FENCE = 1 << 8,	/* a secondary promotes without a fence */
 	FT_FAULT_DISK_LATE = 1 << 7,	/* the disks' barrier is placed when the VM runs again */
 };
 
@@ -166,7 +172,8 @@ enum ft_ev_type {
 	FE_FULL,	/* secondary: the SVM has so many pages of its own that it may write no more before the next checkpoint */
 	FE_DISK_BARRIER, /* secondary: all disks have epoch n whole, and the room to apply it; rc: they have not, for good */
 	FE_DISK_FAILED,	/* a disk of this node has failed: secondary: it can stand by no more; primary: protection must end;
-			 * value: 1: its images are of no use, so that a peer had better serve */
+			 * value: 1: its images are of no use, so that a peer had better serve; rc -ESTALE: this node
+			 * was going on alone, and the peer has the shared disks */
 	FE_DISK_MOVED,	/* something of the disks has moved: says nothing about memory or QEMU */
 	FE_DONE,	/* step, n, rc (0 or -errno), value; -ECONNRESET of a QMP step means that QEMU is dead */
 	FE_FAILOVER,	/* command: secondary: take over; primary: hand over */

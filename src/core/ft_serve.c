@@ -5,6 +5,8 @@
  */
 #include "core/ft_handlers.h"
 
+#include <errno.h>
+
 void ft_alone(struct ft *ft, struct ft_ctx *c, enum ft_reason why)
 {
 	if (!ft_may_take_over(ft, why))
@@ -101,6 +103,13 @@ void ft_alone_qemu_died(struct ft *ft, struct ft_ctx *c)
 void ft_alone_guest_off(struct ft *ft, struct ft_ctx *c)
 {
 	ft_end(ft, c, FT_WHY_GUEST_OFF, STEP_MAX, FT_EXIT_OK, CTL_GUEST_OFF);
+}
+
+void ft_alone_disk_failed(struct ft *ft, struct ft_ctx *c)
+{
+	/* Anything else the guest hears of itself. */
+	if (c->ev->rc == -ESTALE)
+		ft_end(ft, c, FT_WHY_PEER_TOOK_OVER, STEP_MAX, FT_EXIT_PEER, CTL_TYPE_MAX);
 }
 
 void ft_alone_quit(struct ft *ft, struct ft_ctx *c)

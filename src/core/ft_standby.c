@@ -5,6 +5,8 @@
  */
 #include "core/ft_handlers.h"
 
+#include <errno.h>
+
 /* JOINING: a secondary with nothing to take over from */
 
 void ft_joining_link_up(struct ft *ft, struct ft_ctx *c)
@@ -78,9 +80,23 @@ void ft_standby_quit(struct ft *ft, struct ft_ctx *c)
 
 /* STANDBY: a secondary that can take over */
 
+/* Return: whether the peer is known to write to no shared disk any more; else that is seen to, as far as it can be */
+static bool fenced(struct ft *ft, struct ft_ctx *c, enum ft_reason why)
+{
+	if (!ft->cfg.fence || ft->fence == FENCE_DONE || why == FT_WHY_PEER_PROMOTE)
+		return true;
+	ft->takeover_at = NS_NEVER;
+	ft->why = why;
+	if (ft->fence != FENCE_RUNS && !ft->busy[STEP_FENCE].on) {
+		ft->fence = FENCE_RUNS;
+		ft_do(ft, c, STEP_FENCE, ft->epoch, NS_NEVER);
+	}
+	return false;
+}
+
 static void promote(struct ft *ft, struct ft_ctx *c, enum ft_reason why)
 {
-	if (!ft_may_take_over(ft, why))
+	if (!ft_may_take_over(ft, why) || (!ft_fault(ft, FT_FAULT_NO_FENCE) && !fenced(ft, c, why)))
 		return;
 	ft->takeover_at = NS_NEVER;
 	ft->generation++;
@@ -95,10 +111,38 @@ static void promote(struct ft *ft, struct ft_ctx *c, enum ft_reason why)
 	sec_promote(ft, c);
 }
 
+void ft_standby_done(struct ft *ft, struct ft_ctx *c)
+{
+	int rc = c->ev->rc;
+
+	if (c->ev->step != STEP_FENCE) {
+		sec_done(ft, c);
+		return;
+	}
+	if (!ft_answered(ft, c->ev))
+		return;
+	if (!rc) {
+		ft->fence = FENCE_DONE;
+		promote(ft, c, ft->why);
+	} else if (rc == -ESTALE) {
+		ft_end(ft, c, FT_WHY_PEER_ALONE, STEP_MAX, FT_EXIT_PEER, CTL_TYPE_MAX);
+	} else {
+		ft->fence = FENCE_REFUSED;
+		if (rc != -EOPNOTSUPP)
+			ft->takeover_at = ft_after(c->now, ft->cfg.fence_retry);
+		sec_hold(ft, c);
+		ft_set_state(ft, c, FT_STANDBY, FT_WHY_UNFENCED);
+	}
+}
+
 /* The peer's death is likely and not proven: its lease must have run out first. */
 static void promote_later(struct ft *ft, struct ft_ctx *c, enum ft_reason why, nstime from)
 {
 	nstime at = ft_after(from, ft_after(ft->cfg.lease, ft->cfg.drift));
+
+	/* If it lives it goes on alone now. It shall do so, rather than be fenced by who was a little faster. */
+	if (ft->cfg.fence)
+		at = ft_after(at, ft->cfg.lease);
 
 	ft->why = why;
 	if (at <= c->now)
@@ -172,7 +216,10 @@ void ft_standby_full(struct ft *ft, struct ft_ctx *c)
 
 void ft_standby_failover(struct ft *ft, struct ft_ctx *c)
 {
-	ft_claim(ft, c, FT_WHY_COMMAND);
+	if (ft->fence == FENCE_REFUSED && (!ft->link || ft->claimed))
+		promote(ft, c, FT_WHY_COMMAND);
+	else
+		ft_claim(ft, c, FT_WHY_COMMAND);
 }
 
 void ft_standby_timer(struct ft *ft, struct ft_ctx *c)

@@ -20,6 +20,7 @@ struct ft_busy {
 	nstime deadline;
 };
 
+enum ft_fence { FENCE_NO, FENCE_RUNS, FENCE_DONE, FENCE_REFUSED };
 enum ft_leave { LEAVE_NO, LEAVE_COMMAND, LEAVE_QUIT, LEAVE_OFF };
 
 struct ft {
@@ -27,6 +28,7 @@ struct ft {
 	enum ft_state state;
 	enum ft_reason reason;
 	enum ft_step failed;		/* step of FT_WHY_STEP_FAILED */
+	enum ft_fence fence;		/* secondary: of the peer */
 	enum ft_leave leave;		/* what the end of the pair, which is under way, is for */
 	uint32_t generation;
 	uint64_t epoch;			/* that the local VM is in */

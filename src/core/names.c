@@ -37,6 +37,7 @@ const char *ft_reason_name(enum ft_reason r)
 		[FT_WHY_QEMU_DIED] = "qemu died", [FT_WHY_QEMU_HUNG] = "qemu hung",
 		[FT_WHY_STEP_FAILED] = "step failed", [FT_WHY_COMMAND] = "command",
 		[FT_WHY_GUEST_OFF] = "guest powered off", [FT_WHY_QUIT] = "quit", [FT_WHY_DISK] = "disk failed",
+		[FT_WHY_UNFENCED] = "peer not fenced",
 	};
 
 	return NAME(names, r);
@@ -49,7 +50,7 @@ const char *ft_step_name(enum ft_step s)
 		[STEP_PRECOPY] = "precopy", [STEP_COPY] = "copy", [STEP_SEND] = "send", [STEP_RESERVE] = "reserve", [STEP_APPLY] = "apply",
 		[STEP_LOAD] = "load", [STEP_MEND] = "mend", [STEP_RESTART] = "restart", [STEP_FORGET] = "forget",
 		[STEP_SHARE] = "share", [STEP_AGAIN] = "again", [STEP_RESYNC] = "resync", [STEP_DISK] = "disk",
-		[STEP_FLIP] = "flip",
+		[STEP_FLIP] = "flip", [STEP_FENCE] = "fence",
 	};
 
 	return NAME(names, s);

@@ -114,6 +114,8 @@ static void io_cfg(struct io *io, struct ft_cfg *c)
 	io_u32(io, &c->precopy.share);
 	io_bool(io, &c->precopy.off);
 	io_bool(io, &c->disks);
+	io_bool(io, &c->fence);
+	io_u64(io, &c->fence_retry);
 	io_u32(io, &c->faults);
 }
 
@@ -194,6 +196,7 @@ static void io_ft(struct io *io, struct ft *ft)
 	IO_ENUM(io, ft->state, FT_STATE_MAX - 1);
 	IO_ENUM(io, ft->reason, FT_WHY_MAX - 1);
 	IO_ENUM(io, ft->failed, STEP_MAX);
+	IO_ENUM(io, ft->fence, FENCE_REFUSED);
 	IO_ENUM(io, ft->leave, LEAVE_OFF);
 	io_u32(io, &ft->generation);
 	io_u64(io, &ft->epoch);

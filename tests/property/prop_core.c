@@ -66,6 +66,7 @@ static const struct fault faults[] = {
 	{ "abort-drop-pages", 0, FT_FAULT_ABORT_DROP_PAGES, "the memory is not that of the device state" },
 	{ "abort-release", 0, FT_FAULT_ABORT_RELEASE, "the state that would take over" },
 	{ "no-flip", 0, FT_FAULT_NO_FLIP, "the disk is not that of the device state" },
+	{ "no-fence", 0, FT_FAULT_NO_FENCE, "may still write" },
 	{ "disk-late", 0, FT_FAULT_DISK_LATE, "isk" },
 	{ "abort-run", 0, FT_FAULT_ABORT_RUN, "the SVM runs on" },
 };

@@ -141,6 +141,7 @@ uint64_t disk_sum(const struct node *nd);
 void disk_boot(struct sim *s, struct node *nd, bool serves);
 void disk_write(struct sim *s, struct node *nd);
 void disk_step(struct sim *s, struct node *nd, struct step_run *r);
+void disk_fence(struct sim *s, struct node *nd, struct step_run *r);
 void disk_message(struct sim *s, struct node *nd, const struct cmsg *m);
 void disk_promote(struct sim *s, struct node *nd);
 
@@ -428,6 +429,7 @@ struct sim {
 	uint8_t g_ts, g_sack, g_dsack, g_ws;
 	uint16_t g_mss, g_rwnd;
 	bool disks;
+	bool fence;			/* a promotion needs one, as where the disks are shared */
 	bool g_nagle;
 	bool deterministic;		/* nothing in it diverges: no checkpoint may be needed */
 	bool rejoin, rejoined, loss_free;

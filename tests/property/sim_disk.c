@@ -114,6 +114,26 @@ void disk_step(struct sim *s, struct node *nd, struct step_run *r)
 	}
 }
 
+/*
+ * Mostly it works: the peer has no power any more. Which of two that live is to go on is decided before: one that has gone
+ * on alone has the claim.
+ */
+void disk_fence(struct sim *s, struct node *nd, struct step_run *r)
+{
+	int peer = 1 - nd->id;
+
+	if (node_up(s, peer) && ft_state(s->node[peer].ft) == FT_ALONE) {
+		r->rc = -ESTALE;
+		return;
+	}
+	if (chance(s, 3000)) {
+		r->rc = -EIO;
+		return;
+	}
+	if (node_up(s, peer))
+		node_die(s, peer, false);
+}
+
 void disk_message(struct sim *s, struct node *nd, const struct cmsg *m)
 {
 	struct ft_ev fe = { .type = FE_DISK_MOVED };
@@ -147,6 +167,8 @@ void disk_promote(struct sim *s, struct node *nd)
 
 	if (d->serves)
 		return;
+	if (s->fence && node_up(s, 1 - nd->id) && s->node[1 - nd->id].q_alive)
+		sim_fail(s, "P4", "node %s takes over, and the peer may still write to the disks that they share", who(nd));
 	for (unsigned int i = 0; i < SIM_BLOCKS; i++)
 		if (d->own_map & 1u << i)
 			d->base[i] = d->own[i];

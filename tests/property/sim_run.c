@@ -291,6 +291,8 @@ static void draw_nodes(struct sim *s)
 						   .share = 2 + rnd(s, 3), .off = chance(s, 1500) };
 		fc.faults = s->ft_faults;
 		fc.disks = s->disks;
+		fc.fence = s->fence;
+		fc.fence_retry = 50 * NS_PER_MS;
 		nd->fcfg = fc;
 		ft_init(nd->ft, &fc, 1);
 		if (s->disks)
@@ -311,6 +313,7 @@ static void draw(struct sim *s)
 {
 	/* Not drawn, so that the seeds without disks stay what they were. */
 	s->disks = s->seed % 3 == 0;
+	s->fence = s->seed % 9 == 0;
 	s->deterministic = chance(s, 2500);
 	s->rejoin = chance(s, 2500);
 	s->loss_free = s->deterministic || chance(s, 4000);

@@ -201,10 +201,84 @@ static void no_images(void **state)
 	assert_non_null(strstr(d.said, "PROMOTE"));
 }
 
+static void to_idle(struct drive *d)
+{
+	filled(d);
+	d->ft.cfg.fence = true;
+	disk_barrier(d, 1, 0, "STAGED:1 flip:1 restart:1");
+	done(d, STEP_RESTART, 1);
+	done(d, STEP_FLIP, 1);
+	done(d, STEP_APPLY, 1);
+	done(d, STEP_LOAD, 1);
+	done(d, STEP_MEND, 1);
+	done(d, STEP_CONT, 1);
+	STATE(d, FT_STANDBY, "idle");
+}
+
+static void fence(void **state)
+{
+	struct drive d;
+
+	/* A close by its kernel says that the peer's process is dead; what it had under way is not. */
+	to_idle(&d);
+	SAYS(ev0(&d, FE_LINK_DOWN, 1), "fence:2");
+	STATE(&d, FT_STANDBY, "fence");
+	/* Whatever else says that it is time to take over begins no second one. */
+	SAYS(ev0(&d, FE_SILENT, 0), "");
+	SAYS(done(&d, STEP_FENCE, 2), "drop-link lease-never net-promote:2 forget:2");
+	STATE(&d, FT_ALONE, "idle");
+	/* One that said that it has ended has seen to that itself. */
+	to_idle(&d);
+	SAYS(ctl(&d, CTL_PROMOTE, 1), "TOOK_OVER:2 drop-link lease-never net-promote:2 forget:2");
+}
+
+static void fence_fails(void **state)
+{
+	struct drive d;
+
+	to_idle(&d);
+	ev0(&d, FE_LINK_DOWN, 1);
+	SAYS(done_rc(&d, STEP_FENCE, 2, -EIO, 0), "stop:2");
+	STATE(&d, FT_STANDBY, "unfenced");
+	assert_int_equal(ft_reason(&d.ft), FT_WHY_UNFENCED);
+	done(&d, STEP_STOP, 2);
+	/* Once more after a while, and when somebody asks for it. */
+	assert_true(ft_deadline(&d.ft) == d.now + d.ft.cfg.fence_retry);
+	d.now = ft_deadline(&d.ft);
+	SAYS(ev0(&d, FE_TICK, 0), "fence:2");
+	SAYS(done_rc(&d, STEP_FENCE, 2, -EIO, 0), "");
+	SAYS(ev0(&d, FE_FAILOVER, 0), "fence:2");
+	/* The VM, which stands, goes on when it has succeeded. */
+	SAYS(done(&d, STEP_FENCE, 2), "drop-link lease-never net-promote:2 cont:1 forget:2");
+	SAYS(done(&d, STEP_CONT, 1), "");
+	STATE(&d, FT_ALONE, "idle");
+	/* Nothing can: it is not tried again by itself. */
+	to_idle(&d);
+	ev0(&d, FE_LINK_DOWN, 1);
+	SAYS(done_rc(&d, STEP_FENCE, 2, -EOPNOTSUPP, 0), "stop:2");
+	done(&d, STEP_STOP, 2);
+	assert_true(ft_deadline(&d.ft) == NS_NEVER);
+	/* The peer has gone on without this node. */
+	to_idle(&d);
+	ev0(&d, FE_LINK_DOWN, 0);
+	d.now = ft_deadline(&d.ft);
+	ev0(&d, FE_TICK, 0);
+	done_rc(&d, STEP_FENCE, 2, -ESTALE, 0);
+	assert_int_equal(d.ft.state, FT_ENDED);
+	assert_int_equal(ft_reason(&d.ft), FT_WHY_PEER_ALONE);
+	/* ... and hears that the peer has the disks. */
+	syncing(&d);
+	ev0(&d, FE_LINK_DOWN, 1);
+	give(&d, (struct ft_ev){ .type = FE_DISK_FAILED, .rc = -EIO });
+	STATE(&d, FT_ALONE, "idle");
+	give(&d, (struct ft_ev){ .type = FE_DISK_FAILED, .rc = -ESTALE });
+	assert_int_equal(ft_reason(&d.ft), FT_WHY_PEER_TOOK_OVER);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(serving), cmocka_unit_test(resync_fails), cmocka_unit_test(barrier_fails),
+		cmocka_unit_test(serving), cmocka_unit_test(fence), cmocka_unit_test(fence_fails), cmocka_unit_test(resync_fails), cmocka_unit_test(barrier_fails),
 		cmocka_unit_test(standing_by), cmocka_unit_test(no_room), cmocka_unit_test(disk_fails), cmocka_unit_test(moving_disks),
 		cmocka_unit_test(no_images),
 	};
