@@ -37,6 +37,8 @@ static const struct {
 	{ WIRE_DISK_MARKER, WIRE_DISK, WIRE_DISK_MARKER_LEN, "DISK_MARKER" },
 	{ WIRE_DISK_COMMITTED, WIRE_DISK, 0, "DISK_COMMITTED" },
 	{ WIRE_DISK_SYNC, WIRE_DISK, WIRE_DISK_SYNC_LEN + WIRE_MAX_DISK_SYNC, "DISK_SYNC" },
+	{ WIRE_DISK_OLD, WIRE_DISK, WIRE_DISK_OLD_LEN + WIRE_MAX_DISK_OLD, "DISK_OLD" },
+	{ WIRE_DISK_KEPT, WIRE_DISK, WIRE_DISK_KEPT_LEN, "DISK_KEPT" },
 };
 static_assert(WIRE_DEVSTATE_LEN + WIRE_MAX_DEVPIECE <= WIRE_MAX_BULK_PAYLOAD, "bulk limit");
 static_assert(WIRE_CTL_LEN <= WIRE_MAX_CONTROL_PAYLOAD && WIRE_CREDIT_LEN <= WIRE_MAX_CONTROL_PAYLOAD, "control limit");
@@ -583,4 +585,47 @@ int codec_disk_sync_get(const uint8_t *p, size_t len, struct disk_sync_msg *m, s
 	m->len = (uint32_t)c.left;
 	m->data = cursor_get(&c, c.left);
 	return 0;
+}
+
+int codec_disk_old_put(uint8_t *out, size_t cap, const struct disk_old_msg *m)
+{
+	struct wcursor w = wcursor_of(out, cap);
+
+	if (!m->len || m->len > WIRE_MAX_DISK_OLD || m->off + m->len < m->off)
+		return -EINVAL;
+	wcursor_u64(&w, m->off);
+	wcursor_u32(&w, m->len);
+	wcursor_u32(&w, m->data ? 0 : WIRE_DISK_OLD_ZERO);
+	return codec_done(&w);
+}
+
+int codec_disk_old_get(const uint8_t *p, size_t len, struct disk_old_msg *m, struct err *e)
+{
+	struct cursor c = cursor_of(p, len);
+	uint32_t flags;
+
+	m->off = cursor_u64(&c);
+	m->len = cursor_u32(&c);
+	flags = cursor_u32(&c);
+	if (c.bad || flags > WIRE_DISK_OLD_ZERO || !m->len || m->len > WIRE_MAX_DISK_OLD || m->off + m->len < m->off ||
+	    c.left != (flags ? 0 : m->len))
+		return err_set(e, -EPROTO, "a DISK_OLD message of %zu bytes cannot be", len);
+	m->data = flags ? NULL : cursor_get(&c, c.left);
+	return 0;
+}
+
+int codec_disk_kept_put(uint8_t *out, size_t cap, uint64_t count)
+{
+	struct wcursor w = wcursor_of(out, cap);
+
+	wcursor_u64(&w, count);
+	return codec_done(&w);
+}
+
+int codec_disk_kept_get(const uint8_t *p, size_t len, uint64_t *count, struct err *e)
+{
+	struct cursor c = cursor_of(p, len);
+
+	*count = cursor_u64(&c);
+	return codec_end(&c, "DISK_KEPT", e);
 }

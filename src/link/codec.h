@@ -82,6 +82,13 @@ struct disk_marker_msg {
 };
 
 /* A message of a resync. */
+/* What a shared disk (the header's unit) has where it is about to be overwritten. */
+struct disk_old_msg {
+	uint64_t off;
+	const uint8_t *data;		/* NULL: zeroes */
+	uint32_t len;
+};
+
 struct disk_sync_msg {
 	uint8_t type;
 	const uint8_t *data;		/* inside the payload */
@@ -158,6 +165,13 @@ int codec_disk_marker_get(const uint8_t *p, size_t len, struct disk_marker_msg *
 /* The data is to follow what is in @out. */
 int codec_disk_sync_put(uint8_t *out, size_t cap, const struct disk_sync_msg *m);
 int codec_disk_sync_get(const uint8_t *p, size_t len, struct disk_sync_msg *m, struct err *e);
+
+/* codec_disk_old_put() - the head only, the data is sent behind it; _get(): m->data points into @p */
+int codec_disk_old_put(uint8_t *out, size_t cap, const struct disk_old_msg *m);
+int codec_disk_old_get(const uint8_t *p, size_t len, struct disk_old_msg *m, struct err *e);
+
+int codec_disk_kept_put(uint8_t *out, size_t cap, uint64_t count);
+int codec_disk_kept_get(const uint8_t *p, size_t len, uint64_t *count, struct err *e);
 
 int codec_marker_put(uint8_t *out, size_t cap, const struct marker_msg *m);
 int codec_marker_get(const struct wire_head *h, const uint8_t *p, size_t len, struct marker_msg *m, struct err *e);

@@ -32,12 +32,15 @@ enum wire_type {
 	WIRE_DISK_MARKER = 66,	/* disk: the barrier, with totals to check what came before */
 	WIRE_DISK_COMMITTED = 67, /* disk: an epoch is in the standby's images, durable */
 	WIRE_DISK_SYNC = 68,	/* disk: resync of the images, see disk/resync.h */
+	WIRE_DISK_OLD = 69,	/* disk: what a shared image has where it is about to be overwritten */
+	WIRE_DISK_KEPT = 70,	/* disk: how many of those the standby has */
 };
 
 #define WIRE_PAGE		4096u
 #define WIRE_PAGES_ZERO		1u	/* no data follows, the pages are zero */
 #define WIRE_DISK_TRIM		1u	/* of ZERO: it was a trim */
 #define WIRE_DISK_NO_HOLE	2u	/* of ZERO: the space stays allocated */
+#define WIRE_DISK_OLD_ZERO	1u	/* of OLD: no data follows, it is zero */
 #define WIRE_PAGES_LZ4		2u	/* one LZ4 block follows, which holds the pages */
 
 enum wire_limit {
@@ -50,6 +53,7 @@ enum wire_limit {
 	WIRE_MAX_ZERO_PAGES = 1 << 20,		/* pages in one PAGES message without (4 GiB) */
 	WIRE_MAX_DEVPIECE = 1 << 20,		/* bytes of device state in one message */
 	WIRE_MAX_DISK_DATA = 1 << 20,		/* bytes of one DISK_WRITE */
+	WIRE_MAX_DISK_OLD = 256 << 10,		/* bytes that one DISK_OLD is about */
 	WIRE_MAX_DISK_SYNC = 64 << 10,		/* bytes of one message of a resync */
 	WIRE_MAX_DEVSTATE = 256 << 20,		/* bytes of one device state in all */
 	WIRE_MAX_UNITS = 64,			/* RAM regions, NICs or disks of one VM */
@@ -191,6 +195,21 @@ struct wire_disk_sync {
 };
 #define WIRE_DISK_SYNC_LEN 4
 static_assert(sizeof(struct wire_disk_sync) == WIRE_DISK_SYNC_LEN, "disk sync");
+
+/* DISK_OLD: the disk is the header's unit; the data follows, unless it is zero. */
+struct wire_disk_old {
+	uint8_t off[8];
+	uint8_t len[4];
+	uint8_t flags[4];	/* WIRE_DISK_OLD_ZERO */
+};
+#define WIRE_DISK_OLD_LEN 16
+static_assert(sizeof(struct wire_disk_old) == WIRE_DISK_OLD_LEN, "disk old");
+
+struct wire_disk_kept {
+	uint8_t count[8];	/* of OLD messages, since the connection began */
+};
+#define WIRE_DISK_KEPT_LEN 8
+static_assert(sizeof(struct wire_disk_kept) == WIRE_DISK_KEPT_LEN, "disk kept");
 
 /* The largest payload of each channel, once the handshake is over. */
 #define WIRE_MAX_CONTROL_PAYLOAD	64u

@@ -356,6 +356,8 @@ static void bulk(void **state)
 		struct disk_zero_msg z = { .off = 512, .len = 1ull << 41, .no_hole = true }, zb;
 		struct disk_marker_msg m = { 7, 1ull << 50 }, mb;
 		struct disk_sync_msg y = { .type = 9, .len = 3 }, yb;
+		struct disk_old_msg o = { .off = 4096, .len = 512, .data = p }, ob;
+		uint64_t count;
 
 		assert_int_equal(codec_disk_write_put(p, sizeof(p), &w), WIRE_DISK_WRITE_LEN);
 		memcpy(p + WIRE_DISK_WRITE_LEN, "12345", 5);
@@ -383,6 +385,23 @@ static void bulk(void **state)
 		assert_true(yb.type == 9 && yb.len == 3);
 		p[1] = 1;
 		assert_true(codec_disk_sync_get(p, WIRE_DISK_SYNC_LEN, &yb, &e) < 0);
+		assert_int_equal(codec_disk_old_put(p, sizeof(p), &o), WIRE_DISK_OLD_LEN);
+		assert_int_equal(codec_disk_old_get(p, WIRE_DISK_OLD_LEN + 512, &ob, &e), 0);
+		assert_true(ob.off == 4096 && ob.len == 512 && ob.data == p + WIRE_DISK_OLD_LEN);
+		assert_true(codec_disk_old_get(p, WIRE_DISK_OLD_LEN + 511, &ob, &e) < 0);
+		assert_true(codec_disk_old_get(p, WIRE_DISK_OLD_LEN + 513, &ob, &e) < 0);
+		o.data = NULL;
+		assert_int_equal(codec_disk_old_put(p, sizeof(p), &o), WIRE_DISK_OLD_LEN);
+		assert_int_equal(codec_disk_old_get(p, WIRE_DISK_OLD_LEN, &ob, &e), 0);
+		assert_true(ob.len == 512 && !ob.data);
+		assert_true(codec_disk_old_get(p, WIRE_DISK_OLD_LEN + 512, &ob, &e) < 0);
+		p[WIRE_DISK_OLD_LEN - 1] = 2;
+		assert_true(codec_disk_old_get(p, WIRE_DISK_OLD_LEN, &ob, &e) < 0);
+		o.len = WIRE_MAX_DISK_OLD + 1;
+		assert_int_equal(codec_disk_old_put(p, sizeof(p), &o), -EINVAL);
+		assert_int_equal(codec_disk_kept_put(p, sizeof(p), 77), WIRE_DISK_KEPT_LEN);
+		assert_int_equal(codec_disk_kept_get(p, WIRE_DISK_KEPT_LEN, &count, &e), 0);
+		assert_true(count == 77 && codec_disk_kept_get(p, WIRE_DISK_KEPT_LEN + 1, &count, &e) < 0);
 	}
 	/* No writer goes beyond what it was given. */
 	assert_true(codec_marker_put(p, WIRE_MARKER_LEN - 1, &k) < 0);
