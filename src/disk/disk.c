@@ -12,6 +12,9 @@
  * serve takes over, the flushes go on. A node that is killed in between is found by the next start either as a standby of
  * before, or with all marks.
  *
+ * Where the images are shared (disk_shared.c) there is no resync, nothing is known of two copies, and shared_serve is in
+ * the place of serve.
+ *
  * Everything runs in the disk loop, but for disk_new() (before that loop runs), disk_start(), disk_close() and what posts
  * to it. The
  * loop never blocks for longer than a write and an fsync of a few kilobytes take, and that only at a promotion.
@@ -129,6 +132,8 @@ static void standby_merged(void *arg)
 	struct disk *d = arg;
 
 	d->merging = false;
+	if (d->cfg.shared)
+		disk_shared_merged(d);
 	log_note("the disks: everything is in the images");
 }
 
@@ -150,7 +155,7 @@ static void base_reserve(void *arg, uint64_t off, uint64_t len, void (*done)(voi
 static int make_standby(struct disk *d, const uint8_t (*ids)[16], struct err *e)
 {
 	struct standby_limits limits = { .memory = d->cfg.memory ? d->cfg.memory : DISK_MEMORY, .soft = DISK_SOFT,
-					 .hard = DISK_HARD, .extents = DISK_EXTENTS };
+					 .hard = DISK_HARD, .extents = DISK_EXTENTS, .shared = d->cfg.shared };
 	struct standby_ops ops = { .want = standby_want, .committed = standby_committed, .failed = standby_failed,
 				   .merged = standby_merged, .room = standby_room, .trouble = standby_trouble, .arg = d };
 	struct standby_disk disks[DISK_MAX];
@@ -254,13 +259,18 @@ static void publish(struct loop_timer *t)
 	struct disk_stats s = { .serves = d->serves, .resyncing = d->job_on[DISK_RESYNC], .debt = d->debt,
 				.merging = d->merging, .resync = d->progress };
 
+	s.shared = d->cfg.shared;
 	if (d->serve)
 		serve_stats(d->serve, &s.serve);
+	if (d->keep)
+		shared_serve_stats(d->keep, &s.keep);
 	if (d->standby)
 		standby_stats(d->standby, &s.standby);
 	nbd_server_stats(d->nbd, &s.nbd);
 	for (unsigned int i = 0; i < d->n; i++) {
 		s.disk[i].size = d->bases[i]->size;
+		if (!d->meta[i])
+			continue;
 		s.disk[i].dirty = meta_dirty_bytes(d->meta[i]);
 		s.disk[i].generation = meta_lineage(d->meta[i])->current.number;
 	}
@@ -318,7 +328,9 @@ static void setup(void *arg, const void *data, size_t len)
 
 	memcpy(&s, data, sizeof(s));
 	disk_front_init(d);
-	if (d->cfg.serves) {
+	if (d->cfg.serves && d->cfg.shared) {
+		rc = disk_shared_serve(d, d->bases, s->e);
+	} else if (d->cfg.serves) {
 		rc = first_of_pair(d, s->e);
 		if (!rc)
 			rc = make_serve(d, d->bases, s->e);
@@ -339,8 +351,14 @@ static void setup(void *arg, const void *data, size_t len)
 int disk_start(struct disk *d, struct err *e)
 {
 	struct setup s = { .e = e, .rc = 1 }, *p = &s;
-	int rc = recover(d, s.ids, e);
+	int rc = d->cfg.shared ? disk_shared_open(d, e) : 0;
 
+	if (rc < 0)
+		return rc;
+	/* With shared images the other node, which stands by, has looked into the journal already. */
+	rc = rc ? 0 : recover(d, s.ids, e);
+	if (!rc && d->cfg.shared && d->cfg.serves)
+		rc = disk_shared_start(d, e);
 	if (rc)
 		return rc;
 	loop_post(d->loop, setup, d, &p, sizeof(p));
@@ -375,6 +393,10 @@ static void begin(void *arg, const void *data, size_t len)
 	d->job_on[j.job] = true;
 	switch (j.job) {
 	case DISK_RESYNC:
+		if (d->keep && d->up) {
+			disk_shared_join(d);
+			break;
+		}
 		if (!d->serve || !d->up) {
 			disk_job_done(d, DISK_RESYNC, -EPIPE, "there is no peer");
 			break;
@@ -384,7 +406,7 @@ static void begin(void *arg, const void *data, size_t len)
 			disk_job_done(d, DISK_RESYNC, rc, e.msg);
 		break;
 	case DISK_MARK:
-		rc = d->serve ? serve_marker(d->serve, j.n) : -EPIPE;
+		rc = d->keep ? shared_serve_marker(d->keep, j.n) : d->serve ? serve_marker(d->serve, j.n) : -EPIPE;
 		disk_job_done(d, DISK_MARK, rc, rc ? strerror(-rc) : "");
 		break;
 	case DISK_FLIP:
@@ -412,15 +434,18 @@ void disk_peer(struct disk *d, bool up)
 	d->up = up;
 	if (up && d->serves)
 		d->failed = false;
-	d->sent_msgs = d->sent_bytes = d->got_msgs = d->got_bytes = 0;
+	d->sent_msgs = d->sent_bytes = d->got_msgs = d->got_bytes = d->kept = 0;
 	disk_fifo_drop(d);
 	disk_resync_end(d);
+	d->join_waits = false;
 	if (!up) {
+		if (d->keep)
+			shared_serve_lost(d->keep);
 		if (d->serve)
 			serve_writable(d->serve);
 		if (d->job_on[DISK_RESYNC])
 			disk_job_done(d, DISK_RESYNC, -EPIPE, "the peer is gone");
-	} else if (!d->serves && disk_resync_begin(d, &e)) {
+	} else if (!d->serves && !d->cfg.shared && disk_resync_begin(d, &e)) {
 		disk_fail(d, e.code, e.msg);
 	}
 }
@@ -430,6 +455,8 @@ static void alone(void *arg, const void *data, size_t len)
 	struct disk *d = arg;
 
 	d->alone = true;
+	if (d->keep)
+		disk_shared_alone(d);
 	if (d->serve)
 		serve_peer(d->serve, NULL);
 }
@@ -451,12 +478,16 @@ void disk_writable(struct disk *d)
 	}
 	if (d->resync)
 		resync_writable(d->resync);
+	if (d->keep)
+		shared_serve_writable(d->keep);
 }
 
 static void owe(void *arg, const void *data, size_t len)
 {
 	struct disk *d = arg;
 
+	if (d->keep)
+		shared_serve_owe(d->keep);
 	if (d->serve)
 		serve_owe(d->serve);
 }
@@ -464,11 +495,13 @@ static void owe(void *arg, const void *data, size_t len)
 void disk_stopping(struct disk *d, bool on)
 {
 	struct serve *s = atomic_load(&d->serving);
+	struct shared_serve *k = atomic_load(&d->keeping);
 
-	if (!s)
-		return;
-	serve_stopping(s, on);
-	if (on)
+	if (k)
+		shared_serve_stopping(k, on);
+	if (s)
+		serve_stopping(s, on);
+	if ((k || s) && on)
 		loop_post(d->loop, owe, d, NULL, 0);
 }
 
@@ -541,7 +574,7 @@ static void promote(void *arg, const void *data, size_t len)
 	if (d->serves)
 		return;
 	/* The VM goes on in any case; the end is no clean one then. */
-	if (mark_own(d, &e)) {
+	if (!d->cfg.shared && mark_own(d, &e)) {
 		log_error("what the peer will have to be sent could not be written down: %s", e.msg);
 		d->failed = true;
 	}
@@ -551,10 +584,12 @@ static void promote(void *arg, const void *data, size_t len)
 	standby_promote(d->standby);
 	for (unsigned int i = 0; i < d->n; i++)
 		bases[i] = standby_blk(d->standby, i);
-	if (make_serve(d, bases, &e)) {
+	if (d->cfg.shared)
+		disk_shared_promote(d);
+	if (d->cfg.shared ? disk_shared_serve(d, bases, &e) : make_serve(d, bases, &e)) {
 		/* Nobody marks what is written from now on. */
 		log_error("%s: the disks of the peer will have to be compared as a whole", e.msg);
-		for (unsigned int i = 0; i < d->n; i++) {
+		for (unsigned int i = 0; i < d->n && !d->cfg.shared; i++) {
 			meta_dirty(d->meta[i], 0, d->bases[i]->size);
 			meta_intent(d->meta[i], 0, d->bases[i]->size);
 			meta_intent_save(d->meta[i], &e);
@@ -576,10 +611,10 @@ static void close_now(struct disk *d, bool clean)
 {
 	struct err e = { 0 };
 
-	for (unsigned int i = 0; clean && i < d->n; i++)
+	for (unsigned int i = 0; clean && i < d->n && !d->cfg.shared; i++)
 		if (meta_end(d->meta[i], store_file_stamp(d->store[i]), &e))
 			log_warn("%s", e.msg);
-	if (!clean)
+	if (!clean && !d->cfg.shared)
 		log_warn("the disks were not ended cleanly: what has changed will be found by comparing");
 	pthread_mutex_lock(&d->lock);
 	d->is_closed = true;
@@ -620,13 +655,19 @@ static void closing(struct loop_timer *t)
 {
 	struct disk *d = t->arg;
 	struct serve_stats sv = { 0 };
+	struct shared_serve_stats sk = { 0 };
 	bool used = false;
 
 	if (d->serve)
 		serve_stats(d->serve, &sv);
+	if (d->keep) {
+		/* QEMU is gone: nobody waits for what waits for a decision. */
+		shared_serve_silence(d->keep);
+		shared_serve_stats(d->keep, &sk);
+	}
 	for (unsigned int i = 0; i < d->n; i++)
 		used = used || nbd_server_in_use(d->nbd, &d->front[i].blk);
-	if (d->merging || !d->quiet || d->under_way || sv.requests || used) {
+	if (d->merging || !d->quiet || d->under_way || sv.requests || sk.requests || used) {
 		if (loop_now(d->loop) > d->close_by || (d->failed && !d->serves)) {
 			d->abandoned = true;
 			close_now(d, false);
@@ -642,6 +683,9 @@ static void closing(struct loop_timer *t)
 	atomic_store(&d->serving, NULL);
 	serve_free(d->serve);
 	d->serve = NULL;
+	atomic_store(&d->keeping, NULL);
+	shared_serve_free(d->keep);
+	d->keep = NULL;
 	flush_all(d);
 }
 
@@ -686,6 +730,7 @@ void disk_free(struct disk *d)
 	disk_resync_end(d);
 	disk_fifo_drop(d);
 	serve_free(d->serve);
+	shared_serve_free(d->keep);
 	standby_free(d->standby);
 	disk_close_images(d);
 	for (unsigned int i = 0; i < d->n; i++) {

@@ -10,6 +10,7 @@
 #include "disk/nbd_server.h"
 #include "disk/resync.h"
 #include "disk/serve.h"
+#include "disk/shared_serve.h"
 #include "disk/standby.h"
 
 /*
@@ -26,6 +27,8 @@ struct disk_image {
 	bool direct;		/* without the page cache */
 };
 
+#define DISK_SYNC_SHARED 0x40	/* types of send_sync() from here on: a few a pair, which may neither wait nor be lost */
+
 enum disk_job {
 	DISK_RESYNC,	/* serving: the peer's images are brought up to date; n: the epoch, only given back */
 	DISK_MARK,	/* serving, VM stopped: epoch n ends */
@@ -41,6 +44,8 @@ struct disk_ops {
 	int (*send_marker)(void *arg, uint64_t n, uint64_t msgs, uint64_t bytes);
 	int (*send_committed)(void *arg, uint64_t n);
 	int (*send_sync)(void *arg, unsigned int disk, uint8_t type, const uint8_t *payload, uint32_t len);
+	int (*send_old)(void *arg, unsigned int disk, uint64_t off, uint32_t len, const uint8_t *data);
+	int (*send_kept)(void *arg, uint64_t count);
 	void (*consumed)(void *arg, uint64_t bytes, uint64_t msgs);	/* of what disk_take_*() was given: credit for more */
 	/* @why: a sentence where rc is not 0 */
 	void (*done)(void *arg, enum disk_job job, uint64_t n, int rc, const char *why);
@@ -62,6 +67,7 @@ struct disk_cfg {
 	const char *socket;		/* where QEMU finds the NBD server */
 	bool serves;			/* the role at the start */
 	bool discard;			/* --discard-disks */
+	bool shared;			/* --shared-disk: both nodes have the same images */
 	uint64_t resync_rate;		/* bytes a second; 0: no limit */
 	nstime patience;		/* that the peer may take nothing of what is written; well below what `stop` may take */
 	uint64_t memory;		/* bytes of pending writes kept in memory; 0: the default */
@@ -69,6 +75,8 @@ struct disk_cfg {
 
 struct disk_stats {
 	bool serves, resyncing, debt, merging;
+	bool shared;
+	struct shared_serve_stats keep;	/* of shared images */
 	struct serve_stats serve;
 	struct standby_stats standby;
 	struct resync_progress resync;
@@ -105,10 +113,28 @@ int disk_take_write(struct disk *d, unsigned int disk, uint64_t off, uint32_t le
 int disk_take_zero(struct disk *d, unsigned int disk, uint64_t off, uint64_t len, bool trim, bool no_hole, struct err *e);
 int disk_take_marker(struct disk *d, uint64_t n, uint64_t msgs, uint64_t bytes, struct err *e);
 int disk_take_committed(struct disk *d, uint64_t n, struct err *e);
+int disk_take_old(struct disk *d, unsigned int disk, uint64_t off, uint32_t len, const uint8_t *data, struct err *e);
+int disk_take_kept(struct disk *d, uint64_t count, struct err *e);
 int disk_take_sync(struct disk *d, unsigned int disk, uint8_t type, const uint8_t *payload, uint32_t len, struct err *e);
 
 /* disk_promote() - this node serves from now on; no flush that is answered after this call is less than durable; any thread */
 void disk_promote(struct disk *d);
+/*
+ * Shared images, standing by; any thread but the disk loop, blocking for a file or two.
+ * disk_claim() - before a fence: that this node is to go on, and not the peer. Of the two who may both want that one gets
+ * it, by a file that only one can make. Return: 0; -ESTALE: the peer has gone on, or another has begun to serve; -errno
+ * disk_unclaim() - the fence has failed, the peer may go on
+ * disk_peer_writes() - whether locks tell that the peer has the images open as the one that serves
+ */
+int disk_claim(struct disk *d, struct err *e);
+void disk_unclaim(struct disk *d);
+bool disk_peer_writes(struct disk *d);
+/*
+ * disk_silence() - shared images, serving: QEMU is gone; no request is begun any more, and none is under way when this
+ * returns true. Blocks, for 3 seconds at most; any thread but the disk loop
+ */
+bool disk_silence(struct disk *d);
+
 /* disk_stopping() - the VM stands, and QEMU has not answered `stop` yet (true), or has (false); any thread */
 void disk_stopping(struct disk *d, bool on);
 void disk_rate(struct disk *d, uint64_t rate);	/* any thread */

@@ -32,10 +32,11 @@ struct disk_base {
 /* A message of the peer's that waits for room or for its turn. */
 struct disk_msg {
 	struct disk_msg *next;
-	enum { DM_WRITE, DM_ZERO, DM_MARKER, DM_SYNC } type;
+	enum { DM_WRITE, DM_ZERO, DM_MARKER, DM_SYNC, DM_OLD } type;
 	unsigned int disk;
 	uint8_t sync;
 	bool trim, no_hole;
+	bool zero;		/* DM_OLD: and no data */
 	uint64_t off, len, n;
 	uint8_t data[];
 };
@@ -54,6 +55,8 @@ struct disk {
 	struct nbd_server *nbd;
 	struct serve *serve;		/* this node serves */
 	struct serve *_Atomic serving;	/* the same, for other threads */
+	struct shared_serve *keep;	/* ... and the images are shared: in place of the one above */
+	struct shared_serve *_Atomic keeping;
 	struct standby *standby;	/* it stands by, or did and is the base of what serves */
 	struct journal_file journal;
 	char journal_path[4096];
@@ -74,6 +77,14 @@ struct disk {
 	struct resync_progress progress;
 	_Atomic uint64_t rate;
 	bool debt, merging;
+	/* disk_shared.c */
+	uint8_t token[16];		/* of the pair that this node is, or was last, a part of */
+	bool paired;			/* it has one */
+	bool join_waits;		/* the peer is waited for, or the end of the merge */
+	bool claimed;
+	uint64_t kept;			/* standing by: messages of old content, since the peer came */
+	bool silencing, is_silent;
+	struct loop_timer silence, claim;
 	/* for everybody */
 	pthread_mutex_t lock;
 	pthread_cond_t closed;
@@ -89,6 +100,22 @@ struct disk {
 /* disk_open.c */
 int disk_open_images(struct disk *d, struct err *e);
 void disk_close_images(struct disk *d);
+
+/* disk_beside() - where what is known of image @i is kept */
+int disk_beside(struct disk *d, unsigned int i, const char *suffix, char *out, size_t cap, struct err *e);
+
+/* disk_shared.c */
+/* disk_shared_open() - the journal, and what it has; after the images were opened. Return: 0; 1: the peer has it open */
+int disk_shared_open(struct disk *d, struct err *e);
+/* disk_shared_start() - serving: nobody else may go on with what was before */
+int disk_shared_start(struct disk *d, struct err *e);
+int disk_shared_serve(struct disk *d, struct blk *const *bases, struct err *e);
+void disk_shared_join(struct disk *d);	/* DISK_RESYNC */
+void disk_shared_merged(struct disk *d);
+void disk_shared_alone(struct disk *d);
+void disk_shared_promote(struct disk *d);
+int disk_shared_message(struct disk *d, uint8_t type, const uint8_t *payload, uint32_t len, struct err *e);
+extern const struct shared_peer disk_shared_peer;	/* its arg is to be filled in */
 
 /* disk_front.c */
 void disk_front_init(struct disk *d);

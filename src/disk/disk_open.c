@@ -19,7 +19,7 @@ static void store_failed(void *arg, const char *sentence)
 }
 
 /* Where what is known of image @i is kept. */
-static int beside(struct disk *d, unsigned int i, const char *suffix, char *out, size_t cap, struct err *e)
+int disk_beside(struct disk *d, unsigned int i, const char *suffix, char *out, size_t cap, struct err *e)
 {
 	const char *path = d->path[i], *base = strrchr(path, '/');
 	struct stat st;
@@ -38,17 +38,20 @@ static int beside(struct disk *d, unsigned int i, const char *suffix, char *out,
 
 static int open_journal(struct disk *d, struct err *e)
 {
-	int rc = beside(d, 0, ".lockstep-journal", d->journal_path, sizeof(d->journal_path), e);
+	int rc = disk_beside(d, 0, ".lockstep-journal", d->journal_path, sizeof(d->journal_path), e);
 
 	if (rc)
 		return rc;
-	return journal_open(&d->journal, d->journal_path, e);
+	rc = journal_open(&d->journal, d->journal_path, e);
+	/* Of shared images it is the one that stands by that has it. */
+	return rc == -EBUSY && d->cfg.shared && d->cfg.serves ? 0 : rc;
 }
 
 static int open_one(struct disk *d, unsigned int i, struct err *e)
 {
 	const struct disk_image *im = &d->cfg.image[i];
 	struct store_cfg cfg = { .loop = d->loop, .path = im->path, .format = im->format, .direct = im->direct,
+				 .shared = d->cfg.shared, .serves = d->cfg.serves,
 				 .dir = d->cfg.run_dir, .failed = store_failed, .arg = d };
 	struct meta_open mo;
 	char path[4096];
@@ -58,7 +61,9 @@ static int open_one(struct disk *d, unsigned int i, struct err *e)
 	if (!d->store[i])
 		return e->code;
 	d->bases[i] = store_blk(d->store[i]);
-	rc = beside(d, i, ".lockstep", path, sizeof(path), e);
+	if (d->cfg.shared)
+		return 0;
+	rc = disk_beside(d, i, ".lockstep", path, sizeof(path), e);
 	if (rc)
 		return rc;
 	mo = (struct meta_open){ .path = path, .size = d->bases[i]->size, .stamp = store_file_stamp(d->store[i]) };

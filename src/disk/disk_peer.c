@@ -65,6 +65,21 @@ static int peer_marker(void *arg, uint64_t n)
 	return rc;
 }
 
+static int peer_old(void *arg, unsigned int disk, uint64_t off, uint32_t len, const uint8_t *data)
+{
+	struct disk *d = arg;
+	int rc = d->up ? d->ops.send_old(d->ops.arg, disk, off, len, data) : -EPIPE;
+
+	if (!rc) {
+		d->sent_msgs++;
+		d->sent_bytes += data ? len : 0;
+		disk_moved(d);
+	}
+	return rc;
+}
+
+const struct shared_peer disk_shared_peer = { .old = peer_old, .marker = peer_marker };
+
 const struct serve_peer disk_serve_peer = { .write = peer_write, .zero = peer_zero, .marker = peer_marker };
 
 static int peer_sync(void *arg, const struct rsy_msg *m)
@@ -157,7 +172,7 @@ void disk_resync_end(struct disk *d)
 static bool must_wait(const struct disk *d, const struct disk_msg *m)
 {
 	/* The peer says hello as soon as it is connected, which may be before this node is asked to begin. */
-	if (m->type == DM_SYNC && !d->resync)
+	if (m->type == DM_SYNC && !d->resync && !d->cfg.shared)
 		return true;
 	return d->sync && d->under_way && (m->type == DM_SYNC || m->type == DM_MARKER);
 }
@@ -197,7 +212,14 @@ static int take(struct disk *d, const struct disk_msg *m, const uint8_t *data, s
 		standby_barrier(d->standby, m->n);
 		standby_reserve(d->standby, m->n, reserved, d);
 		break;
+	case DM_OLD:
+		rc = standby_old(d->standby, m->disk, m->off, (uint32_t)m->len, m->zero ? NULL : data);
+		if (!rc)
+			d->ops.send_kept(d->ops.arg, ++d->kept);
+		break;
 	case DM_SYNC: {
+		if (d->cfg.shared)
+			return disk_shared_message(d, m->sync, data, (uint32_t)m->len, e);
 		struct rsy_msg msg = { .type = m->sync, .disk = (uint16_t)m->disk, .len = (uint32_t)m->len, .payload = data };
 
 		rc = resync_message(d->resync, &msg, e);
@@ -228,6 +250,8 @@ static int queue(struct disk *d, const struct disk_msg *m, const uint8_t *data, 
 /* Bytes of payload as the connection counts them. */
 static uint64_t weight(const struct disk_msg *m)
 {
+	if (m->type == DM_OLD)
+		return 16 + (m->zero ? 0 : m->len);
 	return m->type == DM_WRITE ? m->len + 8 : m->type == DM_SYNC ? m->len + 4 : m->type == DM_ZERO ? 20 : 16;
 }
 
@@ -236,7 +260,7 @@ static int handle(struct disk *d, const struct disk_msg *m, const uint8_t *data,
 	int rc = d->fifo ? -EAGAIN : take(d, m, data, e);
 
 	if (rc == -EAGAIN) {
-		rc = queue(d, m, data, m->type == DM_WRITE || m->type == DM_SYNC ? m->len : 0);
+		rc = queue(d, m, data, m->type == DM_WRITE || m->type == DM_SYNC || (m->type == DM_OLD && !m->zero) ? m->len : 0);
 		return rc ? err_set(e, rc, "no memory for what the peer says about the disks") : 0;
 	}
 	d->ops.consumed(d->ops.arg, weight(m), 1);
@@ -320,6 +344,25 @@ int disk_take_committed(struct disk *d, uint64_t n, struct err *e)
 			       (unsigned long long)n);
 	serve_committed(d->serve, n);
 	d->ops.consumed(d->ops.arg, 0, 1);
+	return 0;
+}
+
+int disk_take_old(struct disk *d, unsigned int disk, uint64_t off, uint32_t len, const uint8_t *data, struct err *e)
+{
+	struct disk_msg m = { .type = DM_OLD, .disk = disk, .off = off, .len = len, .zero = !data };
+
+	d->got_msgs++;
+	d->got_bytes += data ? len : 0;
+	return wrong_role(d, e) ? -EPROTO : handle(d, &m, data, e);
+}
+
+int disk_take_kept(struct disk *d, uint64_t count, struct err *e)
+{
+	if (!d->keep || shared_serve_kept(d->keep, count))
+		return err_set(e, -EPROTO, "the peer says that it has %llu pieces of old content, and it cannot have",
+			       (unsigned long long)count);
+	d->ops.consumed(d->ops.arg, 8, 1);
+	disk_moved(d);
 	return 0;
 }
 

@@ -9,6 +9,10 @@
  * 100 + i: by F_OFD_GETLK for an exclusive lock, which is never taken. First all are taken, then asked for, so
  * of two that come at once at least one sees the other.
  *
+ * Where two nodes share an image both say that they write it and bear that others do; so a QEMU that does not bear it is
+ * kept out, and one that does too (share-rw=on) is let in as it asks for. What tells the two nodes from any third is a
+ * byte for each of the two roles, locked exclusively.
+ *
  * A lock of an open file has no owner in /proc/locks; but /proc/PID/fdinfo/FD names the locks of each descriptor, so
  * whoever has it is found there, as far as we may look.
  */
@@ -27,6 +31,8 @@
 
 #define BASE_DO		100
 #define BASE_DENY	200
+
+#define BASE_ROLE	300	/* the one that serves; the next byte: the one that stands by */
 
 enum thing { CONSISTENT_READ, WRITE, WRITE_UNCHANGED, RESIZE };
 
@@ -173,6 +179,52 @@ int imagelock_take(int fd, const char *path, bool write, struct err *e)
 	drop(fd);
 	if (rc == -EAGAIN || rc == -EACCES)
 		return err_set(e, -EBUSY, "%.200s: the image is locked by another process", path);
+	log_note("%s: this file system has no locks (%s), so nothing keeps others from using the image too", path,
+		 strerror(-rc));
+	return 0;
+}
+
+bool imagelock_role_held(int fd, bool serves)
+{
+	return held(fd, BASE_ROLE + !serves) == 1;
+}
+
+int imagelock_shared(int fd, const char *path, bool serves, struct err *e)
+{
+	off_t mine[3] = { BASE_DO + CONSISTENT_READ, BASE_DO + WRITE, BASE_DENY + RESIZE };
+	off_t theirs[3] = { BASE_DENY + CONSISTENT_READ, BASE_DENY + WRITE, BASE_DO + RESIZE };
+	struct flock role = { .l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = BASE_ROLE + !serves, .l_len = 1 };
+	struct flock other = { .l_type = F_UNLCK, .l_whence = SEEK_SET, .l_start = BASE_ROLE + serves, .l_len = 1 };
+	char who[128] = "another process";
+	struct stat st;
+	int rc = 0;
+
+	for (unsigned int i = 0; i < 3 && !rc; i++)
+		rc = take(fd, mine[i]);
+	for (unsigned int i = 0; i < 3 && !rc; i++) {
+		rc = held(fd, theirs[i]);
+		if (rc <= 0)
+			continue;
+		drop(fd);
+		if (!fstat(fd, &st))
+			find_holder(&st, theirs[i], who, sizeof(who));
+		return err_set(e, -EBUSY, "%.200s: the image is in use by %s, which shares it with nobody", path, who);
+	}
+	if (!rc && fcntl(fd, F_OFD_SETLK, &role)) {
+		if (errno == EAGAIN || errno == EACCES) {
+			drop(fd);
+			if (!fstat(fd, &st))
+				find_holder(&st, BASE_ROLE + !serves, who, sizeof(who));
+			return err_set(e, -EBUSY, "%.200s: %s has the image as the node that %s already", path, who,
+				       serves ? "serves" : "stands by");
+		}
+		rc = -errno;
+	}
+	if (!rc) {
+		fcntl(fd, F_OFD_SETLK, &other);
+		return 0;
+	}
+	drop(fd);
 	log_note("%s: this file system has no locks (%s), so nothing keeps others from using the image too", path,
 		 strerror(-rc));
 	return 0;

@@ -18,6 +18,17 @@
  */
 int imagelock_take(int fd, const char *path, bool write, struct err *e);
 
+/*
+ * imagelock_shared() - lock an image that two nodes have open: other programs are kept out as by imagelock_take(), and of
+ * each role there is one
+ * @serves: the role; when it has changed this may be called again
+ *
+ * Return: as imagelock_take()
+ */
+int imagelock_shared(int fd, const char *path, bool serves, struct err *e);
+/* imagelock_role_held() - whether another open file has this role with the image */
+bool imagelock_role_held(int fd, bool serves);
+
 /* imagelock_holder() - fill @who with "process 123 (name)" of who has an image open. Return: false: nobody is found */
 bool imagelock_holder(const char *path, char *who, size_t size);
 

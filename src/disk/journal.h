@@ -134,6 +134,8 @@ void journal_index_free(struct journal *j, struct journal_index *ix);
  */
 int journal_open(struct journal_file *f, const char *path, struct err *e);
 void journal_close(struct journal_file *f);
+/* journal_unlock() - others may have it; nothing is written to it from now on */
+void journal_unlock(struct journal_file *f);
 
 /* For recovery: see standby_recover(). */
 int journal_read_head(const struct journal_file *f, struct journal_head *h, struct err *e);

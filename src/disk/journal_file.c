@@ -112,6 +112,12 @@ int journal_open(struct journal_file *f, const char *path, struct err *e)
 	return 0;
 }
 
+void journal_unlock(struct journal_file *f)
+{
+	if (f->pread)
+		flock(fd_of(f->arg), LOCK_UN);
+}
+
 void journal_close(struct journal_file *f)
 {
 	if (f->pread && fd_of(f->arg) >= 0)

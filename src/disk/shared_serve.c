@@ -80,7 +80,7 @@ struct shared_serve {
 	bool marked;			/* this peer has had a marker */
 	bool silent;
 	uint64_t sent, confirmed;
-	struct keep_list for_room, for_kept, lost;
+	struct keep_list for_room, for_kept, lost, for_debt;
 	bool marker_waits;
 	uint64_t marker_n;
 	uint64_t epoch_bytes, soft;
@@ -263,6 +263,11 @@ static void begin(struct keep_op *op)
 		finish(op, -ESHUTDOWN);
 		return;
 	}
+	if (debt_holds(&s->debt)) {
+		op->step = KEEP_BEGIN;
+		list_add(&s->for_debt, op);
+		return;
+	}
 	if (must_keep(s) && !(FAULT(KEEP_LOST) && !s->sends)) {
 		if (op->r->op == BLK_TRIM && bytes_to_keep(op) > SHARED_TRIM_MAX) {
 			s->st.trims_dropped++;
@@ -438,14 +443,15 @@ void shared_serve_lost(struct shared_serve *s)
 		shared_serve_alone(s);
 }
 
-static void again(struct shared_serve *s)
+/* What waits in a list looks again; it may wait in the same one again. */
+static void again(struct keep_list *l)
 {
-	struct keep_list all = s->lost;
+	struct keep_list all = *l;
 	struct keep_op *op;
 
 	if (!all.first)
 		return;
-	list_init(&s->lost);
+	list_init(l);
 	while ((op = list_take(&all))) {
 		op->step = KEEP_BEGIN;
 		begin(op);
@@ -456,7 +462,7 @@ void shared_serve_alone(struct shared_serve *s)
 {
 	s->sends = s->rival = s->marked = s->marker_waits = false;
 	forget_kept(s);
-	again(s);
+	again(&s->lost);
 }
 
 bool shared_serve_rival(const struct shared_serve *s)
@@ -468,7 +474,8 @@ void shared_serve_silence(struct shared_serve *s)
 {
 	s->silent = true;
 	shared_serve_lost(s);
-	again(s);
+	again(&s->lost);
+	again(&s->for_debt);
 }
 
 int shared_serve_marker(struct shared_serve *s, uint64_t n)
@@ -531,6 +538,8 @@ static void debt_open(void *arg, bool open)
 	struct shared_serve *s = arg;
 
 	s->ops.debt(s->ops.arg, open);
+	if (!open)
+		again(&s->for_debt);
 }
 
 static void debt_failed(void *arg, int rc)
@@ -544,6 +553,11 @@ static void debt_failed(void *arg, int rc)
 void shared_serve_stopping(struct shared_serve *s, bool on)
 {
 	atomic_store(&s->debt.stopping, on);
+}
+
+void shared_serve_owe(struct shared_serve *s)
+{
+	debt_owe(&s->debt);
 }
 
 /* Requests of the guest */
@@ -632,6 +646,7 @@ struct shared_serve *shared_serve_new(struct blk *const *bases, unsigned int n, 
 	list_init(&s->for_room);
 	list_init(&s->for_kept);
 	list_init(&s->lost);
+	list_init(&s->for_debt);
 	return s;
 }
 

@@ -82,6 +82,8 @@ int shared_serve_marker(struct shared_serve *s, uint64_t n);
 
 /* shared_serve_stopping() - any thread; as serve_stopping() */
 void shared_serve_stopping(struct shared_serve *s, bool on);
+/* shared_serve_owe() - as serve_owe() */
+void shared_serve_owe(struct shared_serve *s);
 /* shared_serve_silence() - no request that comes from now on is begun; those that wait for the peer fail */
 void shared_serve_silence(struct shared_serve *s);
 

@@ -24,7 +24,8 @@ struct store_cfg {
 	const char *format;	/* "raw", "qcow2", ...: never guessed */
 	bool readonly;
 	enum store_direct direct;
-	bool shared;		/* another node has it open too: no lock is taken; raw only, direct or an error */
+	bool shared;		/* another node has it open too, in the other role; raw only, direct or an error */
+	bool serves;		/* the role, of a shared one */
 	enum store_io io;
 	const char *dir;	/* where sockets of a qemu-storage-daemon are made, for a moment */
 	/* Path of QEMU: its qemu-storage-daemon is looked for beside it, then in PATH; may be NULL. */
@@ -57,6 +58,10 @@ void store_reserve(struct store *s, uint64_t off, uint64_t len, void (*done)(voi
  * Return: the stamp; 0: nobody can tell, as with a block device, so nothing that rests on the stamp may be trusted
  */
 uint64_t store_file_stamp(struct store *s);
+
+/* Of a shared image: store_serves() - from now on this node serves; store_role_held() - whether another open file has this role, as far as locks tell */
+int store_serves(struct store *s, struct err *e);
+bool store_role_held(struct store *s, bool serves);
 
 /* For the status: store_io_name() - "io_uring", "threads" or "qemu-storage-daemon"; store_is_direct() - past the page cache */
 const char *store_io_name(const struct store *s);

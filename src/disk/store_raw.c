@@ -327,8 +327,8 @@ struct store *store_raw_open(const struct store_cfg *cfg, const struct stat *st,
 		return NULL;
 	}
 	raw->file = (struct raw_file){ .fd = -1, .blockdev = S_ISBLK(st->st_mode), .align = 1, .mem_align = 1 };
-	if (open_image(&raw->file, cfg, e) || (!cfg->shared && imagelock_take(raw->file.fd, cfg->path, !cfg->readonly, e)) ||
-	    measure(&raw->file, cfg, e))
+	if (open_image(&raw->file, cfg, e) || (cfg->shared ? imagelock_shared(raw->file.fd, cfg->path, cfg->serves, e) :
+	     imagelock_take(raw->file.fd, cfg->path, !cfg->readonly, e)) || measure(&raw->file, cfg, e))
 		goto fail;
 	if (want)
 		why = raw_direct(&raw->file);
@@ -352,4 +352,15 @@ fail:
 		close(raw->file.fd);
 	free(raw);
 	return NULL;
+}
+
+/* Only raw images are shared. */
+int store_serves(struct store *s, struct err *e)
+{
+	return imagelock_shared(((struct raw *)s)->file.fd, s->path, true, e);
+}
+
+bool store_role_held(struct store *s, bool serves)
+{
+	return imagelock_role_held(((struct raw *)s)->file.fd, serves);
 }
