@@ -264,6 +264,7 @@ static int make_machine(struct node *n, struct err *e)
 	cfg.lease = n->o->timeout;
 	cfg.precopy.off = n->o->no_precopy;
 	cfg.disks = n->disk;
+	cfg.fence = n->disk && n->o->shared_disk;
 	n->ft = calloc(1, ft_size());
 	n->ring = ring_new(RING_STEPS);
 	if (!n->ft || !n->ring)

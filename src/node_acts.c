@@ -402,6 +402,9 @@ static void do_step(struct node *n, enum ft_step step, uint64_t num)
 	case STEP_FLIP:
 		disk_job(n->disk, DISK_FLIP, num);
 		break;
+	case STEP_FENCE:
+		node_disk_fence(n, num);
+		break;
 	case STEP_MAX:
 		break;
 	}
@@ -422,6 +425,11 @@ static void send_ctl(struct node *n, const struct ctl_msg *m)
 	for (size_t i = 0; i < sizeof(ctl_crash) / sizeof(*ctl_crash); i++)
 		if (ctl_crash[i].type == m->type)
 			crash_point(ctl_crash[i].before);
+	/* The peer takes it as proof that nothing is written to shared disks any more; else it needs a fence. */
+	if (m->type == CTL_PROMOTE && n->disk && n->o->shared_disk && !disk_silence(n->disk)) {
+		log_error("what is under way to the shared disks does not end: the peer is not told to take over");
+		return;
+	}
 	node_send_ctl(n, m);
 	for (size_t i = 0; i < sizeof(ctl_crash) / sizeof(*ctl_crash); i++)
 		if (ctl_crash[i].type == m->type)

@@ -77,7 +77,25 @@ static int send_sync(void *arg, unsigned int disk, uint8_t type, const uint8_t *
 	struct wire_head h = { .type = WIRE_DISK_SYNC, .unit = (uint16_t)disk };
 	uint8_t head[WIRE_DISK_SYNC_LEN];
 
-	return put(arg, &h, head, codec_disk_sync_put(head, sizeof(head), &m), payload, len, false);
+	return put(arg, &h, head, codec_disk_sync_put(head, sizeof(head), &m), payload, len,
+		   type >= DISK_SYNC_SHARED);
+}
+
+static int send_old(void *arg, unsigned int disk, uint64_t off, uint32_t len, const uint8_t *data)
+{
+	struct disk_old_msg m = { .off = off, .data = data, .len = len };
+	struct wire_head h = { .type = WIRE_DISK_OLD, .unit = (uint16_t)disk };
+	uint8_t head[WIRE_DISK_OLD_LEN];
+
+	return put(arg, &h, head, codec_disk_old_put(head, sizeof(head), &m), data, data ? len : 0, false);
+}
+
+static int send_kept(void *arg, uint64_t count)
+{
+	struct wire_head h = { .type = WIRE_DISK_KEPT };
+	uint8_t head[WIRE_DISK_KEPT_LEN];
+
+	return put(arg, &h, head, codec_disk_kept_put(head, sizeof(head), count), NULL, 0, true);
 }
 
 static void consumed(void *arg, uint64_t bytes, uint64_t msgs)
@@ -139,9 +157,63 @@ static void on_debt(void *arg, bool open)
 
 static const struct disk_ops disk_ops = {
 	.send_write = send_write, .send_zero = send_zero, .send_marker = send_marker, .send_committed = send_committed,
-	.send_sync = send_sync, .consumed = consumed, .done = on_done, .barrier = on_barrier, .want = on_want,
+	.send_sync = send_sync, .send_old = send_old, .send_kept = send_kept, .consumed = consumed, .done = on_done, .barrier = on_barrier, .want = on_want,
 	.failed = on_failed, .progress = on_progress, .debt = on_debt,
 };
+
+/* Fencing the peer, before its shared disks are taken over: in the fence's thread, but for the last */
+
+static int fence_claim(void *arg, struct err *e)
+{
+	struct node *n = arg;
+
+	return disk_claim(n->disk, e);
+}
+
+static void fence_unclaim(void *arg)
+{
+	struct node *n = arg;
+
+	disk_unclaim(n->disk);
+}
+
+static bool fence_alive(void *arg)
+{
+	struct node *n = arg;
+
+	return disk_peer_writes(n->disk);
+}
+
+static void fence_done(void *arg, int rc, const char *why)
+{
+	struct node *n = arg;
+	struct ft_ev ev = { .type = FE_DONE, .step = STEP_FENCE, .n = n->fence_n, .rc = rc };
+
+	fence_end(n->fence);
+	n->fence = NULL;
+	if (!rc)
+		log_note("the peer is fenced: it writes to the shared disks no more");
+	else
+		log_error("%s: this node does not take over%s", why, rc == -ESTALE ? "" : ", and the VM stands");
+	node_event(n, &ev);
+}
+
+void node_disk_fence(struct node *n, uint64_t num)
+{
+	struct fence_cfg cfg = { .loop = n->control, .command = n->o->fence_command, .timeout = n->o->fence_timeout,
+				 .vm = n->o->name, .peer = n->peer_text, .claim = fence_claim, .unclaim = fence_unclaim,
+				 .alive = fence_alive, .done = fence_done, .arg = n };
+	struct ft_ev ev = { .type = FE_DONE, .step = STEP_FENCE, .n = num, .rc = -EAGAIN };
+	struct err e = { 0 };
+
+	n->fence_n = num;
+	log_note("fencing the peer %s", n->peer_text);
+	n->fence = fence_begin(&cfg, &e);
+	if (n->fence)
+		return;
+	log_error("%s", e.msg);
+	node_post_event(n, &ev);
+}
 
 /* The disk connection */
 
@@ -153,6 +225,8 @@ int node_disk_message(void *arg, const struct wire_head *h, const uint8_t *paylo
 	struct disk_write_msg w;
 	struct disk_zero_msg z;
 	struct disk_sync_msg y;
+	struct disk_old_msg o;
+	uint64_t count;
 	int rc;
 
 	if (!d)
@@ -172,6 +246,12 @@ int node_disk_message(void *arg, const struct wire_head *h, const uint8_t *paylo
 	case WIRE_DISK_SYNC:
 		rc = codec_disk_sync_get(payload, h->len, &y, e);
 		return rc ? rc : disk_take_sync(d, h->unit, y.type, y.data, y.len, e);
+	case WIRE_DISK_OLD:
+		rc = codec_disk_old_get(payload, h->len, &o, e);
+		return rc ? rc : disk_take_old(d, h->unit, o.off, o.len, o.data, e);
+	case WIRE_DISK_KEPT:
+		rc = codec_disk_kept_get(payload, h->len, &count, e);
+		return rc ? rc : disk_take_kept(d, count, e);
 	default:
 		return err_set(e, -EPROTO, "a message of type %u on the disk connection", h->type);
 	}
@@ -201,7 +281,8 @@ int node_disk_start(struct node *n, struct err *e)
 {
 	struct disk_cfg cfg = { .loop = n->disk_loop, .n = n->cl.n_disks, .dir = n->o->disk_dir[0] ? n->o->disk_dir : NULL,
 				.run_dir = n->o->run_dir, .serves = n->o->role == RUN_PRIMARY, .discard = n->o->discard_disks,
-				.resync_rate = n->o->resync_rate, .patience = n->o->qemu_timeout / 2, .socket = n->disk_socket };
+				.shared = n->o->shared_disk, .resync_rate = n->o->resync_rate,
+				.patience = n->o->qemu_timeout / 2, .socket = n->disk_socket };
 	struct disk_ops ops = disk_ops;
 	int k = snprintf(n->disk_socket, sizeof(n->disk_socket), "%s/%s.nbd", n->o->run_dir, n->o->name);
 
@@ -241,6 +322,7 @@ int node_disk_shape(struct node *n, struct err *e)
 		return err_set(e, -ENOMEM, "no memory for the description of the machine");
 	fputs(n->shape, f);
 	cmdline_shape_sizes(&n->cl, bytes, f);
+	fprintf(f, "shared-disk=%s\n", n->o->shared_disk ? "yes" : "no");
 	if (fclose(f))
 		return err_set(e, -ENOMEM, "no memory for the description of the machine");
 	free(n->shape);
@@ -250,6 +332,8 @@ int node_disk_shape(struct node *n, struct err *e)
 
 void node_disk_end(struct node *n)
 {
+	fence_end(n->fence);
+	n->fence = NULL;
 	if (n->disk && n->disk_up && n->started)
 		disk_close(n->disk);
 	if (n->disk_up) {

@@ -7,6 +7,7 @@
 #include <stdatomic.h>
 
 #include "base/loop.h"
+#include "cluster/fence.h"
 #include "cluster/heartbeat.h"
 #include "core/ft.h"
 #include "core/ring.h"
@@ -71,6 +72,8 @@ struct node {
 	struct memlimit_cfg limits;
 	nstime full_at;			/* when the hard limit was told last; bulk loop */
 	struct disk *disk;		/* NULL: the VM has no writable drives */
+	struct fence *fence;
+	uint64_t fence_n;
 	char disk_socket[CMDLINE_SOCKET_MAX + 1];
 	struct proxy *px;
 	const char *nic_ids[CMDLINE_NICS_MAX];	/* the netdevs', as in cl */
@@ -150,6 +153,8 @@ int node_disk_shape(struct node *n, struct err *e);
 void node_disk_attached(struct node *n, bool up);
 /* node_disk_end() - QEMU is gone, the links are down */
 void node_disk_end(struct node *n);
+/* node_disk_fence() - STEP_FENCE; control loop */
+void node_disk_fence(struct node *n, uint64_t num);
 int node_disk_message(void *arg, const struct wire_head *h, const uint8_t *payload, struct err *e);
 void node_disk_writable(void *arg);
 

@@ -114,6 +114,10 @@ static struct json_object *fill_status(void *arg)
 	s->warnings[w++] = RUN_WARN_NO_ARBITRATION;
 	if (n->o->insecure)
 		s->warnings[w++] = RUN_WARN_NOT_ENCRYPTED;
+	if (n->disk && n->o->shared_disk && !*n->o->fence_command)
+		s->warnings[w++] = RUN_WARN_NO_FENCE;
+	if (ft_state(n->ft) == FT_STANDBY && ft_reason(n->ft) == FT_WHY_UNFENCED)
+		s->warnings[w++] = RUN_WARN_UNFENCED;
 	if (n->px && proxy_taps_gone(n->px))
 		s->warnings[w++] = "a TAP interface of the VM is gone: see the log";
 	if (m.memcheck_differs)

@@ -22,6 +22,12 @@
 #define RUN_WARN_NOT_ENCRYPTED \
 	"the link is not encrypted and not authenticated: whoever reaches it can read and change the VM"
 
+#define RUN_WARN_NO_FENCE \
+	"the disks are shared and there is no --fence-command: this node will not take over when the peer dies"
+#define RUN_WARN_UNFENCED \
+	"the peer is gone and was not fenced, so it may still write to the shared disks: the VM stands (see the log); " \
+	"'lockstep failover' tries once more"
+
 enum run_role { RUN_SECONDARY, RUN_PRIMARY };
 
 struct run_addr {
@@ -58,6 +64,9 @@ struct run_opts {
 	uint64_t staged_limit;		/* bytes of a checkpoint to come that may wait at the secondary; likewise */
 	char disk_dir[PATH_MAX];	/* for what is known of the images; empty: beside them */
 	bool discard_disks;		/* what this node's images have may be overwritten */
+	bool shared_disk;		/* both nodes have the same images */
+	const char *fence_command;	/* for /bin/sh -c; empty: none; borrowed from main()'s argv */
+	nstime fence_timeout;
 	uint64_t resync_rate;		/* bytes a second; 0: no limit */
 	char spill_dir[PATH_MAX];	/* for what does not fit into memory */
 	enum log_level log_level;

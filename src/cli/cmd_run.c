@@ -44,6 +44,8 @@ static int run_fn(int argc, char **argv)
 	if (!(o->listen.n ? &o->listen : &o->peer)->loopback)
 		log_warn("%s", RUN_WARN_NOT_ENCRYPTED);
 	log_warn("%s", RUN_WARN_NO_ARBITRATION);
+	if (o->shared_disk && !*o->fence_command)
+		log_warn("%s", RUN_WARN_NO_FENCE);
 	rc = node_run(o, &e);
 	status = rc >= 0 ? rc : rc == -EINVAL || rc == -ENOTSUP ? CLI_USAGE : CLI_FAILED;
 	if (rc < 0)

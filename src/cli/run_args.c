@@ -26,12 +26,13 @@
 #define RUN_SCAN_MS		50
 #define RUN_QUEUE		1024
 #define RUN_QEMU_MS		3000
+#define RUN_FENCE_MS		30000
 
 enum {
 	OPT_NAME = 1, OPT_LISTEN, OPT_PEER, OPT_PRIMARY, OPT_INSECURE, OPT_HEARTBEAT, OPT_TIMEOUT, OPT_DELAY,
 	OPT_COMPARE, OPT_SCAN, OPT_QUEUE, OPT_NIC, OPT_RULE, OPT_NO_HYBRID, OPT_COMPRESS, OPT_WORKERS, OPT_NO_PRECOPY, OPT_QEMU_TIMEOUT,
 	OPT_RUN_DIR, OPT_SPILL_DIR, OPT_LOG_LEVEL, OPT_PRIVATE_LIMIT, OPT_STAGED_LIMIT, OPT_DISK_DIR, OPT_DISCARD,
-	OPT_RESYNC_RATE,
+	OPT_RESYNC_RATE, OPT_SHARED_DISK, OPT_FENCE, OPT_FENCE_TIMEOUT,
 };
 
 const struct cli_opt run_opts_table[] = {
@@ -64,6 +65,9 @@ const struct cli_opt run_opts_table[] = {
 	{ "disk-dir", OPT_DISK_DIR, "DIR", "for what is known of the disks' images (default: beside them)" },
 	{ "discard-disks", OPT_DISCARD, NULL, "secondary: what its images have that the primary's have not is to be lost" },
 	{ "resync-rate", OPT_RESYNC_RATE, "MB", "limit for bringing the peer's disks up to date, per second (default: none)" },
+	{ "shared-disk", OPT_SHARED_DISK, NULL, "both nodes have the same images, which nobody else uses (raw only)" },
+	{ "fence-command", OPT_FENCE, "COMMAND", "shared disks: sees to it that the peer is off, before this node takes over" },
+	{ "fence-timeout", OPT_FENCE_TIMEOUT, "MS", "time that the fence command may take (default 30000)" },
 	{ "log-level", OPT_LOG_LEVEL, "LEVEL", "error, warn, note, info, debug or trace (default info)" },
 	{ NULL },
 };
@@ -219,6 +223,16 @@ static int run_option(int id, const char *arg, struct run_opts *o, struct err *e
 		return 0;
 	case OPT_RESYNC_RATE:
 		return run_mb("--resync-rate", arg, &o->resync_rate, e);
+	case OPT_SHARED_DISK:
+		o->shared_disk = true;
+		return 0;
+	case OPT_FENCE:
+		if (!*arg)
+			return err_set(e, -EINVAL, "--fence-command: it is empty");
+		o->fence_command = arg;
+		return 0;
+	case OPT_FENCE_TIMEOUT:
+		return run_ms("--fence-timeout", arg, 100, &o->fence_timeout, e);
 	case OPT_SPILL_DIR:
 		return run_path("--spill-dir", arg, o->spill_dir, e);
 	case OPT_LOG_LEVEL:
@@ -281,6 +295,10 @@ static int run_check(struct run_opts *o, struct err *e)
 		return err_set(e, -EINVAL, "--timeout %llu is too short: with a heartbeat every %llu ms it must be at "
 			       "least %llu, or one late heartbeat would be taken for a death", o->timeout / NS_PER_MS,
 			       o->heartbeat / NS_PER_MS, RUN_MIN_BEATS * o->heartbeat / NS_PER_MS);
+	if (*o->fence_command && !o->shared_disk)
+		return err_set(e, -EINVAL, "--fence-command is for --shared-disk: without shared disks nothing is fenced yet");
+	if (o->shared_disk && o->discard_disks)
+		return err_set(e, -EINVAL, "--discard-disks makes no sense with --shared-disk: there is one copy of each disk");
 	if (stat(o->spill_dir, &st) < 0)
 		return err_set(e, -EINVAL, "--spill-dir %.200s: %s", o->spill_dir, strerror(errno));
 	if (!S_ISDIR(st.st_mode))
@@ -309,6 +327,8 @@ int run_args_parse(int argc, char **argv, struct run_opts *o, struct err *e)
 		.max_queue_size = RUN_QUEUE,
 		.qemu_timeout = RUN_QEMU_MS * NS_PER_MS,
 		.spill_dir = RUN_SPILL_DIR,
+		.fence_command = "",
+		.fence_timeout = RUN_FENCE_MS * NS_PER_MS,
 		.log_level = LOG_INFO,
 	};
 	while ((id = cli_next(&a, e)) > 0) {

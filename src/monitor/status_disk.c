@@ -39,6 +39,14 @@ struct json_object *status_disks_json(const struct status *s)
 	put(o, "resync", d->resyncing || d->resync.total ? resync_json(&d->resync) : NULL);
 	put(o, "resyncing", json_object_new_boolean(d->resyncing));
 	put(o, "merging", json_object_new_boolean(d->merging));
+	put(o, "shared", json_object_new_boolean(d->shared));
+	if (d->shared) {
+		put_u64(o, "kept", d->keep.kept);
+		put_u64(o, "kept_bytes", d->keep.kept_bytes);
+		put_u64(o, "kept_waits", d->keep.waits);
+		put_u64(o, "trims_dropped", d->keep.trims_dropped);
+		put(o, "blocked", json_object_new_boolean(d->keep.blocked));
+	}
 	put(o, "debt", json_object_new_boolean(d->debt));
 	put_u64(o, "debt_lost_frames", s->debt_lost);
 #define F(of, field) put_u64(o, #field, d->of.field)
@@ -79,6 +87,9 @@ void status_disks_text(struct json_object *s, FILE *f)
 		text_row(f, "  above images", "pending %s, the SVM's own %s, committed %s",
 			 text_bytes(text_num(d, "pending_bytes"), a), text_bytes(text_num(d, "own_bytes"), b),
 			 text_bytes(text_num(d, "committed_bytes"), c));
+	if (text_bool(d, "shared"))
+		text_row(f, "  shared", "%s of old content kept at the peer%s", text_bytes(text_num(d, "kept_bytes"), a),
+			 text_bool(d, "blocked") ? "; the VM's writes wait until it is decided who goes on" : "");
 	if (text_bool(d, "merging"))
 		text_row(f, "  merging", "what the SVM had written goes into the images");
 }
