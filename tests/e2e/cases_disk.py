@@ -242,7 +242,7 @@ def disk_failover(bed):
     failover(bed, machine(drive(), drive("second.img", interface="ide")), ["vda", "sda"], ["disk.img", "second.img"])
 
 
-@case()
+@case("disk")
 def disk_pair(bed):
     """A pair with a disk comes up, the second copy's image is made equal first, and it fails over."""
     image(bed.a, content=os.urandom(8 << 20))

@@ -51,7 +51,7 @@ def checked(ask, lines):
     same(int(ask("disk vda appended").split()[0]), lines, "lines in the log")
 
 
-@case(timeout=240)
+@case("disk", timeout=240)
 def shared_failover(bed):
     """The primary dies in the middle of an epoch: what it has overwritten is put back, and the VM's disk is whole."""
     bed.start_pair(machine(bed), fence(bed, 'echo "$LOCKSTEP_VM $LOCKSTEP_PEER" >> @DIR@/fenced'))
@@ -83,7 +83,7 @@ def shared_failover(bed):
         load.finish()
 
 
-@case(timeout=240)
+@case("disk", timeout=240)
 def shared_unfenced(bed):
     """A fence that fails: the VM stands, nothing is written; it goes on when the fence has succeeded."""
     bed.start_pair(machine(bed), fence(bed, "test -e @DIR@/off"))
@@ -108,7 +108,7 @@ def shared_unfenced(bed):
         checked(ask, append(ask, 5))
 
 
-@case(timeout=240)
+@case("disk", timeout=240)
 def shared_no_fence(bed):
     """Without a fence command a node does not take over, and says so."""
     bed.start_pair(machine(bed), [SHARED])
@@ -118,7 +118,7 @@ def shared_no_fence(bed):
     must("no fence command is configured" in bed.b.said(), "the log does not say why")
 
 
-@case(timeout=240)
+@case("disk", timeout=240)
 def shared_cut(bed):
     """The link is cut and both live: one of them goes on, mostly the one that served, and the other one ends."""
     bed.start_pair(machine(bed), fence(bed, "touch @DIR@/fenced"))
@@ -137,7 +137,7 @@ def shared_cut(bed):
         checked(ask, lines)
 
 
-@case(timeout=300)
+@case("disk", timeout=300)
 def shared_again(bed):
     """The node that died comes back and stands by, and takes over when the other one dies."""
     m, options = machine(bed), fence(bed, "true")
@@ -159,7 +159,7 @@ def shared_again(bed):
         checked(ask, append(ask, 5))
 
 
-@case(timeout=240)
+@case("disk", timeout=240)
 def shared_handover(bed):
     """A primary that is told to end has written everything when it says so: no fence is needed. The secondary goes: it goes on."""
     bed.start_pair(machine(bed), fence(bed, "false"))
@@ -178,7 +178,7 @@ def refused(bed, sentence, argv):
     must(r.returncode and sentence in r.stdout, "not refused with '%s' but (%d): %s", sentence, r.returncode, r.stdout)
 
 
-@case(timeout=120)
+@case("disk", timeout=120)
 def shared_refusals(bed):
     """What cannot be shared, and who may not share it."""
     m = machine(bed)
