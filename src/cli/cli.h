@@ -16,7 +16,7 @@ enum cli_exit {
 	CLI_NO_VM = 3,		/* no such VM runs, or it is not clear which one is meant */
 };
 
-#define CLI_MAX_OPTS 32
+#define CLI_MAX_OPTS 64
 
 /* One option of a subcommand. The same table feeds the parser and the help. */
 struct cli_opt {

@@ -277,12 +277,22 @@ static void help(void **state)
 	assert_int_equal(parse(S "-- --help", &o, &e), -22);
 }
 
+/* An option beyond what the parser looks at would be unknown, though the help names it. */
+static void the_table_has_room(void **state)
+{
+	size_t n = 0;
+
+	while (run_opts_table[n].name)
+		n++;
+	assert_in_range(n, 1, CLI_MAX_OPTS);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(sentences), cmocka_unit_test(defaults), cmocka_unit_test(everything),
 		cmocka_unit_test(aliases_and_last_wins), cmocka_unit_test(loopback_needs_nothing),
-			cmocka_unit_test(help),
+		cmocka_unit_test(help), cmocka_unit_test(the_table_has_room),
 	};
 
 	setenv("LOCKSTEP_RUN_DIR", "/tmp/lockstep-run", 1);
