@@ -237,6 +237,20 @@ void sec_hold(struct ft *ft, struct ft_ctx *c)
 	ft_do(ft, c, STEP_STOP, ft->epoch, ft->cfg.stop_deadline);
 }
 
+void sec_want(struct ft *ft, struct ft_ctx *c)
+{
+	struct ckpt_secondary *s = &ft->s;
+
+	/*
+	 * Until the flip of n it is n that they want. What they want from then on is n + 1, and the primary is told when it
+	 * can begin that. Others say again what they want, as long as they do.
+	 */
+	if (s->phase == SEC_IDLE && ft->link)
+		ft_say(ft, c, CTL_WANT, ft->epoch, c->ev->cause);
+	else if (s->phase >= SEC_APPLY && c->ev->cause == CAUSE_DISK)
+		s->disk_wish = true;
+}
+
 void sec_full(struct ft *ft, struct ft_ctx *c)
 {
 	struct ckpt_secondary *s = &ft->s;
@@ -352,6 +366,7 @@ static void running(struct ft *ft, struct ft_ctx *c)
 		ft->epoch = s->n + 1;
 	}
 	if (ft->state == FT_PROMOTING) {
+		s->disk_wish = false;
 		ft_served(ft, c);
 		return;
 	}
@@ -363,6 +378,9 @@ static void running(struct ft *ft, struct ft_ctx *c)
 		ft_say(ft, c, CTL_WANT, ft->epoch, CAUSE_RESET);
 	if (ft->fence == FENCE_REFUSED && !ft->link)
 		sec_hold(ft, c);
+	if (ft->link && s->disk_wish)
+		ft_say(ft, c, CTL_WANT, ft->epoch, CAUSE_DISK);
+	s->disk_wish = false;
 }
 
 static void cont_unwind(struct ft *ft, struct ft_ctx *c)

@@ -42,6 +42,7 @@ struct ckpt_secondary {
 	bool aborted;		/* n was given up, EPOCH_END n + 1 is awaited; the SVM is stopped or about to be */
 	bool held;		/* the SVM is (being) stopped because it has too many pages of its own */
 	bool gated;		/* EPOCH_END n has come and NEV_OPEN n is still to be given */
+	bool disk_wish;		/* the disks have asked for a checkpoint behind n, which they do only once until its flip */
 	uint64_t forget;	/* the staging area of this n is to be dropped when nobody works on it; 0: no */
 	nstime deadline;	/* of what the phase awaits besides steps */
 };
@@ -58,6 +59,8 @@ void sec_disk_moved(struct ft *ft, struct ft_ctx *c);
 void sec_done(struct ft *ft, struct ft_ctx *c);
 void sec_progress(struct ft *ft, struct ft_ctx *c);
 void sec_tick(struct ft *ft, struct ft_ctx *c);
+/* sec_want() - something of this node needs a checkpoint */
+void sec_want(struct ft *ft, struct ft_ctx *c);
 /* sec_full() - stop the SVM until the next checkpoint, which is asked for */
 void sec_full(struct ft *ft, struct ft_ctx *c);
 /* sec_hold() - stop the SVM until it is promoted, or replaced by a checkpoint */

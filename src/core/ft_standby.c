@@ -205,8 +205,7 @@ void ft_standby_guest(struct ft *ft, struct ft_ctx *c)
 
 void ft_standby_want(struct ft *ft, struct ft_ctx *c)
 {
-	if (ft->s.phase == SEC_IDLE && ft->link)
-		ft_say(ft, c, CTL_WANT, ft->epoch, c->ev->cause);
+	sec_want(ft, c);
 }
 
 void ft_standby_full(struct ft *ft, struct ft_ctx *c)

@@ -20,7 +20,7 @@
 #include "base/cursor.h"
 #include "base/siphash.h"
 
-enum { RING_VERSION = 6, RING_SUM = 8 };
+enum { RING_VERSION = 7, RING_SUM = 8 };
 
 struct io {
 	struct cursor r;
@@ -177,6 +177,7 @@ static void io_secondary(struct io *io, struct ckpt_secondary *s)
 	io_bool(io, &s->aborted);
 	io_bool(io, &s->held);
 	io_bool(io, &s->gated);
+	io_bool(io, &s->disk_wish);
 	io_u64(io, &s->forget);
 	io_u64(io, &s->deadline);
 }

@@ -275,12 +275,72 @@ static void fence_fails(void **state)
 	assert_int_equal(ft_reason(&d.ft), FT_WHY_PEER_TOOK_OVER);
 }
 
+/* The disks ask once until the next flip: what they ask for while a checkpoint is being loaded is said behind it. */
+static void wish(void **state)
+{
+	static const enum ft_step steps[] = { STEP_RESTART, STEP_APPLY, STEP_FLIP, STEP_LOAD, STEP_MEND };
+	struct drive d;
+
+	for (unsigned int place = 0; place <= 5; place++) {
+		filled(&d);
+		disk_barrier(&d, 1, 0, "STAGED:1 flip:1 restart:1");
+		for (unsigned int i = 0; i < 5; i++) {
+			if (i == place)
+				SAYS(want(&d, CAUSE_DISK), "");
+			done(&d, steps[i], 1);
+		}
+		if (place == 5)
+			SAYS(want(&d, CAUSE_DISK), "");
+		SAYS(done(&d, STEP_CONT, 1), "net-open:1 LOADED:1 WANT:2");
+		assert_int_equal(d.acts.a[d.acts.n - 1].ctl.value, CAUSE_DISK);
+		STATE(&d, FT_STANDBY, "idle");
+		/* Once. And what comes before the flip is answered by it. */
+		SAYS(ctl(&d, CTL_EPOCH_END, 2), "net-close:2");
+		SAYS(want(&d, CAUSE_DISK), "");
+		net(&d, NA_CUT, 2);
+		done(&d, STEP_STOP, 2);
+		SAYS(want(&d, CAUSE_DISK), "");
+		net(&d, NA_DRAINED, 2);
+		net(&d, NA_BARRIER, 2);
+		give(&d, (struct ft_ev){ .type = FE_BULK_BARRIER, .n = 2, .value = 60000 });
+		done(&d, STEP_RESERVE, 2);
+		disk_barrier(&d, 2, 0, "STAGED:2 flip:2 apply:2");
+		/* The memory asks again by itself if it still has to. */
+		SAYS(want(&d, CAUSE_PRIVATE), "");
+		done(&d, STEP_APPLY, 2);
+		done(&d, STEP_FLIP, 2);
+		done(&d, STEP_LOAD, 2);
+		done(&d, STEP_MEND, 2);
+		SAYS(done(&d, STEP_CONT, 2), "net-open:2 LOADED:2");
+	}
+	/* Nobody is left who could be asked. */
+	want(&d, CAUSE_DISK);
+	SAYS(ctl(&d, CTL_EPOCH_END, 3), "net-close:3");
+	net(&d, NA_CUT, 3);
+	done(&d, STEP_STOP, 3);
+	net(&d, NA_DRAINED, 3);
+	net(&d, NA_BARRIER, 3);
+	give(&d, (struct ft_ev){ .type = FE_BULK_BARRIER, .n = 3, .value = 60000 });
+	done(&d, STEP_RESERVE, 3);
+	disk_barrier(&d, 3, 0, "STAGED:3 flip:3 apply:3");
+	want(&d, CAUSE_DISK);
+	ev0(&d, FE_LINK_DOWN, 1);
+	STATE(&d, FT_PROMOTING, "apply");
+	done(&d, STEP_APPLY, 3);
+	done(&d, STEP_FLIP, 3);
+	done(&d, STEP_LOAD, 3);
+	done(&d, STEP_MEND, 3);
+	assert_null(strstr(done(&d, STEP_CONT, 3), "WANT"));
+	assert_int_equal(d.ft.state, FT_ALONE);
+	assert_false(d.ft.s.disk_wish);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(serving), cmocka_unit_test(fence), cmocka_unit_test(fence_fails), cmocka_unit_test(resync_fails), cmocka_unit_test(barrier_fails),
 		cmocka_unit_test(standing_by), cmocka_unit_test(no_room), cmocka_unit_test(disk_fails), cmocka_unit_test(moving_disks),
-		cmocka_unit_test(no_images),
+		cmocka_unit_test(no_images), cmocka_unit_test(wish),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
