@@ -326,6 +326,11 @@ struct journal *journal_new(struct loop *loop, const struct journal_file *f, con
 		err_set(e, -EBUSY, "the journal has epochs that are not in the disks yet; they must be recovered first");
 		goto fail;
 	}
+	/*
+	 * No layers are left, so the epoch is of an earlier pair at most, and its numbers begin again with each. Whoever takes
+	 * this one for his own says COMMITTED only when he is beyond it.
+	 */
+	j->head.epoch = 0;
 	j->head.disks = n;
 	j->head.chunk = chunk;
 	memset(j->head.ids, 0, sizeof(j->head.ids));

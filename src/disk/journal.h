@@ -93,7 +93,7 @@ uint64_t journal_slot_off(const struct journal *j, uint32_t slot);
 uint32_t journal_chunk(const struct journal *j);
 uint32_t journal_slots_used(const struct journal *j);
 
-/* The epoch of the bases, as found; then as last settled. */
+/* The epoch of the bases, as last settled; 0: not yet by this process */
 uint64_t journal_epoch(const struct journal *j);
 
 /*

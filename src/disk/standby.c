@@ -36,8 +36,10 @@
  * also one that is WRITTEN but named, goes on top. Nothing is written back while a straight write that was there before
  * it is under way, so the two cannot come into the base in the wrong order.
  *
- * A trim reads as zeroes and is written back as zeroes that need no space. Where a base cannot do that fast the trim is
- * dropped, as it may be: nobody has to write zeroes for it, and what is read there stays the same.
+ * A trim reads as zeroes and is written back as zeroes that need no space. Where a base cannot do that fast the VM's trim
+ * is dropped, as it may be: nobody has to write zeroes for it, and what is read there stays the same. The peer's never
+ * is: it has become zeroes there, so it is zeroes here too, with space reserved for them where they may have to be
+ * written.
  *
  * Shared bases (shared_standby.c) are written by the serving peer at once, so what comes from it is not new content but
  * old: `pending` and `sealed` hold what was in the base before, and lie below the SVM's own writes. The flip drops them.

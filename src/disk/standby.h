@@ -68,15 +68,16 @@ struct standby_stats {
 	uint64_t flips, merges;
 	uint64_t waits;			/* how often a write found no room */
 	uint64_t file_bytes;		/* of the journal file that are in use */
-	uint64_t epoch;			/* that the bases are at, durable */
+	uint64_t epoch;			/* of this pair, that the bases are at, durable; 0: none yet */
 };
 
 /*
  * standby_recover() - before anything else: what a former process had committed and not written back goes into the bases
  * @l:     the bases' loop, which must be running in another thread; NULL: they answer from inside blk_submit()
- * @epoch: filled with the epoch of the bases; 0: the journal is empty or new
- * Blocks. May be repeated as often as one likes. A journal of other disks (@ids, one for each, random, 16 bytes) is an
- * error that says so.
+ * @epoch: filled with the epoch of the bases, in the numbers of the last standby_new() that has committed one; 0: the
+ *	journal is empty or new, or was that of other disks
+ * Blocks. May be repeated as often as one likes. A journal of other disks (@ids, one for each, 16 bytes) that has what
+ * must be written to them is an error that says so; without that it is taken over by standby_new().
  */
 int standby_recover(struct loop *l, const struct journal_file *j, struct blk *const *bases, const uint8_t (*ids)[16],
 		    unsigned int n, uint64_t *epoch, struct err *e);
@@ -108,8 +109,9 @@ struct blk *standby_blk(struct standby *s, unsigned int i);
 void standby_sync_mode(struct standby *s, bool on);
 
 /*
- * standby_write() / _zero() / _trim() - the peer's, in its order, of the epoch that follows the last barrier
+ * standby_write(), standby_zero() - the peer's, in its order, of the epoch that follows the last barrier
  * @data: copied before it returns
+ * @trim: the peer's guest does not need the space; it reads as zeroes all the same, also where that must be written
  * Return: 0; -EAGAIN: too much is under way, nothing was taken, ops.room() comes and the same must be said again;
  * -EINVAL: outside the disk; -EIO: this node has failed, or was promoted
  */
@@ -149,7 +151,7 @@ void standby_promote(struct standby *s);
 
 /*
  * standby_own_ranges() - the ranges in which this disk differs from the dead peer's: what the SVM has written itself, and
- * what was pending and is dropped. To be called in the same turn of the loop as standby_promote().
+ * what was pending and is dropped. To be called in the same turn of the loop as standby_promote(), before or behind it.
  */
 void standby_own_ranges(struct standby *s, unsigned int disk, void (*fn)(void *arg, uint64_t off, uint64_t len), void *arg);
 

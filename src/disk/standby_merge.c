@@ -104,6 +104,12 @@ void standby_own_ranges(struct standby *s, unsigned int disk, void (*fn)(void *a
 			extmap_walk(&s->stack[i]->map[disk], range, &f);
 	for (const struct layer *l = s->lost; l; l = l->next)
 		extmap_walk(&l->map[disk], range, &f);
+	/* Before the promotion: what it will drop */
+	const struct layer *const still[] = { s->aborted, s->sealed, s->pending };
+
+	for (unsigned int i = 0; i < sizeof(still) / sizeof(still[0]); i++)
+		if (still[i])
+			extmap_walk(&still[i]->map[disk], range, &f);
 }
 
 static void merged(struct standby *s)

@@ -119,8 +119,7 @@ int standby_zero(struct standby *s, unsigned int disk, uint64_t off, uint64_t le
 	if (rc || !len)
 		return rc;
 	d = &s->disk[disk];
-	if (trim && !d->base->fast_zero)
-		return 0;
+	/* Never dropped, whatever it costs here: the peer reads zeroes there, and nobody would know that the copies differ. */
 	if (s->sync)
 		return sync_write(s, d, BLK_ZERO, no_hole && !trim ? BLK_NO_HOLE : 0, off, len, NULL);
 	return peer_pend(s, disk, off, len, NULL, no_hole && !trim ? EXT_ZERO : EXT_TRIM);
@@ -236,6 +235,12 @@ static void flush_synced(struct standby *s)
 	}
 }
 
+/* Zeroes that need no space; where they are not fast they may have to be written. */
+static bool no_space(const struct disk *d, const struct ext *e)
+{
+	return e->kind == EXT_TRIM && d->base->fast_zero;
+}
+
 /* Space in the bases for one extent after the other. Return: whether all have been asked for */
 static bool ask_space(struct standby *s)
 {
@@ -251,14 +256,14 @@ static bool ask_space(struct standby *s)
 			continue;
 		}
 		s->res_pos = end = e.off + e.len;
-		if (e.kind == EXT_TRIM)
+		if (no_space(d, &e))
 			continue;
 		/* Extents that follow one another are one for this. */
 		while (extmap_at(&s->sealed->map[s->res_disk], end, UINT64_MAX, &(struct ext){ 0 })) {
 			struct ext f;
 
 			extmap_next(&s->sealed->map[s->res_disk], end, &f);
-			if (f.kind == EXT_TRIM)
+			if (no_space(d, &f))
 				break;
 			s->res_pos = end = f.off + f.len;
 		}

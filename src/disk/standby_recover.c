@@ -96,14 +96,14 @@ int standby_recover(struct loop *l, const struct journal_file *j, struct blk *co
 
 	if (rc)
 		return rc;
-	*epoch = h.epoch;
-	if (!h.seq)
+	bool other = n > STANDBY_MAX_DISKS || h.disks != n || memcmp(h.ids, ids, n * sizeof(ids[0]));
+
+	*epoch = other ? 0 : h.epoch;
+	if (!h.seq || !h.layers)
 		return 0;
-	if (n > STANDBY_MAX_DISKS || h.disks != n || memcmp(h.ids, ids, n * sizeof(ids[0])))
-		return err_set(e, -EINVAL, "the journal is that of other disks%s", h.layers ?
-			       ", and has what must be written to them before it is removed" : "; remove it");
-	if (!h.layers)
-		return 0;
+	if (other)
+		return err_set(e, -EINVAL, "the journal is that of other disks, and has what must be written to them before it "
+			       "is removed");
 	v.buf = malloc(h.chunk);
 	if (!v.buf)
 		return err_set(e, -ENOMEM, "no memory for recovering the disks");
