@@ -275,11 +275,11 @@ class Pgbench:
         self.proc.wait(10, "pgbench")
 
 
-def amcheck(bed, host=GUEST_IP):
-    """Each table and index of the database is sound; host: an address, or the directory of a socket in tools()."""
+def amcheck(bed, host, *words):
+    """The database's tables and indexes are sound; host: an address, or the directory of a socket in tools()."""
     r = subprocess.run(["ip", "netns", "exec", bed.ns("c"), "chroot", tools(bed), program("pg_amcheck"), "-h", host,
-                        "-U", USER, "-d", DATABASE, "--heapallindexed", "--parent-check"], stdin=subprocess.DEVNULL,
-                       stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=600 * PATIENCE, check=False)
+                        "-U", USER, "-d", DATABASE] + list(words), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                       stderr=subprocess.STDOUT, text=True, timeout=600 * PATIENCE, check=False)
     must(r.returncode == 0 and not r.stdout.strip(), "pg_amcheck: exit status %d: %s", r.returncode, r.stdout[-500:])
 
 
@@ -411,5 +411,5 @@ def check_copy(bed, copy, writers, acknowledged=None, clean=False):
     with _served(bed, copy) as ask:
         rows = check_rows(ask, writers, acknowledged)
         done = check_pgbench(ask)
-        amcheck(bed, "/tmp")
+        amcheck(bed, "/tmp", "--heapallindexed", "--parent-check")
     say("a copy of the disk: %d rows, %d transactions of pgbench", rows, done)
