@@ -4,13 +4,17 @@ QEMU's own COLO, set up as QEMU's docs/COLO-FT.txt says: mirror and redirectors 
 an iothread of its own, redirectors and rewriter at the secondary's, migration with x-colo, and the failover commands in
 the document's order.
 
+The disk, where there is one: a quorum over the image, and over it in the primary, replication to the NBD server of the
+secondary, whose own writes are in an active and a hidden qcow2, as the document has it.
+
 What differs from the document: the nodes' addresses (theirs in the bed), TAPs that exist already, TCG instead of KVM,
-no USB tablet, and no disk part (no system under test has a disk). compare-condwait (bench/load/condwait.c) is preloaded
+no USB tablet; the image is raw, as for all systems, and without `if=ide` under --disk-if virtio. compare-condwait (bench/load/condwait.c) is preloaded
 under TCG; without it QEMU stands still for ever after a few checkpoints.
 """
 
 import contextlib
 import os
+import subprocess
 import time
 
 from bed import BUILD, BedError, NODE_IP, until
@@ -19,13 +23,13 @@ from comparison.runstate import Trace
 from comparison.systems import LONG_MS, Down, System
 
 CONDWAIT = os.path.join(BUILD, "bench", "load", "compare-condwait.so")
-MIGRATION_PORT = 9998
+MIGRATION_PORT, NBD_PORT = 9998, 9999
 LOCAL = "127.0.0.1"
 NOTES = (
     "QEMU's COLO ran with compare-condwait preloaded (bench/load/condwait.c), under TCG: without it the primary locks "
     "itself up within a few checkpoints under load.",
-    "COLO's disk part is left out, since Lockstep has no disk yet; no system has one. The document's USB tablet is "
-    "left out of all of them as well.",
+    "The disk figures have a boot of their own, of all systems; in the others no system has a disk. The document's USB "
+    "tablet is left out of all of them.",
 )
 
 
@@ -69,22 +73,51 @@ class Colo(System):
                               "filter-rewriter,id=rew0,netdev=n0,queue=all") +
                 ["-incoming", "tcp:0.0.0.0:%d" % MIGRATION_PORT])
 
+    def drive(self, role):
+        image, interface = "@DIR@/disk.img", self.setup.interface
+        quorum = "if=%s,id=colo-disk0,driver=quorum,read-pattern=fifo,vote-threshold=1," % interface
+        if role == "primary":
+            return ["-drive", quorum + "children.0.file.filename=%s,children.0.driver=raw" % image]
+        return ["-drive", "if=none,id=parent0,file.filename=%s,driver=raw" % image,
+                "-drive", "if=none,id=childs0,driver=replication,mode=secondary,file.driver=qcow2,top-id=colo-disk0,"
+                "file.file.filename=@DIR@/active.qcow2,file.backing.driver=qcow2,"
+                "file.backing.file.filename=@DIR@/hidden.qcow2,file.backing.backing=parent0",
+                "-drive", quorum + "children.0=childs0"]
+
+    def _replicate(self):
+        """The document's commands for the disk, before the migration."""
+        a, b = self.qmps
+        b("nbd-server-start", addr={"type": "inet", "data": {"host": "0.0.0.0", "port": str(NBD_PORT)}})
+        b("nbd-server-add", device="parent0", writable=True)
+        said = a("human-monitor-command", command_line="drive_add -n buddy driver=replication,mode=primary,"
+                 "file.driver=nbd,file.host=%s,file.port=%d,file.export=parent0,node-name=replication0" % (
+                     NODE_IP["b"], NBD_PORT))
+        if said.strip():
+            raise BedError("drive_add: " + said.strip())
+        a("x-blockdev-change", parent="colo-disk0", node="replication0")
+
     def _qemu(self, node, options):
         path = os.path.join(node.dir, "qmp")
         env = {"LD_PRELOAD": CONDWAIT} if self.setup.accel == "tcg" else None
         extra = self.trace.options() + ["-qmp", "unix:%s,server=on,wait=off" % path] + options
         # `ip netns exec` gets the library as well; it waits for no condition.
-        node.proc = node.qemu = node.popen(node.vm_argv(self.machine(extra)), env=env)
+        role = "primary" if node is self.beds[0].a else "secondary"
+        node.proc = node.qemu = node.popen(node.vm_argv(self.machine(extra, role)), env=env)
         return path
 
     def start(self, v6=False):
         b = self.bed(v6)
         self.trace = Trace(b.dir)
+        for name in ("active", "hidden") if self.disk else ():
+            subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", os.path.join(b.b.dir, name + ".qcow2"),
+                            "%dM" % self.setup.disk_mb], check=True)
         paths = [self._qemu(b.a, self._primary()), self._qemu(b.b, self._secondary())]
         self.qmps = []
         for node, path in zip((b.a, b.b), paths):
             until(lambda n=node, p=path: self._connect(n, p), 20, "QEMU's monitor on node %s" % node.name)
         a = self.qmps[0]
+        if self.disk:
+            self._replicate()
         a("migrate-set-capabilities", capabilities=[{"capability": "x-colo", "state": True}])
         a("migrate", uri="tcp:%s:%d" % (NODE_IP["b"], MIGRATION_PORT))
         until(self._in_colo, 60, "COLO")

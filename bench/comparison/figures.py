@@ -11,6 +11,7 @@ import time
 
 from bed import GUEST_IP, GUEST_IP6, BedError
 from load import percentile
+from comparison.disk import JOBS, fio, fio_beside
 from comparison.systems import LONG_MS, Running, ask
 
 DIRTY_MB, PAGES_PER_MB = 128, 256
@@ -25,12 +26,13 @@ class Figure:
     """
     name; function(system, seconds) -> cells; where: names of the systems that have it (None: all); cost: about how
     many seconds it takes when seconds is 4; quiet: there should be no checkpoint in its window; both: it needs a
-    secondary that runs; last: it ends the system.
+    secondary that runs; last: it ends the system; v6, disk: it needs IPv6, a disk.
     """
 
-    def __init__(self, name, function, where=None, cost=7, quiet=False, both=True, last=False, v6=False):
+    def __init__(self, name, function, where=None, cost=7, quiet=False, both=True, last=False, v6=False,
+                 disk=False):
         self.name, self.function, self.where, self.cost = name, function, where, cost
-        self.quiet, self.both, self.last, self.v6 = quiet, both, last, v6
+        self.quiet, self.both, self.last, self.v6, self.disk = quiet, both, last, v6, disk
 
     def on(self, system_name):
         return self.where is None or system_name in self.where
@@ -101,6 +103,27 @@ def pause(mb_per_s, delay):
     return measure
 
 
+def disk(name):
+    """One of fio's jobs. Checkpoints come as they come: by what the disk asks for, or after 20 s."""
+    def measure(system, seconds):
+        system.checkpoint()
+        before = system.count()
+        return cells_of(system, fio(system, name, seconds), before, *DISK_CELLS)
+    return measure
+
+
+def disk_pause(name):
+    """How long the VM stands still, once a second, while fio does one of its jobs; without: while it does nothing."""
+    def measure(system, seconds):
+        if not name:
+            return pause(0, 1000)(system, seconds)
+        with fio_beside(system, name, max(2 * seconds, 12)) as result:
+            cells = pause(0, 1000)(system, seconds)
+            cells.update(result())
+        return cells
+    return measure
+
+
 def failover(host):
     """
     The primary is killed while a client asks each millisecond: its longest silence from then on. The same connection
@@ -126,6 +149,7 @@ def failover(host):
     return measure
 
 
+DISK_CELLS = ("mb_per_s", "iops", "p50_ms", "p99_ms")
 LATENCY = ("rate", "p50_ms", "p99_ms", "max_ms")
 
 # QEMU's COLO loses its secondary to frequent checkpoints, so what has none comes first.
@@ -144,6 +168,11 @@ FIGURES = [
 ] + [
     Figure("pause_%d_%d" % (rate, delay), pause(rate, delay), where=PAIRS, both=False, cost=9)
     for rate in (0, 50, 100) for delay in (1000, SHORT_MS)
+] + [
+    Figure("disk_" + name, disk(name), disk=True, cost=9) for name in JOBS if name != "paced"
+] + [
+    Figure("disk_pause_" + (name or "none"), disk_pause(name), where=PAIRS, disk=True, both=False, cost=14)
+    for name in (None, "paced", "randwrite")
 ] + [
     Figure("failover", failover(GUEST_IP), where=PAIRS, cost=6, last=True),
     Figure("failover_6", failover(GUEST_IP6), where=PAIRS, cost=6, last=True, v6=True),

@@ -41,6 +41,19 @@ ROWS = [
     for rate in (0, 50, 100) for delay in (1000, 200)
     for cell, how in (("traced_p50_ms", "by QEMU's trace"), ("own_p50_ms", "as Lockstep reports it"))
 ] + [
+    ("disk_" + job, cell, "disk, %s" % called) for job, cell, called in (
+        ("randread", "mb_per_s", "4k random reads, 16 at once, MB/s"), ("randread", "p99_ms", "their p99, ms"),
+        ("read", "mb_per_s", "1M sequential reads, 4 at once, MB/s"),
+        ("randwrite", "mb_per_s", "4k random writes, 16 at once, MB/s"), ("randwrite", "p99_ms", "their p99, ms"),
+        ("write", "mb_per_s", "1M sequential writes, 4 at once, MB/s"),
+        ("sync", "iops", "4k writes, each flushed, one after the other, per second"), ("sync", "p50_ms", "their p50, ms"),
+        ("sync", "p99_ms", "their p99, ms"))
+] + [
+    ("disk_pause_" + job, cell, "disk, pause each second %s, p50, ms, %s" % (called, how))
+    for job, called in (("none", "without disk load"), ("paced", "with 500 random writes a second"),
+                        ("randwrite", "with as many random writes as go"))
+    for cell, how in (("traced_p50_ms", "by QEMU's trace"), ("own_p50_ms", "as Lockstep reports it"))
+] + [
     ("failover", "gap_ms", "failover gap, IPv4, ms"),
     ("failover_6", "gap_ms", "failover gap, IPv6, ms"),
 ]
@@ -55,9 +68,11 @@ HOW = """\
   pages at random over %(dirty)d MB, each with new content.
 - The pause by QEMU's trace (runstate_set) is the same means for both pairs; it leaves out stopping and continuing. What
   Lockstep reports is longer: from `stop` sent until `cont` is answered. The targets compare that with COLO's trace.
+- The disk: fio in the guest, past its page cache, on %(disk_mb)s of a raw image that was written before; the images are on the
+  same file system, for two VMs too, and QEMU's cache mode is its default. Lockstep's secondary runs fio as well.
 - Failover: both processes of the primary are killed (COLO: its QEMU, and the document's commands are given at once)
   while a client asks every %(every)d ms; its longest silence counts, and the same connection must go on.
-""" % {"dirty": DIRTY_MB, "every": FAILOVER_EVERY_MS}
+""" % {"dirty": DIRTY_MB, "every": FAILOVER_EVERY_MS, "disk_mb": "256 MB"}
 
 
 def run_text(*argv):
@@ -83,7 +98,7 @@ def file_hash(path):
 
 def environment(setup, args):
     """What a reader must know of where and how this was taken."""
-    kernel, initrd = Lockstep(setup).machine().image()
+    kernel, initrd = Lockstep(setup, any(f.disk for f in args.figures)).machine().image()
     return {
         "date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
         "cpu": first("/proc/cpuinfo", "model name"), "cpus": os.cpu_count(),
@@ -92,6 +107,7 @@ def environment(setup, args):
         "commit": run_text("git", "rev-parse", "HEAD") or "unknown",
         "changed": bool(run_text("git", "status", "--porcelain", "--untracked-files=no")),
         "guest": {"machine": setup.machine, "nic": setup.nic, "mb": setup.mem, "accel": setup.accel, "cpus": 1,
+                  "disk": setup.interface,
                   "kernel_sha256": file_hash(kernel), "initramfs_sha256": file_hash(initrd)},
         "rounds": args.rounds, "seconds": args.seconds, "quick": args.quick,
         "finished": False}

@@ -2,7 +2,7 @@
 """
 The order of a run: rounds, in each of which every system is booted once and measured, another one first each time, so
 that what changes on the machine meanwhile meets all of them. Figures that end the system come last in a boot; what
-needs IPv6 has a boot of its own, since QEMU's COLO does not compare IPv6 and would be disturbed by it elsewhere.
+needs a disk has a boot of its own, and so has what needs IPv6, since QEMU's COLO does not compare IPv6 and would be disturbed by it elsewhere.
 
 A figure that fails is recorded with its reason. If the system is not what it should be after it, or the secondary's
 kernel panicked and the next figure needs it, the system is booted again, at most RESTARTS times for each boot that was
@@ -41,8 +41,9 @@ class Progress:
 class Setup:
     """What all systems of a run have in common."""
 
-    def __init__(self, machine="pc", nic="rtl8139", mem=512, accel="tcg"):
+    def __init__(self, machine="pc", nic="rtl8139", mem=512, accel="tcg", interface="ide", disk_mb=256):
         self.machine, self.nic, self.mem, self.accel = machine, nic, mem, accel
+        self.interface, self.disk_mb = interface, disk_mb  # of the disk, where there is one
 
 
 def scaled(figure, seconds):
@@ -50,9 +51,9 @@ def scaled(figure, seconds):
 
 
 def boots(figures, name):
-    """The figures of a system, in groups of a boot each: those without IPv6, those with it."""
+    """The figures of a system, in groups of a boot each: those without IPv6, those with it, those with a disk."""
     mine = [f for f in figures if f.on(name)]
-    groups = [[f for f in mine if f.v6 == v6] for v6 in (False, True)]
+    groups = [[f for f in mine if (f.v6, f.disk) == kind] for kind in ((False, False), (True, False), (False, True))]
     return [sorted(g, key=lambda f: f.last) for g in groups if g]
 
 
@@ -63,8 +64,9 @@ def cost(figures, names, seconds, rounds):
 class Booted:
     """A system that is booted when it is first needed, and again when it is down."""
 
-    def __init__(self, cls, setup, v6, record):
-        self.cls, self.setup, self.v6, self.record = cls, setup, v6, record
+    def __init__(self, cls, setup, first, record):
+        self.cls, self.setup, self.record = cls, setup, record
+        self.v6, self.disk = first.v6, first.disk
         self.system, self.starts = None, 0
 
     def get(self):
@@ -73,7 +75,7 @@ class Booted:
                 raise Down("not started again: it has come down %d times" % self.starts)
             self.starts += 1
             begun = time.monotonic()
-            system = self.cls(self.setup)
+            system = self.cls(self.setup, self.disk)
             system.fits()
             try:
                 system.start(self.v6)
@@ -153,7 +155,7 @@ def run(setup, names, figures, seconds, rounds, progress, records):
         for name in order:
             mine = record["systems"][name] = {"boots_s": [], "figures": {}}
             for group in boots(figures, name):
-                booted, broken = Booted(SYSTEMS[name], setup, group[0].v6, mine), False
+                booted, broken = Booted(SYSTEMS[name], setup, group[0], mine), False
                 progress.step(BOOT_COST[name], "round %d of %d, %s: boot" % (r + 1, rounds, name))
                 try:
                     for f in group:

@@ -16,6 +16,7 @@ import time
 
 from bed import BUILD, VM_NAME, Bed, BedError, Machine, until
 from load import Ask
+from comparison.disk import DiskMachine, put_image
 from comparison.events import Events
 from comparison.runstate import Trace
 
@@ -68,16 +69,25 @@ class System:
     checkpoints = False  # whether it makes any
     share = 1.0          # of the guest's memory: what it can take of the machine's at most, about
 
-    def __init__(self, setup):
-        self.setup, self.beds = setup, []
+    def __init__(self, setup, disk=False):
+        self.setup, self.disk, self.beds = setup, disk, []
 
     def bed(self, v6=False):
         b = Bed(v6=v6)
         self.beds.append(b)
+        if self.disk:
+            for node in (b.a, b.b) if self.checkpoints else (b.a,):
+                put_image(node, self.setup.disk_mb)
         return b
 
-    def machine(self, extra=()):
+    def drive(self, _role):
+        """The options of the disk for "primary" or "secondary", the same unless the system has its own way."""
+        return ["-drive", "file=@DIR@/disk.img,format=raw,if=%s,id=d0" % self.setup.interface]
+
+    def machine(self, extra=(), role="primary"):
         s = self.setup
+        if self.disk:
+            return DiskMachine(s.machine, s.nic, s.mem, s.accel, extra=list(extra) + self.drive(role))
         return Machine(s.machine, s.nic, s.mem, s.accel, extra=list(extra))
 
     def fits(self):

@@ -39,6 +39,9 @@ def named(rate):
     return "idle" if not rate else "%d MB/s" % rate
 
 
+DISK = (("randread", "4k random reads", 0.8), ("read", "1M sequential reads", 0.8),
+        ("randwrite", "4k random writes", 0.6), ("write", "1M sequential writes", 0.6), ("sync", "4k sync writes", 0.5))
+
 TARGETS = [
     Target("pause, %s, epochs of %s, p50: at most 1/8 of COLO's" % (named(rate), "1 s" if delay == 1000 else "200 ms"),
            "pause_%d_%d" % (rate, delay), "pause_p50_ms", "<=", 0.125, against="colo")
@@ -61,6 +64,17 @@ TARGETS = [
     Target("upload 10 MB: at least 0.7 of the two-VM limit", "upload", "mb_per_s", ">=", 0.7, against="two"),
     Target("failover gap, IPv4: under 60 ms", "failover", "gap_ms", "<", 60, unit="ms"),
     Target("failover gap, IPv6: under 60 ms", "failover_6", "gap_ms", "<", 60, unit="ms"),
+] + [
+    Target("disk, %s: at least %g of the two-VM limit" % (called, limit), "disk_" + job, "mb_per_s", ">=", limit,
+           against="two")
+    for job, called, limit in DISK
+] + [
+    Target("disk, %s: at least 4x COLO's" % called, "disk_" + job, "mb_per_s", ">=", 4, against="colo")
+    for job, called, _ in DISK
+] + [
+    Target("pause each second with %s, p50: within 1.5x of the same without" % called, "disk_pause_" + job,
+           "pause_p50_ms", "<=", 1.5, beside="disk_pause_none")
+    for job, called in (("paced", "500 random writes a second"), ("randwrite", "as many random writes as go"))
 ]
 
 
