@@ -9,7 +9,8 @@
  *
  * What makes that true is the order in which things become durable. A node that loses its peer begins a generation
  * before it writes anything the peer does not get. A peer that is being brought up to date takes over the chain at once,
- * but marked as syncing: from then on it is neither the old state nor the new one. Before it is told that it is complete,
+ * but marked as syncing: from then on it is neither the old state nor the new one, and stays so until it has a whole
+ * checkpoint, since even when it has all the writes go on coming as they come. Before it is told that it is complete,
  * the source has put down lineage_together(), so that its next lone write begins a new generation; else a copy that was
  * completed and then cut off could not be told from the source that went on writing.
  *

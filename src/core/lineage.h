@@ -22,7 +22,7 @@ struct lineage {
 	struct lineage_gen current;
 	struct lineage_gen history[LINEAGE_HISTORY];	/* before it, the newest first */
 	uint64_t epoch;				/* the last that both nodes had, durable, in this generation */
-	bool syncing;				/* the target of a resync that was not finished: no state of any time */
+	bool syncing;				/* the target of a resync, without a checkpoint since: no state of any time */
 	bool alone;				/* current was begun without the peer, and it has been written */
 	uint8_t map;				/* enum lineage_map, of the dirty bitmap beside it */
 };

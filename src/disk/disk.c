@@ -108,7 +108,10 @@ static void standby_want(void *arg)
 static void standby_committed(void *arg, uint64_t n)
 {
 	struct disk *d = arg;
+	struct err e = { 0 };
 
+	if (!d->cfg.shared && resync_settled(d->meta, d->n, &e))
+		disk_fail(d, e.code, e.msg);
 	if (d->up)
 		d->ops.send_committed(d->ops.arg, n);
 }
@@ -573,6 +576,9 @@ static void promote(void *arg, const void *data, size_t len)
 
 	if (d->serves)
 		return;
+	/* A promotion may be sooner than the first commit: what the VM sees is of a whole checkpoint by then. */
+	if (!d->cfg.shared && d->flipped_n && resync_settled(d->meta, d->n, &e))
+		log_error("%s", e.msg);
 	/* The VM goes on in any case; the end is no clean one then. */
 	if (!d->cfg.shared && mark_own(d, &e)) {
 		log_error("what the peer will have to be sent could not be written down: %s", e.msg);

@@ -23,7 +23,11 @@
  * compared.
  *
  * The end. When nothing is dirty and everything was confirmed, the source puts down lineage_together(), durably, then says
- * DONE; the target makes all durable, takes the lineage as its own, durably, and says SYNCED. See core/lineage.c.
+ * DONE with the lineages as they are then: the guest's first lone write may have come, and with it a generation, when the
+ * plan was said already. The target makes all durable, takes the lineages as its own, durably, and says SYNCED. See
+ * core/lineage.c. Until the first marker the guest's writes go straight into the target's bases, in no order that a crash
+ * would keep; so its copies stay marked as unfinished until that checkpoint is durable: resync_settled(). A target that is
+ * lost before is brought up to date as after an interruption: what the source has of uncommitted writes is dirty then.
  *
  * One function, rsy_pump(), goes on with whatever can go on; callbacks change a state and call it. A reference is held by
  * each thing that will call back, so resync_free() may come at any moment.

@@ -24,8 +24,8 @@
  *	source -> target   data as ordinary writes and zeroes of the stream (standby_write(), in sync mode)
  *	source -> target   RSY_PROGRESS   how far it is; from time to time with a number that asks for an answer
  *	target -> source   RSY_PROGRESS   this number: all that was sent before it is durable
- *	source -> target   RSY_DONE       all disks sent; the target makes it durable
- *	target -> source   RSY_SYNCED     the target's lineage is ours now
+ *	source -> target   RSY_DONE       all disks sent, and their lineages as they are now; the target makes it durable
+ *	target -> source   RSY_SYNCED     the target's lineage is ours now; marked as unfinished until resync_settled()
  */
 enum rsy_type {
 	RSY_HELLO = 1, RSY_RANGES, RSY_PLAN, RSY_REFUSE, RSY_HASHES, RSY_DIFFER, RSY_DONE, RSY_SYNCED, RSY_PROGRESS, RSY_READY,
@@ -99,5 +99,14 @@ void resync_progress(const struct resync *r, struct resync_progress *out);
  * from there. Before serve_free(); bases must answer what is under way. done() is not called any more. NULL is fine
  */
 void resync_free(struct resync *r);
+
+/*
+ * resync_settled() - target: the first checkpoint behind the resync is durable in the bases: they are a state of a time now
+ *
+ * Until then the guest's writes go into the bases as they come, unordered and not flushed, so that the copies must not
+ * serve. Blocks for an fdatasync or a few, the first time; does nothing later. Return: 0, or -errno with @e (a copy that
+ * could not be written down is unfinished still, and taken up again by the next call)
+ */
+int resync_settled(struct meta *const *metas, unsigned int n, struct err *e);
 
 #endif

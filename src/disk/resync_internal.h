@@ -83,6 +83,8 @@ struct rsy_source {
 	struct serve *serve;
 	struct rsy_hello hello;
 	struct rsy_plan plan;
+	struct lineage_gen began[RSY_MAX_DISKS];	/* when the guest's writes began to go to the target */
+	struct rsy_final final;
 	unsigned int ranges_of;		/* the disk whose ranges are being heard */
 	char sentence[RSY_SENTENCE + 1];
 	/* Where the dirty bitmaps are being gone through, and what was taken out of one and not begun. */
@@ -107,6 +109,7 @@ struct rsy_source {
 struct rsy_target {
 	enum { TGT_HELLO, TGT_RANGES, TGT_PLAN, TGT_READY, TGT_RUN, TGT_SETTLE_END, TGT_SYNCED } state;
 	struct rsy_plan plan;
+	struct rsy_final final;
 	unsigned int disk;		/* whose ranges are being said */
 	uint64_t off;
 	/* What makes the stream durable: settle, then flush disk by disk. */

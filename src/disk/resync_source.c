@@ -147,6 +147,8 @@ static int hear_ready(struct resync *r, const struct rsy_msg *m)
 	}
 	if (r->cfg.ready)
 		r->cfg.ready(r->cfg.arg);
+	for (unsigned int i = 0; i < r->cfg.n; i++)
+		r->s.began[i] = meta_lineage(r->d[i].meta)->current;
 	r->s.state = SRC_RUN;
 	r->s.asked_at = loop_now(r->cfg.loop);
 	rsy_source_tick(r);
@@ -558,11 +560,19 @@ static void conclude(struct resync *r)
 	struct err e = { 0 };
 
 	for (unsigned int i = 0; i < r->cfg.n; i++) {
-		if (lineage_together(meta_lineage(r->d[i].meta)) && meta_save(r->d[i].meta, &e)) {
+		struct lineage *l = meta_lineage(r->d[i].meta);
+
+		if (l->current.number != r->s.began[i].number || l->current.tag != r->s.began[i].tag) {
+			rsy_end(r, -EPIPE, "disk %u: this node has gone on alone while the disks were brought up to date", i);
+			return;
+		}
+		if (lineage_together(l) && meta_save(r->d[i].meta, &e)) {
 			rsy_end(r, e.code, "%s", e.msg);
 			return;
 		}
+		r->s.final.lineage[i] = *l;
 	}
+	r->s.final.n = r->cfg.n;
 	r->s.state = SRC_DONE;
 	r->again = true;
 }
@@ -641,7 +651,7 @@ void rsy_source_step(struct resync *r)
 		run(r);
 		return;
 	case SRC_DONE:
-		if (!rsy_say(r, RSY_DONE, 0, 0))
+		if (!rsy_say(r, RSY_DONE, 0, rsy_put_final(r->payload, &s->final)))
 			s->state = SRC_SYNCED;
 		return;
 	case SRC_HELLO:

@@ -94,9 +94,8 @@ static int hear_plan(struct resync *r, const struct rsy_msg *m)
 	for (unsigned int i = 0; i < r->cfg.n; i++) {
 		struct lineage *l = meta_lineage(r->d[i].meta);
 
+		/* Also with nothing to be sent: the guest's writes come from now on. */
 		r->d[i].mode = t->plan.d[i].mode;
-		if (r->d[i].mode == RSY_NOTHING)
-			continue;
 		lineage_adopt(l, &t->plan.d[i].lineage, true);
 		if (meta_save(r->d[i].meta, &e)) {
 			rsy_end(r, e.code, "%s", e.msg);
@@ -115,6 +114,26 @@ static int hear_refuse(struct resync *r, const struct rsy_msg *m)
 		return -EPROTO;
 	rsy_end(r, -EPERM, "%s", sentence);
 	return 0;
+}
+
+int resync_settled(struct meta *const *metas, unsigned int n, struct err *e)
+{
+	int rc = 0;
+
+	for (unsigned int i = 0; i < n; i++) {
+		struct lineage *l = meta_lineage(metas[i]);
+		struct err one = { 0 };
+
+		if (!l->syncing)
+			continue;
+		l->syncing = false;
+		if (!meta_save(metas[i], &one))
+			continue;
+		/* Tried again at the next commit. */
+		l->syncing = true;
+		rc = rc ? rc : err_set(e, one.code, "%s", one.msg);
+	}
+	return rc;
 }
 
 /* Comparing */
@@ -184,7 +203,8 @@ static void finish(struct resync *r)
 	for (unsigned int i = 0; i < r->cfg.n; i++) {
 		struct meta *m = r->d[i].meta;
 
-		lineage_adopt(meta_lineage(m), &r->t.plan.d[i].lineage, false);
+		/* Still unfinished: what the guest writes until the first marker goes into this copy as it comes. */
+		lineage_adopt(meta_lineage(m), &r->t.final.lineage[i], true);
 		meta_clean(m, 0, r->d[i].blk->size);
 		meta_intent_reset(m);
 		if (meta_save(m, &e)) {
@@ -274,8 +294,17 @@ static int hear_progress(struct resync *r, const struct rsy_msg *m)
 
 static int hear_done(struct resync *r, const struct rsy_msg *m)
 {
-	if (r->t.state != TGT_RUN || r->t.syncing || r->t.answer || m->len)
+	struct rsy_final *f = &r->t.final;
+
+	if (r->t.state != TGT_RUN || r->t.syncing || r->t.answer || rsy_get_final(m->payload, m->len, f) || f->n != r->cfg.n)
 		return -EPROTO;
+	/* The source may have begun a generation since it said its plan, and no more than that. */
+	for (unsigned int i = 0; i < f->n; i++) {
+		enum lineage_verdict v = lineage_compare(&f->lineage[i], &r->t.plan.d[i].lineage);
+
+		if (v != LINEAGE_SAME && v != LINEAGE_OURS)
+			return -EPROTO;
+	}
 	for (unsigned int i = 0; i < RSY_WINDOW; i++)
 		if (r->slot[i].state != SLOT_FREE)
 			return -EPROTO;

@@ -10,7 +10,8 @@
  *	HASHES    id (4), off (8), len (4), holes (4), then a hash (16) of each block that is not one
  *	DIFFER    id (4), differ (4), fine (4), then for each fine block a hash (16) of each of its units
  *	PROGRESS  seq, done, total, sent, read, rate, time left (8 each), disk (2), comparing (1)
- *	READY, DONE, SYNCED  nothing
+ *	DONE      disks (2), then a lineage for each
+ *	READY, SYNCED  nothing
  */
 #include "disk/resync_wire.h"
 
@@ -149,6 +150,33 @@ int rsy_get_plan(const uint8_t *p, size_t len, struct rsy_plan *pl)
 		pl->d[i].mode = mode;
 		/* Nobody serves a copy without a history, or one that is itself incomplete. */
 		if (lineage_fresh(&pl->d[i].lineage) || !lineage_may_serve(&pl->d[i].lineage))
+			return -EPROTO;
+	}
+	return whole(&c);
+}
+
+size_t rsy_put_final(uint8_t *p, const struct rsy_final *f)
+{
+	struct wcursor w = wcursor_of(p, RSY_MAX_PAYLOAD);
+
+	wcursor_u16(&w, (uint16_t)f->n);
+	for (unsigned int i = 0; i < f->n; i++)
+		put_lineage(&w, &f->lineage[i]);
+	return made(&w);
+}
+
+int rsy_get_final(const uint8_t *p, size_t len, struct rsy_final *f)
+{
+	struct cursor c = cursor_of(p, len);
+
+	f->n = cursor_u16(&c);
+	if (c.bad || !f->n || f->n > RSY_MAX_DISKS)
+		return -EPROTO;
+	for (unsigned int i = 0; i < f->n; i++) {
+		struct lineage *l = &f->lineage[i];
+
+		/* The source's next lone write is of another generation: lineage_together(). */
+		if (!get_lineage(&c, l) || lineage_fresh(l) || !lineage_may_serve(l) || l->alone)
 			return -EPROTO;
 	}
 	return whole(&c);

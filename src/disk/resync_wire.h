@@ -61,6 +61,12 @@ struct rsy_plan {
 	} d[RSY_MAX_DISKS];
 };
 
+/* What the copies are when all is sent. */
+struct rsy_final {
+	unsigned int n;
+	struct lineage lineage[RSY_MAX_DISKS];
+};
+
 struct rsy_hashes {
 	uint32_t id;
 	uint64_t off;
@@ -100,6 +106,8 @@ int rsy_differ_id(const uint8_t *p, size_t len, uint32_t *id);
 int rsy_get_differ(const uint8_t *p, size_t len, unsigned int n, uint32_t last, struct rsy_differ *d);
 size_t rsy_put_progress(uint8_t *p, const struct rsy_progress *g);
 int rsy_get_progress(const uint8_t *p, size_t len, struct rsy_progress *g);
+size_t rsy_put_final(uint8_t *p, const struct rsy_final *f);
+int rsy_get_final(const uint8_t *p, size_t len, struct rsy_final *f);
 /* rsy_get_sentence() - what is not printable ASCII becomes a question mark */
 int rsy_get_sentence(const uint8_t *p, size_t len, char out[RSY_SENTENCE + 1]);
 

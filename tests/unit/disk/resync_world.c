@@ -250,7 +250,7 @@ static bool deliver(struct world *w, unsigned int to)
 	struct w_msg *m = w->link[to].first;
 	struct node *n = &w->node[to], *from = &w->node[!to];
 
-	if (!m)
+	if (!m || w->stall)
 		return false;
 	w->link[to].first = m->next;
 	if (!m->next)
@@ -482,6 +482,14 @@ static void on_progress(void *arg, const struct resync_progress *p)
 	n->w->last = *p;
 }
 
+static void on_ready(void *arg)
+{
+	struct node *n = arg;
+	struct serve_peer sp = { send_write, send_zero, send_marker, n };
+
+	serve_peer(n->serve, &sp);
+}
+
 /* A loop runs once. Resyncs that have ended are gone with it. */
 static void fresh_loop(struct world *w)
 {
@@ -511,19 +519,13 @@ void resync_begin(struct world *w, unsigned int serving)
 		struct node *n = &w->node[i];
 		struct resync_peer peer = { send_msg, send_write, send_zero, n };
 		struct resync_cfg cfg = { .loop = w->loop, .n = W_DISKS, .bases = bases[i], .metas = n->meta, .rate = w->rate,
-					  .discard = n->discard, .settle = on_settle, .done = on_done,
-					  .progress = on_progress, .arg = n };
-		struct serve_peer sp = { send_write, send_zero, send_marker, n };
+					  .discard = n->discard, .settle = on_settle, .ready = on_ready,
+					  .done = on_done, .progress = on_progress, .arg = n };
 
 		for (unsigned int k = 0; k < W_DISKS; k++)
 			bases[i][k] = &n->disk[k].blk;
 		n->rc = 1;
-		if (i == serving) {
-			serve_peer(n->serve, &sp);
-			n->resync = resync_source(&cfg, n->serve, &peer, &e);
-		} else {
-			n->resync = resync_target(&cfg, &peer, &e);
-		}
+		n->resync = i == serving ? resync_source(&cfg, n->serve, &peer, &e) : resync_target(&cfg, &peer, &e);
 		assert_non_null(n->resync);
 	}
 }
@@ -557,6 +559,7 @@ void link_cut(struct world *w)
 void checkpoint(struct world *w)
 {
 	static uint64_t n;
+	struct err e = { 0 };
 
 	for (unsigned int i = 0; i < 2; i++) {
 		if (!w->node[i].serve)
@@ -566,6 +569,8 @@ void checkpoint(struct world *w)
 		for (unsigned int k = 0; k < W_DISKS; k++)
 			if (w->node[!i].disk[k].durable)
 				memcpy(w->node[!i].disk[k].durable, w->node[!i].disk[k].data, w->size[k]);
+		if (w->node[!i].up)
+			assert_int_equal(resync_settled(w->node[!i].meta, W_DISKS, &e), 0);
 		serve_committed(w->node[i].serve, n);
 	}
 }

@@ -71,6 +71,7 @@ struct world {
 	struct { struct w_msg *first, **last; unsigned int n; bool full; } link[2];	/* toward node i */
 	unsigned int link_room;		/* messages */
 	bool cut;
+	bool stall;			/* nothing arrives */
 	uint64_t moved;			/* bytes of all messages */
 	unsigned int guest;		/* writes that it may still begin */
 	unsigned int guest_now, steps, cut_at;
@@ -95,7 +96,7 @@ void node_down(struct node *n, int how);
 void resync_begin(struct world *w, unsigned int serving);
 /* link_cut() - what is under way is lost, both know it; the serving one goes on alone */
 void link_cut(struct world *w);
-/* checkpoint() - everything is quiet: commit it */
+/* checkpoint() - everything is quiet: commit it, so that the copy of the one that stands by is a state of a time */
 void checkpoint(struct world *w);
 /* covered() - whether every byte in which the images differ is dirty at the serving node */
 bool covered(struct world *w);

@@ -531,6 +531,126 @@ static void incomplete(void **state)
 	world_free(&w);
 }
 
+static unsigned int phase;
+
+static bool plan_said(struct world *w)
+{
+	for (const struct w_msg *m = w->link[1].first; m; m = m->next)
+		if (m->kind == W_RESYNC && m->m.type == RSY_PLAN)
+			return true;
+	return false;
+}
+
+/* While the plan is on its way the guest writes, the first time without a peer. */
+static bool lone_at_plan(struct world *w)
+{
+	if (!phase && plan_said(w)) {
+		w->stall = true;
+		w->guest = 20;
+		phase = 1;
+	} else if (phase == 1 && !w->guest && !w->guest_now) {
+		w->stall = false;
+		phase = 2;
+	}
+	return both_done(w);
+}
+
+/* A generation that was begun between plan and agreement is the target's as well: a failover follows on it. */
+static void begun_meanwhile(void **state)
+{
+	static struct world w;
+	struct node *a = &w.node[0], *b = &w.node[1];
+
+	pair_up(&w, seed_of());
+	sync_all(&w, 0, 0);
+	link_cut(&w);
+	phase = 0;
+	resync_begin(&w, 0);
+	world_run(&w, lone_at_plan);
+	assert_int_equal(phase, 2);
+	if (a->rc || b->rc)
+		fail_msg("%s / %s", a->sentence, b->sentence);
+	world_run(&w, quiet);
+	assert_true(equal(&w));
+	checkpoint(&w);
+	assert_int_equal(meta_lineage(a->meta[0])->current.number, 2);
+	for (unsigned int k = 0; k < W_DISKS; k++)
+		assert_int_equal(lineage_compare(meta_lineage(a->meta[k]), meta_lineage(b->meta[k])), LINEAGE_SAME);
+	node_down(a, 1);
+	link_cut(&w);
+	world_run(&w, quiet);
+	node_serve(b);
+	serve_peer(b->serve, NULL);
+	lone_writes(&w);
+	node_up(a);
+	sync_all(&w, 1, 10);
+	world_free(&w);
+}
+
+static bool agreed_unfit(struct world *w)
+{
+	for (const struct w_msg *m = w->link[0].first; m; m = m->next)
+		if (m->kind == W_RESYNC && m->m.type == RSY_READY && !lineage_may_serve(meta_lineage(w->node[1].meta[0])) &&
+		    !lineage_may_serve(meta_lineage(w->node[1].meta[1])))
+			phase = 1;
+	return both_done(w);
+}
+
+static void to_the_end(struct world *w)
+{
+	phase = 0;
+	resync_begin(w, 0);
+	world_run(w, agreed_unfit);
+	assert_int_equal(phase, 1);
+	if (w->node[0].rc || w->node[1].rc)
+		fail_msg("%s / %s", w->node[0].sentence, w->node[1].sentence);
+	world_run(w, quiet);
+	assert_true(equal(w));
+}
+
+/* Whether the target's copies are all, or none, fit to serve. */
+static void fit(struct world *w, bool yes)
+{
+	for (unsigned int k = 0; k < W_DISKS; k++)
+		assert_int_equal(lineage_may_serve(meta_lineage(w->node[1].meta[k])), yes);
+}
+
+/* A target is no state of a time before its first checkpoint, however little was to be sent; and comes back cheaply. */
+static void unsettled(void **state)
+{
+	static struct world w;
+
+	pair_up(&w, seed_of());
+	to_the_end(&w);
+	fit(&w, false);
+	checkpoint(&w);
+	fit(&w, true);
+	/* Nothing was written, so nothing is sent. */
+	link_cut(&w);
+	no_reads(&w);
+	to_the_end(&w);
+	assert_int_equal(read_bytes(&w), 0);
+	fit(&w, false);
+	/* What the guest writes now is lost with the target's power, in part. */
+	lone_writes(&w);
+	link_cut(&w);
+	world_run(&w, quiet);
+	node_down(&w.node[1], 2);
+	node_up(&w.node[1]);
+	fit(&w, false);
+	no_reads(&w);
+	to_the_end(&w);
+	assert_true(read_bytes(&w) < SIZE0 + SIZE1);
+	checkpoint(&w);
+	fit(&w, true);
+	/* It is written down. */
+	link_cut(&w);
+	node_down(&w.node[1], 1);
+	node_up(&w.node[1]);
+	fit(&w, true);
+	world_free(&w);
+}
+
 static nstime rate_begin;
 
 /* When half is done: what it may have done in this time, and what it may do at once; then it may go as fast as it can. */
@@ -608,7 +728,8 @@ int main(int argc, char **argv)
 		cmocka_unit_test(first), cmocka_unit_test(sparse), cmocka_unit_test(clean_ends), cmocka_unit_test(figures),
 		cmocka_unit_test(interrupted), cmocka_unit_test(resumed), cmocka_unit_test(lives),
 		cmocka_unit_test(failing_writes), cmocka_unit_test(failing_reads), cmocka_unit_test(refusals),
-		cmocka_unit_test(incomplete), cmocka_unit_test(rate_limit), cmocka_unit_test(garbage),
+		cmocka_unit_test(incomplete), cmocka_unit_test(begun_meanwhile), cmocka_unit_test(unsettled),
+		cmocka_unit_test(rate_limit), cmocka_unit_test(garbage),
 	};
 
 	if (argc > 1)
