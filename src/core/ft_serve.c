@@ -211,6 +211,11 @@ void ft_pair_ctl(struct ft *ft, struct ft_ctx *c)
 
 void ft_pair_disk_failed(struct ft *ft, struct ft_ctx *c)
 {
+	if (c->ev->rc == -ESTALE) {
+		/* A next peer was faster than the news. */
+		ft_end(ft, c, FT_WHY_PEER_TOOK_OVER, STEP_MAX, FT_EXIT_PEER, CTL_QUIT);
+		return;
+	}
 	/* A VM whose disk answers nothing but errors is better off where it has one. */
 	if (c->ev->value && ft->covered && !ft->parting)
 		ft_end(ft, c, FT_WHY_DISK, STEP_MAX, FT_EXIT_PEER, CTL_PROMOTE);

@@ -273,6 +273,9 @@ static void fence_fails(void **state)
 	STATE(&d, FT_ALONE, "idle");
 	give(&d, (struct ft_ev){ .type = FE_DISK_FAILED, .rc = -ESTALE });
 	assert_int_equal(ft_reason(&d.ft), FT_WHY_PEER_TOOK_OVER);
+	syncing(&d);
+	give(&d, (struct ft_ev){ .type = FE_DISK_FAILED, .rc = -ESTALE });
+	assert_int_equal(ft_reason(&d.ft), FT_WHY_PEER_TOOK_OVER);
 }
 
 /* The disks ask once until the next flip: what they ask for while a checkpoint is being loaded is said behind it. */
