@@ -157,7 +157,8 @@ static void on_debt(void *arg, bool open)
 
 static const struct disk_ops disk_ops = {
 	.send_write = send_write, .send_zero = send_zero, .send_marker = send_marker, .send_committed = send_committed,
-	.send_sync = send_sync, .send_old = send_old, .send_kept = send_kept, .consumed = consumed, .done = on_done, .barrier = on_barrier, .want = on_want,
+	.send_sync = send_sync, .send_old = send_old, .send_kept = send_kept,
+	.consumed = consumed, .done = on_done, .barrier = on_barrier, .want = on_want,
 	.failed = on_failed, .progress = on_progress, .debt = on_debt,
 };
 

@@ -2,7 +2,8 @@
 /*
  * Fencing: a thread that asks whether this node may (claim()), runs the command, and watches whether the peer is off
  * (alive()) until it is or the time is over. The command has its own process group and as many environment variables
- * more as struct fence_cfg says; what it prints goes where this process prints. It is ended with SIGKILL when its time is over.
+ * more as struct fence_cfg says; what it prints goes where this process prints.
+ * SIGKILL ends it when its time is over.
  */
 #include "cluster/fence.h"
 

@@ -29,8 +29,8 @@
  *   an unprotected one ends the VM, which is what was asked for; a secondary says GONE and ends.
  * - Where the disks are shared (cfg.fence) a secondary that would promote has the peer fenced first (STEP_FENCE), for a
  *   process that is dead, or whose connections are closed, may have writes under way; only a peer that said PROMOTE has
- *   seen to that itself. Where nothing proves that it is dead it gets a lease more to go on alone. As long as the fence does not succeed the SVM stands and is not let out, and it is tried again
- *   after fence_retry and at each `failover`.
+ *   seen to that itself. Where nothing proves that it is dead it gets a lease more to go on alone. As long as the fence
+ *   does not succeed the SVM stands and is not let out, and it is tried again after fence_retry and at each `failover`.
  * - Every wait has a deadline. The one that has no exit is a node that serves alone (or promotes, the peer being
  *   dead) and whose own QEMU does not answer cont: nobody else has the VM, so it is asked again and again and not
  *   killed.

@@ -20,7 +20,7 @@ struct shared_serve;
 #define SHARED_TRIM_MAX	(1u << 20)	/* bytes whose old content the peer lacks: a longer trim is dropped */
 #define SHARED_SOFT	(64ull << 20)	/* bytes of old content in one epoch after which a checkpoint is wanted */
 
-/* Toward the peer. Return: 0; -EAGAIN (nothing taken, shared_serve_writable() follows); any other: it is not there any more */
+/* Toward the peer. Return: 0; -EAGAIN (nothing taken, shared_serve_writable() follows); any other: it is gone */
 struct shared_peer {
 	/* @data NULL: zeroes; else copied or sent before it returns; @len at most SHARED_PIECE. Each is confirmed, in order */
 	int (*old)(void *arg, unsigned int disk, uint64_t off, uint32_t len, const uint8_t *data);
@@ -47,7 +47,10 @@ struct shared_serve_stats {
 	bool blocked;			/* the peer is gone, nothing is decided, and requests wait for that */
 };
 
-/* shared_serve_new() - @bases: of the @n disks, stay the caller's. Nobody is the peer yet. shared_serve_free(): nothing under way */
+/*
+ * shared_serve_new() - @bases: of the @n disks, stay the caller's. Nobody is the peer yet
+ * shared_serve_free() - nothing is under way
+ */
 struct shared_serve *shared_serve_new(struct blk *const *bases, unsigned int n, const struct shared_serve_ops *ops,
 				      struct err *e);
 void shared_serve_free(struct shared_serve *s);
@@ -71,7 +74,7 @@ void shared_serve_alone(struct shared_serve *s);
 bool shared_serve_rival(const struct shared_serve *s);
 
 void shared_serve_writable(struct shared_serve *s);
-/* shared_serve_kept() - the peer has confirmed @count messages in all since shared_serve_peer(). Return: 0, -EPROTO: it cannot have */
+/* shared_serve_kept() - the peer has confirmed @count messages since shared_serve_peer(). Return: 0, -EPROTO */
 int shared_serve_kept(struct shared_serve *s, uint64_t count);
 
 /*

@@ -59,7 +59,10 @@ void store_reserve(struct store *s, uint64_t off, uint64_t len, void (*done)(voi
  */
 uint64_t store_file_stamp(struct store *s);
 
-/* Of a shared image: store_serves() - from now on this node serves; store_role_held() - whether another open file has this role, as far as locks tell */
+/*
+ * Of a shared image: store_serves() - from now on this node serves; store_role_held() - whether another open file has
+ * this role, as far as locks tell
+ */
 int store_serves(struct store *s, struct err *e);
 bool store_role_held(struct store *s, bool serves);
 

@@ -161,7 +161,7 @@ def shared_again(bed):
 
 @case("disk", timeout=240)
 def shared_handover(bed):
-    """A primary that is told to end has written everything when it says so: no fence is needed. The secondary goes: it goes on."""
+    """A primary that is told to end has written everything when it says so: no fence is needed."""
     bed.start_pair(machine(bed), fence(bed, "false"))
     with Ask(bed) as ask:
         begin_writing(ask)

@@ -7,7 +7,8 @@
  *
  * A schedule is made out of its seed: the serving VM writes to the image, the standing-by one reads it and writes for
  * itself; messages between the two nodes are late; epochs end, are flipped or given up; then the serving node is lost,
- * with what it has under way (of which any part may be there), the other is promoted, goes on, and may be lost too, in the middle of anything.
+ * with what it has under way (of which any part may be there), the other is promoted, goes on, and may be lost too, in
+ * the middle of anything.
  * What either VM reads is what it has written, over the last flip. After a crash the image is that of a moment: the
  * one that the dead node has left, the end of its last epoch, the committed epoch, or the promoted VM's with everything
  * that was flushed. --faults plants each fault of SHARED_FAULT_LIST in turn and must find it. A violation is printed with
@@ -91,7 +92,8 @@ struct sim {
 	unsigned int n;
 	uint8_t ids[WORLD_DISKS][16];
 	struct standby_limits limits;
-	uint8_t *pvm[WORLD_DISKS], *mark[WORLD_DISKS], *committed[WORLD_DISKS], *svm[WORLD_DISKS], *floor[WORLD_DISKS], *left[WORLD_DISKS];
+	uint8_t *pvm[WORLD_DISKS], *mark[WORLD_DISKS], *committed[WORLD_DISKS], *svm[WORLD_DISKS];
+	uint8_t *floor[WORLD_DISKS], *left[WORLD_DISKS];
 	uint64_t floor_at[WORLD_DISKS], clock;
 	uint64_t marked, arrived, flipped, kept_sent;
 	struct msg msgs[MAX_MSGS];
@@ -428,7 +430,8 @@ static void op_done(struct blk_req *r, int rc)
 
 			while (op->buf[i] == op->want[i])
 				i++;
-			violation("the %s VM reads %02x at %llu of disk %u, not %02x", op->serving ? "serving" : m->promoted ? "promoted" : "standing-by",
+			violation("the %s VM reads %02x at %llu of disk %u, not %02x",
+				  op->serving ? "serving" : m->promoted ? "promoted" : "standing-by",
 				  op->buf[i], ULL(r->off + i), op->disk, op->want[i]);
 		}
 	} else if (r->op == BLK_FLUSH) {
