@@ -51,7 +51,7 @@ def checked(ask, lines):
     same(int(ask("disk vda appended").split()[0]), lines, "lines in the log")
 
 
-@case("disk", timeout=240)
+@case("disk", timeout=300)
 def shared_failover(bed):
     """The primary dies in the middle of an epoch: what it has overwritten is put back, and the VM's disk is whole."""
     bed.start_pair(machine(bed), fence(bed, 'echo "$LOCKSTEP_VM $LOCKSTEP_PEER" >> @DIR@/fenced'))
@@ -59,18 +59,18 @@ def shared_failover(bed):
         begin_writing(ask)
         lines = append(ask, 20)
         for _ in range(3):
-            load.wait_answers(5, 20)
+            load.wait_answers(5, 60)
             bed.a.call("checkpoint", VM_NAME, timeout=30)
             lines = append(ask, 5)
         p50 = pause(bed.a)
-        load.wait_answers(10, 20)
+        load.wait_answers(5, 60)
         say("a: %s", bed.a.status()["disk"])
         say("b: %s", bed.b.status()["disk"])
         must(bed.a.status()["disk"]["kept"] > 0, "no old content was kept")
         same(bed.b.status()["disk"]["written_back"], 0, "bytes that the standing-by node has written")
         bed.kill(bed.a, "both")
         bed.wait_alone(bed.b, 30)
-        load.wait_answers(20, 30)
+        load.wait_answers(10, 60)
         with open(bed.dir + "/fenced", encoding="utf-8") as f:
             same(f.read().split()[0], VM_NAME, "what the fence command was told")
         lines = append(ask, 5)

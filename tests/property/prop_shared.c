@@ -98,6 +98,7 @@ struct sim {
 	uint64_t marked, arrived, flipped, kept_sent;
 	struct msg msgs[MAX_MSGS];
 	unsigned int n_msgs, acks;
+	bool slow;		/* reads of the standing-by node that are under way at the death stay so for long */
 	bool full, alive, broken, running, stop_p, stop_s, reserved, wanted, failed, promoted, own_durable, merged, trouble,
 	     room, lossy, blurred, p_failed;
 	struct op *ops;
@@ -175,7 +176,7 @@ static void late_done(struct blk_req *r, int rc)
 {
 	struct pass *p = r->arg;
 
-	if (r->op != BLK_READ || sim.promoted || !chance(30)) {
+	if (r->op != BLK_READ || sim.promoted || !chance(sim.slow ? 80 : 10)) {
 		pass_done(r, rc);
 		return;
 	}
@@ -819,7 +820,7 @@ static void one_step(struct sim *m, uint32_t pace)
 		m->room = false;
 		deliver(m);
 	}
-	if (chance(m->alive ? 4 : 1))
+	if (m->slow ? !m->alive && !rnd(400) : chance(3))
 		tell_late(m);
 	if (what < pace)
 		world_turn(&m->w);
@@ -888,6 +889,7 @@ static void schedule(uint64_t seed)
 	memset(m, 0, sizeof(*m));
 	rng_state = seed * 0x9e3779b97f4a7c15ull + 77;
 	m->n = 1 + rnd(WORLD_DISKS);
+	m->slow = chance(15);
 	m->size = 512 * (8 + rnd(60));
 	m->limits = (struct standby_limits){ .memory = 512 * (8 + rnd(80)), .soft = 32768 + rnd(65536), .extents = 2000 + rnd(4000),
 					     .chunk = chance(50) ? 512 : 1024, .shared = true };
