@@ -306,13 +306,22 @@ static int wrong_role(struct disk *d, struct err *e)
 	return d->serves || !d->standby ? err_set(e, -EPROTO, "the peer writes to the disks of a node that serves") : 0;
 }
 
+/* Nothing comes into the images before this node has agreed to it, nor a checkpoint before they are equal. */
+static int too_soon(struct disk *d, bool marker, struct err *e)
+{
+	if (d->cfg.shared || (marker ? d->resync_over : resync_running(d->resync)))
+		return 0;
+	return err_set(e, -EPROTO, marker ? "the peer ends an epoch of disks that are not up to date yet" :
+		       "the peer writes to the disks before this node has agreed to that");
+}
+
 int disk_take_write(struct disk *d, unsigned int disk, uint64_t off, uint32_t len, const uint8_t *data, struct err *e)
 {
 	struct disk_msg m = { .type = DM_WRITE, .disk = disk, .off = off, .len = len };
 
 	d->got_msgs++;
 	d->got_bytes += len;
-	return wrong_role(d, e) ? -EPROTO : handle(d, &m, data, e);
+	return wrong_role(d, e) || too_soon(d, false, e) ? -EPROTO : handle(d, &m, data, e);
 }
 
 int disk_take_zero(struct disk *d, unsigned int disk, uint64_t off, uint64_t len, bool trim, bool no_hole, struct err *e)
@@ -320,14 +329,14 @@ int disk_take_zero(struct disk *d, unsigned int disk, uint64_t off, uint64_t len
 	struct disk_msg m = { .type = DM_ZERO, .disk = disk, .off = off, .len = len, .trim = trim, .no_hole = no_hole };
 
 	d->got_msgs++;
-	return wrong_role(d, e) ? -EPROTO : handle(d, &m, NULL, e);
+	return wrong_role(d, e) || too_soon(d, false, e) ? -EPROTO : handle(d, &m, NULL, e);
 }
 
 int disk_take_marker(struct disk *d, uint64_t n, uint64_t msgs, uint64_t bytes, struct err *e)
 {
 	struct disk_msg m = { .type = DM_MARKER, .n = n };
 
-	if (wrong_role(d, e))
+	if (wrong_role(d, e) || too_soon(d, true, e))
 		return -EPROTO;
 	if (msgs != d->got_msgs || bytes != d->got_bytes || !n)
 		return err_set(e, -EPROTO, "marker %llu of the disks says %llu messages with %llu bytes, %llu with %llu have come",

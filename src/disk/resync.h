@@ -92,6 +92,11 @@ int resync_message(struct resync *r, const struct rsy_msg *m, struct err *e);
 void resync_writable(struct resync *r);
 /* resync_rate() - source: from now on; 0: no limit */
 void resync_rate(struct resync *r, uint64_t rate);
+/*
+ * resync_running() - target: whether it has agreed to the plan, so that its copy may be written (also when that has ended
+ * since); false before, for a source, and for NULL
+ */
+bool resync_running(const struct resync *r);
 /* resync_progress() - how far it is, now */
 void resync_progress(const struct resync *r, struct resync_progress *out);
 /*

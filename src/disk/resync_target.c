@@ -382,6 +382,11 @@ int rsy_target_message(struct resync *r, const struct rsy_msg *m)
 	return -EPROTO;
 }
 
+bool resync_running(const struct resync *r)
+{
+	return r && !r->is_source && r->t.state >= TGT_RUN;
+}
+
 /* The first step is of a timer, so that nothing is said before the caller has the object. */
 struct resync *resync_target(const struct resync_cfg *cfg, const struct resync_peer *peer, struct err *e)
 {

@@ -548,6 +548,7 @@ static bool lone_at_plan(struct world *w)
 		w->stall = true;
 		w->guest = 20;
 		phase = 1;
+		assert_false(resync_running(w->node[1].resync));
 	} else if (phase == 1 && !w->guest && !w->guest_now) {
 		w->stall = false;
 		phase = 2;
@@ -568,6 +569,7 @@ static void begun_meanwhile(void **state)
 	resync_begin(&w, 0);
 	world_run(&w, lone_at_plan);
 	assert_int_equal(phase, 2);
+	assert_true(resync_running(b->resync) && !resync_running(a->resync) && !resync_running(NULL));
 	if (a->rc || b->rc)
 		fail_msg("%s / %s", a->sentence, b->sentence);
 	world_run(&w, quiet);
@@ -593,6 +595,8 @@ static bool agreed_unfit(struct world *w)
 		if (m->kind == W_RESYNC && m->m.type == RSY_READY && !lineage_may_serve(meta_lineage(w->node[1].meta[0])) &&
 		    !lineage_may_serve(meta_lineage(w->node[1].meta[1])))
 			phase = 1;
+	for (const struct w_msg *m = w->link[1].first; m; m = m->next)
+		assert_true(m->kind == W_RESYNC || resync_running(w->node[1].resync));
 	return both_done(w);
 }
 
