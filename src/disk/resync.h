@@ -76,7 +76,8 @@ struct resync_cfg {
 	void (*ready)(void *arg);
 	/* Once; 0: the copies are equal; -EPERM: refused, the sentence says which command decides; resync_free() may be called in it. */
 	void (*done)(void *arg, int rc, const char *sentence);
-	void (*progress)(void *arg, const struct resync_progress *p);	/* a few times a second; may be NULL */
+	/* A few times a second; source: if done, sent or read has changed since the last time. May be NULL */
+	void (*progress)(void *arg, const struct resync_progress *p);
 	void *arg;
 };
 

@@ -98,6 +98,8 @@ struct rsy_source {
 	nstime asked_at;
 	bool drain;			/* nothing is left but to hear that it is durable */
 	bool tick;			/* progress is to be told */
+	bool told;			/* cfg.progress() was, when r->done, sent and read were these: */
+	uint64_t told_done, told_sent, told_read;
 	/* Rate. */
 	uint64_t rate;
 	int64_t tokens;

@@ -500,6 +500,13 @@ void rsy_source_tick(struct resync *r)
 		s->sample[s->n_sample].at = now;
 		s->sample[s->n_sample++].done = r->done;
 		s->tick = true;
+		/* Only what has moved: by this the owner knows that it goes on. */
+		if (s->told && s->told_done == r->done && s->told_sent == r->sent && s->told_read == r->read)
+			return;
+		s->told = true;
+		s->told_done = r->done;
+		s->told_sent = r->sent;
+		s->told_read = r->read;
 		resync_progress(r, &p);
 		if (r->cfg.progress)
 			r->cfg.progress(r->cfg.arg, &p);

@@ -655,6 +655,44 @@ static void unsettled(void **state)
 	world_free(&w);
 }
 
+static unsigned int told;
+static nstime stalled_at;
+
+/* Nothing arrives for several ticks of progress, from when all that can be done meanwhile is done. */
+static bool stalled(struct world *w)
+{
+	if (!phase && begun(w)) {
+		w->stall = true;
+		phase = 1;
+	} else if (phase == 1 && !w->n_event) {
+		stalled_at = clock_ns();
+		told = w->progresses;
+		phase = 2;
+	} else if (phase == 2 && clock_ns() - stalled_at > NS_PER_S) {
+		told = w->progresses - told;
+		w->stall = false;
+		phase = 3;
+	}
+	return both_done(w);
+}
+
+/* A resync that does not move says nothing of progress. */
+static void unmoved(void **state)
+{
+	static struct world w;
+
+	pair_up(&w, seed_of());
+	phase = 0;
+	resync_begin(&w, 0);
+	world_run(&w, stalled);
+	assert_int_equal(phase, 3);
+	assert_true(told <= 1);
+	assert_int_equal(w.node[0].rc, 0);
+	world_run(&w, quiet);
+	assert_true(equal(&w));
+	world_free(&w);
+}
+
 static nstime rate_begin;
 
 /* When half is done: what it may have done in this time, and what it may do at once; then it may go as fast as it can. */
@@ -732,7 +770,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(first), cmocka_unit_test(sparse), cmocka_unit_test(clean_ends), cmocka_unit_test(figures),
 		cmocka_unit_test(interrupted), cmocka_unit_test(resumed), cmocka_unit_test(lives),
 		cmocka_unit_test(failing_writes), cmocka_unit_test(failing_reads), cmocka_unit_test(refusals),
-		cmocka_unit_test(incomplete), cmocka_unit_test(begun_meanwhile), cmocka_unit_test(unsettled),
+		cmocka_unit_test(incomplete), cmocka_unit_test(begun_meanwhile), cmocka_unit_test(unsettled), cmocka_unit_test(unmoved),
 		cmocka_unit_test(rate_limit), cmocka_unit_test(garbage),
 	};
 
