@@ -51,6 +51,7 @@ static int run_fio(char *line)
 	words[n++] = FIO;
 	for (w = strtok_r(line, " \r\n", &save); w && n < WORDS_MAX; w = strtok_r(NULL, " \r\n", &save))
 		words[n++] = w;
+	words[n++] = "--eta=never";
 	words[n++] = "--output-format=json";
 	words[n++] = "--output=" RESULT;
 	words[n] = NULL;

@@ -132,6 +132,8 @@ def main():
     e2e = [s for s in E2E_SUITES if s in suites]
     if "pg" in suites:
         subprocess.run(["guest/build-pg"], stdin=subprocess.DEVNULL, check=True)
+    if "bench" in suites:
+        subprocess.run(["guest/build-fio"], stdin=subprocess.DEVNULL, check=True)
     if e2e or args.test:
         title("e2e: " + ", ".join(e2e + args.test))
         cmd = [sys.executable, "tests/e2e/run.py"] + args.test

@@ -10,6 +10,7 @@ after the measurement.
 import contextlib
 import json
 import os
+import random
 
 from bed import GUEST_OUT, BedError, Machine
 
@@ -42,8 +43,8 @@ class DiskMachine(Machine):
 
 
 def put_image(node, mb):
-    """A raw image that is all written, so that no system pays for space."""
-    piece = os.urandom(1 << 20)
+    """A raw image that is all written, so that no system pays for space; the same on each node."""
+    piece = random.Random(1).randbytes(1 << 20)
     with open(os.path.join(node.dir, "disk.img"), "wb") as f:
         for _ in range(mb):
             f.write(piece)
