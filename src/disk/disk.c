@@ -457,6 +457,10 @@ static void alone(void *arg, const void *data, size_t len)
 {
 	struct disk *d = arg;
 
+	/* Before the generation begins: the target must not be told that it has everything. */
+	disk_resync_end(d);
+	if (d->job_on[DISK_RESYNC])
+		disk_job_done(d, DISK_RESYNC, -EPIPE, "this node goes on alone");
 	d->alone = true;
 	if (d->keep)
 		disk_shared_alone(d);
