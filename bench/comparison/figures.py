@@ -116,9 +116,11 @@ def disk_pause(name):
     """How long the VM stands still, once a second, while fio does one of its jobs; without: while it does nothing."""
     def measure(system, seconds):
         if not name:
-            return pause(0, 1000)(system, seconds)
+            cells = pause(0, 1000)(system, seconds)
+            return dict(cells, **system.steps(cells["pauses"]))
         with fio_beside(system, name, max(2 * seconds, 12)) as result:
             cells = pause(0, 1000)(system, seconds)
+            cells.update(system.steps(cells["pauses"]))
             cells.update(result())
         return cells
     return measure

@@ -52,7 +52,8 @@ ROWS = [
     ("disk_pause_" + job, cell, "disk, pause each second %s, p50, ms, %s" % (called, how))
     for job, called in (("none", "without disk load"), ("paced", "with 500 random writes a second"),
                         ("randwrite", "with as many random writes as go"))
-    for cell, how in (("traced_p50_ms", "by QEMU's trace"), ("own_p50_ms", "as Lockstep reports it"))
+    for cell, how in (("traced_p50_ms", "by QEMU's trace"), ("own_p50_ms", "as Lockstep reports it"),
+                      ("stop_p50_ms", "`stop` of it"))
 ] + [
     ("failover", "gap_ms", "failover gap, IPv4, ms"),
     ("failover_6", "gap_ms", "failover gap, IPv6, ms"),

@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import signal
+import statistics
 import subprocess
 import time
 
@@ -150,6 +151,10 @@ class System:
         """Seconds since that second of the epoch in which a checkpoint kept a copy from running; None: unknown."""
         return None
 
+    def steps(self, _n):
+        """{cell: ms} of what the last n pauses were made of, where the system says so."""
+        return {}
+
     # -- what went wrong in the guests
 
     def panics(self):
@@ -226,6 +231,10 @@ class Lockstep(System):
         own = list(self.events.checkpoints)
         found = [ms for _, ms in self.trace.pauses(self.beds[0].a.qemu_process().pid, since)]
         return found, [c["pause_ms"] for c in own[-len(found):]] if found else []
+
+    def steps(self, n):
+        taken = [c["steps_ms"] for c in self.events.checkpoints[-n:]]
+        return {k + "_p50_ms": statistics.median(t.get(k) or 0 for t in taken) for k in ("stop", "save", "cont") if taken}
 
     def standing(self, since):
         n = len(self.trace.pauses(self.beds[0].a.qemu_process().pid, since))
