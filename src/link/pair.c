@@ -259,6 +259,7 @@ static void pair_message(struct greet *g, const struct wire_head *h, const uint8
 		pair_welcome(p, g, h, payload);
 	} else if (h->type == WIRE_REFUSE) {
 		char sentence[WIRE_MAX_SENTENCE + 1];
+		uint32_t generation = h->generation;	/* @h goes with @g */
 		bool set = pair_in_set(p, g);
 
 		codec_refuse_get(payload, h->len, sentence);
@@ -268,7 +269,7 @@ static void pair_message(struct greet *g, const struct wire_head *h, const uint8
 			pair_drop_set(p);
 		else
 			pair_drop(p, g);
-		pair_tell(p, true, h->generation, sentence);
+		pair_tell(p, true, generation, sentence);
 	} else {
 		pair_hello(p, g, h, payload);
 	}

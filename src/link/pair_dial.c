@@ -81,10 +81,12 @@ void pair_welcome(struct pair *p, struct greet *g, const struct wire_head *h, co
 		return;		/* lingering: nothing it says matters */
 	memcpy(peer, greet_peer(g), sizeof(peer));
 	if (h->type == WIRE_REFUSE) {
+		uint32_t generation = h->generation;	/* @h goes with the attempt */
+
 		codec_refuse_get(payload, h->len, sentence);
 		p->st.refused++;
 		pair_attempt_failed(p, peer, sentence, true);
-		pair_tell(p, true, h->generation, sentence);
+		pair_tell(p, true, generation, sentence);
 		return;
 	}
 	if (h->type != WIRE_WELCOME || h->channel != ch || !p->flushed[ch])
