@@ -78,7 +78,7 @@ def holds(node):
     return len(os.listdir(proc + "fd")), len(os.listdir(proc + "task")), (resident - shared) >> 8
 
 
-@case("e2e", timeout=300)
+@case("again", timeout=300)
 def again_and_again(bed):
     """Fail, rejoin, fail on the other side, rejoin, and once more; connections from before the first failure live on."""
     machine = small()

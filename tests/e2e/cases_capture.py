@@ -80,7 +80,7 @@ def stream(frames, src, port):
     return data, len(segments)
 
 
-@case()
+@case("traffic")
 def capture_points(bed):
     """
     All points of the primary, svm of the secondary, and one capture with a limit, while a client works; then the points

@@ -184,7 +184,7 @@ def offer(bed, data, close=True, seconds=10):
             return answer
 
 
-@case()
+@case("liveness")
 def strangers_at_the_link(bed):
     """Garbage, another version, cut and endless messages at the secondary's port; then the real primary comes."""
     hello = primary_hello(bed)
@@ -350,7 +350,7 @@ def another_mac(bed):
     mismatched(bed, ["52:54:00:00:02:1"], m)
 
 
-@case()
+@case("liveness")
 def hostile_control_socket(bed):
     """Nonsense on the control socket is answered with an error and disturbs nothing."""
     bed.start_pair(Machine(mem=256))

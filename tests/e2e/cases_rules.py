@@ -105,7 +105,7 @@ def mode(bed):
     return bed.a.status()["net"]["mode"]
 
 
-@case()
+@case("traffic")
 def hybrid_mode(bed):
     """Where answers keep differing, checkpoints become periodic by themselves, and stop when answers agree again."""
     bed.start_pair()

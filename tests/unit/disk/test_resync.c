@@ -211,7 +211,7 @@ static void interrupted(void **state)
 {
 	unsigned int seed = seed_of(), partly = 0;
 
-	for (unsigned int round = 0; round < 40; round++) {
+	for (unsigned int round = 0; round < 20; round++) {
 		static struct world w;
 		unsigned int tries = 0, crash;
 		bool left;
@@ -382,7 +382,7 @@ static void lives(void **state)
 {
 	unsigned int seed = seed_of(), seen[6] = { 0 };
 
-	for (unsigned int i = 0; i < 25; i++)
+	for (unsigned int i = 0; i < 12; i++)
 		life(seed + i, seen);
 	for (unsigned int i = 0; i < 6; i++)
 		assert_true(seen[i] > 0);
