@@ -48,7 +48,17 @@ bool intent_ask(struct intent *t, uint32_t from, uint32_t to)
 	bitmap_set(&t->want, from, to);
 	for (uint32_t i = from; i < to; i++)
 		t->last[i] = t->epoch;
-	return bitmap_all(&t->file, from, to);
+	if (bitmap_all(&t->file, from, to))
+		return true;
+	/* Who writes from one region into the next would wait at each for its being durable. */
+	if (from && bitmap_get(&t->want, from - 1)) {
+		uint32_t end = to + INTENT_AHEAD < t->n ? to + INTENT_AHEAD : t->n;
+
+		bitmap_set(&t->want, to, end > to ? end : to);
+		for (uint32_t i = to; i < end; i++)
+			t->last[i] = t->epoch;
+	}
+	return false;
 }
 
 /* sector_words() - how many words of the map sector @i holds, from word i * INTENT_SECTOR_WORDS on */

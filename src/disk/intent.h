@@ -10,6 +10,7 @@
 /* Private to meta.c and metafile.c: the write-intent map of one disk. See intent.c. */
 #define INTENT_MAX_REGIONS	(64u << 10)
 #define INTENT_KEEP		8u	/* epochs for which a region stays after its last write was committed */
+#define INTENT_AHEAD	32u	/* regions that become durable with one that follows another */
 #define INTENT_SECTOR		512u
 #define INTENT_SECTOR_WORDS	62u	/* of bits; then 8 bytes that name the file, then a checksum */
 #define INTENT_SECTORS		((INTENT_MAX_REGIONS / 64 + INTENT_SECTOR_WORDS - 1) / INTENT_SECTOR_WORDS)
