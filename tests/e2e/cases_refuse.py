@@ -43,7 +43,6 @@ def wrong_lockstep_options():
     refused(["run", "--name", "web", "--listen", "192.0.2.2:9998"] + QEMU, "--insecure", "not encrypted")
     refused(["run", "--name", "web", "--listen", "127.0.0.1"] + QEMU, "--listen")
     refused(["run", "--name", "web", "--listen", "127.0.0.1:99999"] + QEMU, "--listen")
-    refused(["run", "--name", "web", "--peer", "127.0.0.1:1"] + QEMU, "--primary")
     refused(["run"] + LISTEN + ["--primary"] + QEMU, "--peer")
     refused(["run"] + LISTEN + ["--heartbeat", "400"] + QEMU, "--timeout")
     refused(["run"] + LISTEN + ["--heartbeat", "soon"] + QEMU, "--heartbeat")
