@@ -28,7 +28,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <libgen.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -37,6 +36,7 @@
 #include <unistd.h>
 
 #include "base/log.h"
+#include "base/syncdir.h"
 #include "disk/journal.h"
 
 #define TOKEN_HEAD	"lockstep-shared 1 "
@@ -52,16 +52,10 @@ enum { SHR_TOKEN = DISK_SYNC_SHARED, SHR_OK, SHR_REFUSE };
 
 static void sync_dir(const char *path)
 {
-	char dir[4096];
-	int fd;
+	int rc = sync_dir_of(path);
 
-	snprintf(dir, sizeof(dir), "%s", path);
-	fd = open(dirname(dir), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	if (fd < 0)
-		return;
-	if (fsync(fd))
-		log_debug("%s: %s", dir, strerror(errno));
-	close(fd);
+	if (rc)
+		log_debug("the directory of %s: %s", path, strerror(-rc));
 }
 
 /* A file that is new or as it was. */

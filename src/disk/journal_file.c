@@ -2,15 +2,13 @@
 /* The journal's medium where it is a file. All calls block; journal.c makes them in threads. */
 #include <errno.h>
 #include <fcntl.h>
-#include <libgen.h>
-#include <limits.h>
 #include <stdint.h>
-#include <stdio.h>
 #include <string.h>
 #include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/syncdir.h"
 #include "disk/journal.h"
 
 static int fd_of(void *arg)
@@ -68,22 +66,6 @@ static int file_punch(void *arg, uint64_t off, uint64_t len)
 	return fallocate(fd_of(arg), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)off, (off_t)len) ? -errno : 0;
 }
 
-/* A file that was made is there after a crash only when its directory says so. */
-static int sync_dir(const char *path)
-{
-	char dir[PATH_MAX];
-	int fd, rc = 0;
-
-	snprintf(dir, sizeof(dir), "%s", path);
-	fd = open(dirname(dir), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	if (fd < 0)
-		return -errno;
-	if (fsync(fd) && errno != EINVAL)
-		rc = -errno;
-	close(fd);
-	return rc;
-}
-
 int journal_open(struct journal_file *f, const char *path, struct err *e)
 {
 	int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK, 0600), rc;
@@ -102,8 +84,8 @@ int journal_open(struct journal_file *f, const char *path, struct err *e)
 		close(fd);
 		return err_set(e, rc == -EWOULDBLOCK ? -EBUSY : rc, "the journal %s is in use by another process", path);
 	}
-	rc = sync_dir(path);
-	if (rc) {
+	rc = sync_dir_of(path);
+	if (rc && rc != -EINVAL) {
 		close(fd);
 		return err_set(e, rc, "the journal %s cannot be made durable: %s", path, strerror(-rc));
 	}

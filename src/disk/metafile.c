@@ -24,7 +24,6 @@
 #include <endian.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <libgen.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -33,6 +32,7 @@
 #include <xxhash.h>
 
 #include "base/cursor.h"
+#include "base/syncdir.h"
 
 #define MAGIC		"LockMeta"
 #define VERSION		1u
@@ -304,8 +304,7 @@ static int make_file(struct metafile *f, const struct metafile_head *h)
 	struct metafile_head first = *h;
 	struct intent none;
 	uint8_t sector[INTENT_SECTOR];
-	char *copy, *dir;
-	int rc = 0, fd;
+	int rc;
 
 	rc = intent_init(&none, INTENT_MAX_REGIONS);
 	if (rc != 0)
@@ -321,16 +320,7 @@ static int make_file(struct metafile *f, const struct metafile_head *h)
 		rc = -errno;
 	if (rc != 0)
 		return rc;
-	copy = strdup(f->path);
-	if (!copy)
-		return -ENOMEM;
-	dir = dirname(copy);
-	fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	if (fd == -1 || fsync(fd) == -1)
-		rc = -errno;
-	if (fd != -1)
-		close(fd);
-	free(copy);
+	rc = sync_dir_of(f->path);
 	if (rc != 0)
 		return rc;
 	first.seq = h->seq - 1;
