@@ -16,8 +16,7 @@
  * the place of serve.
  *
  * Everything runs in the disk loop, but for disk_new() (before that loop runs), disk_start(), disk_close() and what posts
- * to it. The
- * loop never blocks for longer than a write and an fsync of a few kilobytes take, and that only at a promotion.
+ * to it. The loop never blocks for longer than a write and an fsync of a few kilobytes take, and that only at a promotion.
  */
 #include "disk/disk_internal.h"
 
@@ -157,7 +156,7 @@ static void base_reserve(void *arg, uint64_t off, uint64_t len, void (*done)(voi
 
 static int make_standby(struct disk *d, const uint8_t (*ids)[16], struct err *e)
 {
-	struct standby_limits limits = { .memory = d->cfg.memory ? d->cfg.memory : DISK_MEMORY, .soft = DISK_SOFT,
+	struct standby_limits limits = { .memory = DISK_MEMORY, .soft = DISK_SOFT,
 					 .hard = DISK_HARD, .extents = DISK_EXTENTS, .shared = d->cfg.shared };
 	struct standby_ops ops = { .want = standby_want, .committed = standby_committed, .failed = standby_failed,
 				   .merged = standby_merged, .room = standby_room, .trouble = standby_trouble, .arg = d };
@@ -297,7 +296,6 @@ struct disk *disk_new(const struct disk_cfg *cfg, const struct disk_ops *ops, st
 	d->loop = cfg->loop;
 	d->n = cfg->n;
 	d->fifo_tail = &d->fifo;
-	d->rate = cfg->resync_rate;
 	pthread_mutex_init(&d->lock, NULL);
 	pthread_cond_init(&d->closed, NULL);
 	for (unsigned int i = 0; i < d->n; i++) {
@@ -512,20 +510,6 @@ void disk_stopping(struct disk *d, bool on)
 		loop_post(d->loop, owe, d, NULL, 0);
 }
 
-static void new_rate(void *arg, const void *data, size_t len)
-{
-	struct disk *d = arg;
-
-	if (d->resync)
-		resync_rate(d->resync, atomic_load(&d->rate));
-}
-
-void disk_rate(struct disk *d, uint64_t rate)
-{
-	atomic_store(&d->rate, rate);
-	loop_post(d->loop, new_rate, d, NULL, 0);
-}
-
 void disk_stats(struct disk *d, struct disk_stats *out)
 {
 	pthread_mutex_lock(&d->lock);
@@ -535,16 +519,10 @@ void disk_stats(struct disk *d, struct disk_stats *out)
 
 /* Promotion */
 
-struct own {
-	struct meta *meta;
-};
-
 static void own_range(void *arg, uint64_t off, uint64_t len)
 {
-	struct own *o = arg;
-
-	meta_dirty(o->meta, off, len);
-	meta_intent(o->meta, off, len);
+	meta_dirty(arg, off, len);
+	meta_intent(arg, off, len);
 }
 
 /* Return: the first error; all disks are marked in memory whatever happens. */
@@ -552,11 +530,8 @@ static int mark_own(struct disk *d, struct err *e)
 {
 	int rc = 0;
 
-	for (unsigned int i = 0; i < d->n; i++) {
-		struct own o = { d->meta[i] };
-
-		standby_own_ranges(d->standby, i, own_range, &o);
-	}
+	for (unsigned int i = 0; i < d->n; i++)
+		standby_own_ranges(d->standby, i, own_range, d->meta[i]);
 	for (unsigned int i = 0; i < d->n; i++) {
 		struct err one = { 0 };
 		uint64_t tag;

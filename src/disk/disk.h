@@ -70,7 +70,6 @@ struct disk_cfg {
 	bool shared;			/* --shared-disk: both nodes have the same images */
 	uint64_t resync_rate;		/* bytes a second; 0: no limit */
 	nstime patience;		/* that the peer may take nothing of what is written; well below what `stop` may take */
-	uint64_t memory;		/* bytes of pending writes kept in memory; 0: the default */
 };
 
 struct disk_stats {
@@ -137,7 +136,6 @@ bool disk_silence(struct disk *d);
 
 /* disk_stopping() - the VM stands, and QEMU has not answered `stop` yet (true), or has (false); any thread */
 void disk_stopping(struct disk *d, bool on);
-void disk_rate(struct disk *d, uint64_t rate);	/* any thread */
 void disk_stats(struct disk *d, struct disk_stats *out);	/* a recent copy; any thread */
 
 /*

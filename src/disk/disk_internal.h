@@ -75,7 +75,6 @@ struct disk {
 	bool resync_over;		/* this peer's images were made equal */
 	nstime moved_at;
 	struct resync_progress progress;
-	_Atomic uint64_t rate;
 	bool debt, merging;
 	/* disk_shared.c */
 	uint8_t token[16];		/* of the pair that this node is, or was last, a part of */

@@ -131,17 +131,12 @@ static void resync_ready(void *arg)
 	serve_peer(d->serve, &peer);
 }
 
-static void resync_settle(void *arg, void (*settled)(void *settle_arg), void *settle_arg)
-{
-	/* A message of a resync is given to it only when nothing is on its way into the images: must_wait(). */
-	settled(settle_arg);
-}
-
+/* No cfg.settle: a message is given to a resync only when nothing is on its way into the images, see must_wait(). */
 int disk_resync_begin(struct disk *d, struct err *e)
 {
 	struct resync_cfg cfg = { .loop = d->loop, .n = d->n, .bases = d->bases, .metas = d->meta,
-				  .rate = atomic_load(&d->rate), .discard = d->cfg.discard, .done = resync_over,
-				  .progress = resync_moved, .ready = resync_ready, .settle = resync_settle, .arg = d };
+				  .rate = d->cfg.resync_rate, .discard = d->cfg.discard, .done = resync_over,
+				  .progress = resync_moved, .ready = resync_ready, .arg = d };
 	struct resync_peer peer = { .msg = peer_sync, .write = peer_write, .zero = peer_zero, .arg = d };
 	struct blk *bases[DISK_MAX];
 
