@@ -24,7 +24,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/random.h>
 #include <xxhash.h>
 
 #include "base/log.h"
@@ -179,20 +178,12 @@ static int make_standby(struct disk *d, const uint8_t (*ids)[16], struct err *e)
 static int first_of_pair(struct disk *d, struct err *e)
 {
 	for (unsigned int i = 0; i < d->n; i++) {
-		struct lineage *l = meta_lineage(d->meta[i]);
-		uint8_t id[16];
-		uint64_t tag;
 		int rc;
 
-		if (l->syncing)
+		if (meta_lineage(d->meta[i])->syncing)
 			return err_set(e, -EPERM, "%.200s is a copy whose first synchronisation was not finished: it is no state of "
 				       "any time, and cannot serve", d->path[i]);
-		if (l->current.number)
-			continue;
-		if (getrandom(id, sizeof(id), 0) != sizeof(id) || getrandom(&tag, sizeof(tag), 0) != sizeof(tag))
-			return err_set(e, -errno, "no random numbers: %s", strerror(errno));
-		lineage_begin(l, id, tag);
-		rc = meta_save(d->meta[i], e);
+		rc = meta_found(d->meta[i], e);
 		if (rc)
 			return rc;
 	}
@@ -534,11 +525,8 @@ static int mark_own(struct disk *d, struct err *e)
 		standby_own_ranges(d->standby, i, own_range, d->meta[i]);
 	for (unsigned int i = 0; i < d->n; i++) {
 		struct err one = { 0 };
-		uint64_t tag;
 
-		if (getrandom(&tag, sizeof(tag), 0) != sizeof(tag))
-			tag = clock_ns();
-		lineage_next(meta_lineage(d->meta[i]), tag);
+		meta_next(d->meta[i]);
 		if (!meta_intent_save(d->meta[i], &one))
 			meta_save(d->meta[i], &one);
 		if (one.code && !rc)

@@ -23,6 +23,7 @@
 #include <string.h>
 #include <sys/random.h>
 
+#include "base/clock.h"
 #include "base/log.h"
 #include "disk/bitmap.h"
 #include "disk/intent.h"
@@ -167,6 +168,29 @@ void meta_close(struct meta *m)
 struct lineage *meta_lineage(struct meta *m)
 {
 	return &m->head.lineage;
+}
+
+int meta_found(struct meta *m, struct err *e)
+{
+	struct lineage *l = meta_lineage(m);
+	uint8_t id[16];
+	uint64_t tag;
+
+	if (!lineage_fresh(l))
+		return 0;
+	if (getrandom(id, sizeof(id), 0) != sizeof(id) || getrandom(&tag, sizeof(tag), 0) != sizeof(tag))
+		return err_set(e, -EIO, "no random numbers to name the disk by");
+	lineage_begin(l, id, tag);
+	return meta_save(m, e);
+}
+
+bool meta_next(struct meta *m)
+{
+	uint64_t tag;
+
+	if (getrandom(&tag, sizeof(tag), GRND_NONBLOCK) != sizeof(tag))
+		tag = (uint64_t)clock_ns();	/* there is a tag in the generation before too */
+	return lineage_next(meta_lineage(m), tag);
 }
 
 bool meta_was_clean(const struct meta *m)

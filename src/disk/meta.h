@@ -41,6 +41,13 @@ void meta_close(struct meta *m);
 struct lineage *meta_lineage(struct meta *m);
 int meta_save(struct meta *m, struct err *e);
 /*
+ * meta_found() - a copy that has never been part of a pair becomes the first of one, durably; any other stays as it is.
+ * Return: 0, or -errno with a sentence
+ */
+int meta_found(struct meta *m, struct err *e);
+/* meta_next() - lineage_next() with a tag of its own; not durable yet. Return: as lineage_next() */
+bool meta_next(struct meta *m);
+/*
  * meta_end() - a clean end: bitmap and stamp too, and the mark that they can be trusted
  *
  * The image must have been flushed, what no peer has confirmed be dirty (serve_peer(NULL) sees to that), and no job be

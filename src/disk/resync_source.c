@@ -5,7 +5,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/random.h>
 
 #include "disk/resync_internal.h"
 
@@ -32,23 +31,6 @@ static bool any_mapped(const struct rsy_disk *d)
 	return false;
 }
 
-/* A copy that has never been part of a pair becomes the first of one. */
-static int begin_lineage(struct resync *r, struct rsy_disk *d)
-{
-	struct lineage *l = meta_lineage(d->meta);
-	uint8_t id[16], tag[8];
-	struct err e = { 0 };
-	uint64_t v;
-
-	if (!lineage_fresh(l))
-		return 0;
-	if (getrandom(id, sizeof(id), 0) != sizeof(id) || getrandom(tag, sizeof(tag), 0) != sizeof(tag))
-		return rsy_end(r, -EIO, "no random numbers to name the disk by");
-	memcpy(&v, tag, sizeof(v));
-	lineage_begin(l, id, v);
-	return meta_save(d->meta, &e) ? rsy_end(r, e.code, "%s", e.msg) : 0;
-}
-
 static int refuse(struct resync *r)
 {
 	r->s.state = SRC_REFUSE;
@@ -58,6 +40,7 @@ static int refuse(struct resync *r)
 static int plan(struct resync *r)
 {
 	struct rsy_source *s = &r->s;
+	struct err e = { 0 };
 
 	s->plan.n = r->cfg.n;
 	for (unsigned int i = 0; i < r->cfg.n; i++) {
@@ -75,8 +58,10 @@ static int plan(struct resync *r)
 		s->plan.d[i].mode = d->mode;
 	}
 	for (unsigned int i = 0; i < r->cfg.n; i++) {
-		if (begin_lineage(r, &r->d[i]))
+		if (meta_found(r->d[i].meta, &e)) {
+			rsy_end(r, e.code, "%s", e.msg);
 			return 0;
+		}
 		s->plan.d[i].lineage = *meta_lineage(r->d[i].meta);
 	}
 	s->state = SRC_PLAN;

@@ -34,7 +34,6 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/random.h>
 
 #include "base/log.h"
 #include "core/lineage.h"
@@ -138,11 +137,7 @@ bool serve_begin_generation(struct serve *s)
 	bool any = false;
 
 	for (unsigned int i = 0; i < s->n; i++) {
-		uint64_t tag;
-
-		if (getrandom(&tag, sizeof(tag), GRND_NONBLOCK) != sizeof(tag))
-			tag = (uint64_t)clock_ns();	/* there is a tag in the generation before too */
-		if (lineage_next(meta_lineage(s->metas[i]), tag)) {
+		if (meta_next(s->metas[i])) {
 			s->disk[i].new_gen = true;
 			s->disk[i].saves_gen = false;
 		}
