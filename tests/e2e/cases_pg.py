@@ -14,14 +14,13 @@ In the end both nodes are killed at once: what was acknowledged is on the disk o
 LOCKSTEP_ROUNDS says how many rounds (20 without it).
 """
 
-import contextlib
 import os
 import random
-import signal
 import time
 
 import pg
 from bed import until
+from cases_disk import sha, stopped
 from harness import case, note, same, say, seed_from
 from load import Load, ms
 
@@ -34,18 +33,6 @@ OPTIONS = ["--timeout", "3000", "--qemu-timeout", "300000", "--compare-timeout",
 
 def other(bed, node):
     return bed.b if node is bed.a else bed.a
-
-
-@contextlib.contextmanager
-def stopped(*nodes):
-    """Both VMs do not move."""
-    for n in nodes:
-        n.qemu_process().signal(signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        for n in nodes:
-            n.qemu_process().signal(signal.SIGCONT)
 
 
 def written_back(node):
@@ -62,7 +49,7 @@ def check_images(bed, server, writers):
         server.checkpoint(60)
         until(lambda: written_back(standby), 60, lambda: "writing back (%s)" % (standby.status() or {}).get("disk"))
         with stopped(server, standby):
-            same(pg.sha(pg.image_of(standby)), pg.sha(pg.image_of(server)), "the images")
+            same(sha(pg.image_of(standby)), sha(pg.image_of(server)), "the images")
             copy = pg.Copy(pg.image_of(standby))
     with copy as path:
         pg.check_copy(bed, path, writers, acknowledged, clean=True)

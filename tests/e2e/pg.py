@@ -309,14 +309,6 @@ class Frozen:
 
 # Looking at the disk
 
-def sha(path):
-    h = hashlib.sha256()
-    with open(path, "rb") as f:
-        for piece in iter(lambda: f.read(1 << 20), b""):
-            h.update(piece)
-    return h.hexdigest()
-
-
 class Copy:
     """A copy of an image as it is now; its path, for as long as it is needed."""
 
