@@ -168,15 +168,14 @@ static int find_agent(struct node *n, struct err *e)
 /* Frames that one node's TAP takes and the other's does not would stall connections: the MTUs must be equal. */
 static int shape_add_mtus(struct node *n, const uint32_t *mtu, struct err *e)
 {
-	for (unsigned int i = 0; i < n->cl.n_nics; i++) {
-		char *s;
+	struct node_shape s;
+	int rc = node_shape_more(n, &s, e);
 
-		if (asprintf(&s, "%smtu%u=%u\n", n->shape, i, mtu[i]) < 0)
-			return err_set(e, -ENOMEM, "no memory for the description of the machine");
-		free(n->shape);
-		n->shape = s;
-	}
-	return 0;
+	if (rc)
+		return rc;
+	for (unsigned int i = 0; i < n->cl.n_nics; i++)
+		fprintf(s.f, "mtu%u=%u\n", i, mtu[i]);
+	return node_shape_done(n, &s, 0, e);
 }
 
 int node_start_qemu(struct node *n, struct err *e)
@@ -215,7 +214,7 @@ int node_start_qemu(struct node *n, struct err *e)
 	return shape_add_mtus(n, mtu, e);
 }
 
-static void *run_loop(void *arg)
+void *node_run_loop(void *arg)
 {
 	loop_run(arg);
 	return NULL;
@@ -274,27 +273,40 @@ static int make_machine(struct node *n, struct err *e)
 	return node_start_qemu(n, e);
 }
 
-/* What QEMU says of itself is the last part of the shape. */
-static int shape_add_ident(struct node *n, struct err *e)
+int node_shape_more(struct node *n, struct node_shape *s, struct err *e)
 {
-	size_t len = strlen(n->shape), size;
-	char *text = NULL;
-	FILE *f = open_memstream(&text, &size);
-	int rc;
-
-	if (!f)
+	s->text = NULL;
+	s->f = open_memstream(&s->text, &s->size);
+	if (!s->f)
 		return err_set(e, -ENOMEM, "no memory for the description of the machine");
-	fputs(n->shape, f);
-	rc = ident_shape(vm_ident(n->vm), n->ram, len < SHAPE_MAX ? SHAPE_MAX - len : 0, f, e);
-	if (fclose(f) && !rc)
+	fputs(n->shape, s->f);
+	return 0;
+}
+
+int node_shape_done(struct node *n, struct node_shape *s, int rc, struct err *e)
+{
+	if (fclose(s->f) && !rc)
 		rc = err_set(e, -ENOMEM, "no memory for the description of the machine");
 	if (rc) {
-		free(text);
+		free(s->text);
 		return rc;
 	}
 	free(n->shape);
-	n->shape = text;
+	n->shape = s->text;
 	return 0;
+}
+
+/* What QEMU says of itself is the last part of the shape. */
+static int shape_add_ident(struct node *n, struct err *e)
+{
+	size_t len = strlen(n->shape);
+	struct node_shape s;
+	int rc = node_shape_more(n, &s, e);
+
+	if (rc)
+		return rc;
+	rc = ident_shape(vm_ident(n->vm), n->ram, len < SHAPE_MAX ? SHAPE_MAX - len : 0, s.f, e);
+	return node_shape_done(n, &s, rc, e);
 }
 
 int node_qemu_known(struct node *n, struct err *e)
@@ -400,7 +412,7 @@ int node_run(const struct run_opts *o, struct err *e)
 		rc = make_machine(n, e);
 	if (!rc) {
 		n->frames_up = !pthread_create(&n->frames_thread, NULL, run_frames, n);
-		n->bulk_up = !pthread_create(&n->bulk_thread, NULL, run_loop, n->bulk);
+		n->bulk_up = !pthread_create(&n->bulk_thread, NULL, node_run_loop, n->bulk);
 		if (!n->frames_up || !n->bulk_up)
 			rc = err_set(e, -EAGAIN, "cannot start a thread");
 	}

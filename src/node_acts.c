@@ -206,17 +206,6 @@ static void on_mem_limit(void *arg, enum memlimit_what what)
 	node_post_event(arg, &ev);
 }
 
-static int bulk_send(struct node *n, struct wire_head *h, const uint8_t *head, int len, const uint8_t *data, size_t size)
-{
-	struct iovec iov[2] = { { (void *)head, (size_t)len }, { (void *)data, size } };
-	struct conn *c = n->conns[WIRE_BULK].conn;
-
-	if (!c || len < 0)
-		return -EPIPE;
-	h->generation = n->generation;
-	return conn_send(c, h, iov, size ? 2 : 1, false);
-}
-
 static int mem_send_pages(void *arg, uint64_t num, uint64_t first, uint64_t count, const uint8_t *data, uint32_t len,
 			  bool packed)
 {
@@ -224,7 +213,7 @@ static int mem_send_pages(void *arg, uint64_t num, uint64_t first, uint64_t coun
 	struct wire_head h = { .type = WIRE_PAGES, .epoch = num };
 	uint8_t head[WIRE_PAGES_LEN];
 
-	return bulk_send(arg, &h, head, codec_pages_put(head, sizeof(head), &m), data, len);
+	return node_send(arg, WIRE_BULK, &h, head, codec_pages_put(head, sizeof(head), &m), data, len, false);
 }
 
 static int mem_send_state(void *arg, uint64_t num, uint64_t offset, const uint8_t *data, uint32_t len)
@@ -233,7 +222,7 @@ static int mem_send_state(void *arg, uint64_t num, uint64_t offset, const uint8_
 	struct wire_head h = { .type = WIRE_DEVSTATE, .epoch = num };
 	uint8_t head[WIRE_DEVSTATE_LEN];
 
-	return bulk_send(arg, &h, head, codec_devstate_put(head, sizeof(head), &m), data, len);
+	return node_send(arg, WIRE_BULK, &h, head, codec_devstate_put(head, sizeof(head), &m), data, len, false);
 }
 
 static int mem_send_marker(void *arg, uint64_t num, uint64_t pages, uint64_t bytes, uint64_t state_len, uint64_t hash)
@@ -242,7 +231,7 @@ static int mem_send_marker(void *arg, uint64_t num, uint64_t pages, uint64_t byt
 	struct wire_head h = { .type = WIRE_MARKER, .epoch = num };
 	struct node *n = arg;
 	uint8_t head[WIRE_MARKER_LEN];
-	int rc = bulk_send(n, &h, head, codec_marker_put(head, sizeof(head), &m), NULL, 0);
+	int rc = node_send(n, WIRE_BULK, &h, head, codec_marker_put(head, sizeof(head), &m), NULL, 0, false);
 
 	if (!rc)
 		conn_flush(n->conns[WIRE_BULK].conn);

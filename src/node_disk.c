@@ -19,26 +19,13 @@ static const enum ft_step job_step[DISK_JOBS] = {
 
 /* Toward the peer */
 
-static int put(struct node *n, struct wire_head *h, const uint8_t *head, int len, const uint8_t *data, size_t size, bool must)
-{
-	struct iovec iov[2] = { { (void *)head, (size_t)len }, { (void *)data, size } };
-	struct conn *c = n->conns[WIRE_DISK].conn;
-
-	if (!c)
-		return -EPIPE;
-	if (len < 0)
-		return -EINVAL;
-	h->generation = n->generation;
-	return conn_send(c, h, iov, size ? 2 : 1, must);
-}
-
 static int send_write(void *arg, unsigned int disk, uint64_t off, uint32_t len, const uint8_t *data)
 {
 	struct disk_write_msg m = { .off = off, .data = data, .len = len };
 	struct wire_head h = { .type = WIRE_DISK_WRITE, .unit = (uint16_t)disk };
 	uint8_t head[WIRE_DISK_WRITE_LEN];
 
-	return put(arg, &h, head, codec_disk_write_put(head, sizeof(head), &m), data, len, false);
+	return node_send(arg, WIRE_DISK, &h, head, codec_disk_write_put(head, sizeof(head), &m), data, len, false);
 }
 
 static int send_zero(void *arg, unsigned int disk, uint64_t off, uint64_t len, bool trim, bool no_hole)
@@ -47,7 +34,7 @@ static int send_zero(void *arg, unsigned int disk, uint64_t off, uint64_t len, b
 	struct wire_head h = { .type = WIRE_DISK_ZERO, .unit = (uint16_t)disk };
 	uint8_t head[WIRE_DISK_ZERO_LEN];
 
-	return put(arg, &h, head, codec_disk_zero_put(head, sizeof(head), &m), NULL, 0, false);
+	return node_send(arg, WIRE_DISK, &h, head, codec_disk_zero_put(head, sizeof(head), &m), NULL, 0, false);
 }
 
 /* The VM stands while it is made, and nothing is under way: it neither waits nor is it lost. */
@@ -57,7 +44,7 @@ static int send_marker(void *arg, uint64_t num, uint64_t msgs, uint64_t bytes)
 	struct wire_head h = { .type = WIRE_DISK_MARKER, .epoch = num };
 	uint8_t head[WIRE_DISK_MARKER_LEN];
 	struct node *n = arg;
-	int rc = put(n, &h, head, codec_disk_marker_put(head, sizeof(head), &m), NULL, 0, true);
+	int rc = node_send(n, WIRE_DISK, &h, head, codec_disk_marker_put(head, sizeof(head), &m), NULL, 0, true);
 
 	if (!rc)
 		conn_flush(n->conns[WIRE_DISK].conn);
@@ -68,7 +55,7 @@ static int send_committed(void *arg, uint64_t num)
 {
 	struct wire_head h = { .type = WIRE_DISK_COMMITTED, .epoch = num };
 
-	return put(arg, &h, (const uint8_t *)"", 0, NULL, 0, true);
+	return node_send(arg, WIRE_DISK, &h, (const uint8_t *)"", 0, NULL, 0, true);
 }
 
 static int send_sync(void *arg, unsigned int disk, uint8_t type, const uint8_t *payload, uint32_t len)
@@ -77,7 +64,7 @@ static int send_sync(void *arg, unsigned int disk, uint8_t type, const uint8_t *
 	struct wire_head h = { .type = WIRE_DISK_SYNC, .unit = (uint16_t)disk };
 	uint8_t head[WIRE_DISK_SYNC_LEN];
 
-	return put(arg, &h, head, codec_disk_sync_put(head, sizeof(head), &m), payload, len,
+	return node_send(arg, WIRE_DISK, &h, head, codec_disk_sync_put(head, sizeof(head), &m), payload, len,
 		   type >= DISK_SYNC_SHARED);
 }
 
@@ -87,7 +74,7 @@ static int send_old(void *arg, unsigned int disk, uint64_t off, uint32_t len, co
 	struct wire_head h = { .type = WIRE_DISK_OLD, .unit = (uint16_t)disk };
 	uint8_t head[WIRE_DISK_OLD_LEN];
 
-	return put(arg, &h, head, codec_disk_old_put(head, sizeof(head), &m), data, data ? len : 0, false);
+	return node_send(arg, WIRE_DISK, &h, head, codec_disk_old_put(head, sizeof(head), &m), data, data ? len : 0, false);
 }
 
 static int send_kept(void *arg, uint64_t count)
@@ -95,7 +82,7 @@ static int send_kept(void *arg, uint64_t count)
 	struct wire_head h = { .type = WIRE_DISK_KEPT };
 	uint8_t head[WIRE_DISK_KEPT_LEN];
 
-	return put(arg, &h, head, codec_disk_kept_put(head, sizeof(head), count), NULL, 0, true);
+	return node_send(arg, WIRE_DISK, &h, head, codec_disk_kept_put(head, sizeof(head), count), NULL, 0, true);
 }
 
 static void consumed(void *arg, uint64_t bytes, uint64_t msgs)
@@ -272,12 +259,6 @@ void node_disk_attached(struct node *n, bool up)
 		disk_peer(n->disk, up);
 }
 
-static void *run_disk(void *arg)
-{
-	loop_run(arg);
-	return NULL;
-}
-
 int node_disk_start(struct node *n, struct err *e)
 {
 	struct disk_cfg cfg = { .loop = n->disk_loop, .n = n->cl.n_disks, .dir = n->o->disk_dir[0] ? n->o->disk_dir : NULL,
@@ -301,7 +282,7 @@ int node_disk_start(struct node *n, struct err *e)
 		if (!n->disk)
 			return e->code;
 	}
-	n->disk_up = !pthread_create(&n->disk_thread, NULL, run_disk, n->disk_loop);
+	n->disk_up = !pthread_create(&n->disk_thread, NULL, node_run_loop, n->disk_loop);
 	if (!n->disk_up)
 		return err_set(e, -EAGAIN, "cannot start a thread");
 	return n->disk ? disk_start(n->disk, e) : 0;
@@ -310,25 +291,19 @@ int node_disk_start(struct node *n, struct err *e)
 int node_disk_shape(struct node *n, struct err *e)
 {
 	uint64_t bytes[CMDLINE_DISKS_MAX];
-	size_t size;
-	char *text = NULL;
-	FILE *f;
+	struct node_shape s;
+	int rc;
 
 	if (!n->disk)
 		return 0;
 	for (unsigned int i = 0; i < n->cl.n_disks; i++)
 		bytes[i] = disk_size(n->disk, i);
-	f = open_memstream(&text, &size);
-	if (!f)
-		return err_set(e, -ENOMEM, "no memory for the description of the machine");
-	fputs(n->shape, f);
-	cmdline_shape_sizes(&n->cl, bytes, f);
-	fprintf(f, "shared-disk=%s\n", n->o->shared_disk ? "yes" : "no");
-	if (fclose(f))
-		return err_set(e, -ENOMEM, "no memory for the description of the machine");
-	free(n->shape);
-	n->shape = text;
-	return 0;
+	rc = node_shape_more(n, &s, e);
+	if (rc)
+		return rc;
+	cmdline_shape_sizes(&n->cl, bytes, s.f);
+	fprintf(s.f, "shared-disk=%s\n", n->o->shared_disk ? "yes" : "no");
+	return node_shape_done(n, &s, 0, e);
 }
 
 void node_disk_end(struct node *n)

@@ -5,6 +5,7 @@
 
 #include <pthread.h>
 #include <stdatomic.h>
+#include <stdio.h>
 
 #include "base/loop.h"
 #include "cluster/fence.h"
@@ -141,6 +142,23 @@ extern const struct vm_ops node_vm_ops;
 extern const struct memwork_ops node_mem_ops;
 extern const struct proxy_ops node_proxy_ops;
 
+/* node_run_loop() - a thread that runs a struct loop */
+void *node_run_loop(void *loop);
+
+/* The shape of the machine while more is written to it. */
+struct node_shape {
+	FILE *f;		/* what was there is in it already */
+	char *text;
+	size_t size;
+};
+/*
+ * node_shape_more() - begin; Return: 0, or -ENOMEM with @e
+ * node_shape_done() - what is in @s is the shape now; nothing has changed where @rc, which was made meanwhile, is an error.
+ * Return: @rc, or -ENOMEM with @e
+ */
+int node_shape_more(struct node *n, struct node_shape *s, struct err *e);
+int node_shape_done(struct node *n, struct node_shape *s, int rc, struct err *e);
+
 /* node_post_event() - as node_event(), later; any thread */
 void node_post_event(struct node *n, const struct ft_ev *ev);
 
@@ -160,6 +178,13 @@ void node_disk_writable(void *arg);
 
 /* node_link.c */
 int node_link_start(struct node *n, struct err *e);
+/*
+ * node_send() - one message on a connection, in the loop that it belongs to
+ * @head, @len: what the codec has made of it, or its error; @data, @size: what follows that
+ * Return: as conn_send(); -EPIPE: no connection, or nothing that could be sent
+ */
+int node_send(struct node *n, enum wire_channel channel, struct wire_head *h, const uint8_t *head, int len,
+	      const uint8_t *data, size_t size, bool must);
 /* node_link_tell() - after each event: what this node says of itself to who wants to be paired */
 void node_link_tell(struct node *n);
 void node_link_mute(struct node *n);

@@ -403,6 +403,18 @@ void node_link_tell(struct node *n)
 		pair_set(n->pair, node_serves(n) ? FT_PRIMARY : FT_SECONDARY, n->generation);
 }
 
+int node_send(struct node *n, enum wire_channel channel, struct wire_head *h, const uint8_t *head, int len,
+	      const uint8_t *data, size_t size, bool must)
+{
+	struct iovec iov[2] = { { (void *)head, (size_t)len }, { (void *)data, size } };
+	struct conn *c = n->conns[channel].conn;
+
+	if (!c || len < 0)
+		return -EPIPE;
+	h->generation = n->generation;
+	return conn_send(c, h, iov, size ? 2 : 1, must);
+}
+
 void node_send_ctl(struct node *n, const struct ctl_msg *m)
 {
 	struct conn *c = n->conns[WIRE_CONTROL].conn;
