@@ -168,6 +168,26 @@ static void info_block_size(struct nbd_conn *c)
 	answer(c, NBD_REP_INFO, b, w.done);
 }
 
+/*
+ * named() - the export that an option is about, when all of the option was read
+ * @name: @len bytes of it; NULL: too long
+ *
+ * Return: NULL: the client was told why there is none
+ */
+static struct nbd_exp *named(struct nbd_conn *c, const struct cursor *cur, const uint8_t *name, uint32_t len)
+{
+	struct nbd_exp *x;
+
+	if (!name || cur->bad || cur->left) {
+		refuse(c, NBD_REP_ERR_INVALID, "the lengths inside the option do not fit its length");
+		return NULL;
+	}
+	x = nbd_find_export(c->s, name, len);
+	if (!x)
+		refuse(c, NBD_REP_ERR_UNKNOWN, "there is no export of this name");
+	return x;
+}
+
 /* INFO and GO. */
 static void opt_info(struct nbd_conn *c, struct cursor *cur)
 {
@@ -185,15 +205,9 @@ static void opt_info(struct nbd_conn *c, struct cursor *cur)
 		description |= kind == NBD_INFO_DESCRIPTION;
 		size |= kind == NBD_INFO_BLOCK_SIZE;
 	}
-	if (!name || cur->bad || cur->left) {
-		refuse(c, NBD_REP_ERR_INVALID, "the lengths inside the option do not fit its length");
+	x = named(c, cur, name, name_len);
+	if (!x)
 		return;
-	}
-	x = nbd_find_export(c->s, name, name_len);
-	if (!x) {
-		refuse(c, NBD_REP_ERR_UNKNOWN, "there is no export of this name");
-		return;
-	}
 	if (!enter(c, x, &why)) {
 		refuse(c, NBD_REP_ERR_POLICY, why);
 		return;
@@ -250,15 +264,9 @@ static void opt_meta(struct nbd_conn *c, struct cursor *cur)
 
 		match |= q && query_matches(c, q, len);
 	}
-	if (!name || cur->bad || cur->left) {
-		refuse(c, NBD_REP_ERR_INVALID, "the lengths inside the option do not fit its length");
+	x = named(c, cur, name, name_len);
+	if (!x)
 		return;
-	}
-	x = nbd_find_export(c->s, name, name_len);
-	if (!x) {
-		refuse(c, NBD_REP_ERR_UNKNOWN, "there is no export of this name");
-		return;
-	}
 	if (set) {
 		c->meta_name = strdup(x->name);
 		c->allocation = match && c->meta_name;

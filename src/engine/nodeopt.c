@@ -131,6 +131,18 @@ static int read_file(struct graph *g, const struct node *n, bool passes, struct 
 	return rc;
 }
 
+/* may_stand_on() - whether @n, which names one below it, may have @next there; @next: NULL: there is none of that name */
+static int may_stand_on(const struct node *n, const struct node *next, struct err *e)
+{
+	if (!next)
+		return err_set(e, -EINVAL, "file=%.60s: there is no such -blockdev", n->below);
+	if (!next->writable)
+		return err_set(e, -EINVAL, "file=%.60s: this is read-only; say read-only=on above it, too", n->below);
+	if (next->seen)
+		return err_set(e, -EINVAL, "file=%.60s: another node stands on it already", n->below);
+	return 0;
+}
+
 /* From a format down to the file. */
 static int read_format(struct graph *g, struct node *n, struct layers *l, struct err *e)
 {
@@ -165,13 +177,9 @@ static int read_format(struct graph *g, struct node *n, struct layers *l, struct
 		}
 		if (!n->below)
 			return err_set(e, -EINVAL, "which image? file= is missing");
-		if (!next)
-			return err_set(e, -EINVAL, "file=%.60s: there is no such -blockdev", n->below);
-		if (!next->writable)
-			return err_set(e, -EINVAL, "file=%.60s: this is read-only; say read-only=on above it, too",
-				       n->below);
-		if (next->seen)
-			return err_set(e, -EINVAL, "file=%.60s: another node stands on it already", n->below);
+		rc = may_stand_on(n, next, e);
+		if (rc)
+			return rc;
 		next->seen = true;
 		if (is_file(next->driver)) {
 			rc = read_file(g, next, passes, l, e);
@@ -228,14 +236,8 @@ static int take_root(struct graph *g, struct node *n, struct err *e)
 		if (!n->below)
 			return err_set(e, -ENOTSUP, "driver=throttle: write what is below it as a -blockdev of its "
 				       "own, and its name here: file=NAME");
-		if (!next)
-			return err_set(e, -EINVAL, "file=%.60s: there is no such -blockdev", n->below);
-		if (!next->writable)
-			return err_set(e, -EINVAL, "file=%.60s: this is read-only; say read-only=on above it, too",
-				       n->below);
-		if (next->seen)
-			return err_set(e, -EINVAL, "file=%.60s: another node stands on it already", n->below);
-		return take_root(g, next, e);
+		rc = may_stand_on(n, next, e);
+		return rc ? rc : take_root(g, next, e);
 	}
 	if (is_file(n->driver)) {
 		l.format = "raw";
