@@ -166,6 +166,18 @@ static const enum ft_step mem_step[MEM_JOBS] = {
 	[MEM_MEND] = STEP_MEND, [MEM_FORGET] = STEP_FORGET, [MEM_SHARE] = STEP_SHARE,
 };
 
+/* Control loop: a step that looks into QEMU's memory fails also when QEMU is just dying, and then it is that. */
+static void on_mem_failed(void *arg, const void *data, size_t len)
+{
+	struct node *n = arg;
+	struct ft_ev ev;
+
+	memcpy(&ev, data, len < sizeof(ev) ? len : sizeof(ev));
+	if (vm_dying(n->vm))
+		ev.rc = -ECONNRESET;
+	node_event(n, &ev);
+}
+
 static void on_mem_done(void *arg, enum mem_job job, uint64_t num, int rc, uint64_t value, const char *why)
 {
 	struct ft_ev ev = { .type = FE_DONE, .step = mem_step[job], .n = num, .rc = rc, .value = value };
@@ -174,6 +186,12 @@ static void on_mem_done(void *arg, enum mem_job job, uint64_t num, int rc, uint6
 		log_warn("step failed step=%s epoch=%llu: %s", ft_step_name(ev.step), (unsigned long long)num, why);
 	if (job == MEM_APPLY && !rc)
 		crash_point(CRASH_applied);
+	if (rc && (job == MEM_ROUND || job == MEM_PRECOPY || job == MEM_COPY)) {
+		struct node *n = arg;
+
+		loop_post(n->control, on_mem_failed, n, &ev, sizeof(ev));
+		return;
+	}
 	node_post_event(arg, &ev);
 }
 

@@ -210,9 +210,10 @@ void ft_step(struct ft *ft, nstime now, const struct ft_ev *ev, struct ft_acts *
 	struct ft_ev died = { .type = FE_QEMU_DIED };
 
 	acts->n = 0;
-	/* The monitor's end comes before the process's: a step that failed by it has not failed, its QEMU is dead. */
+	/* The end of the monitor, and of the memory, comes before the process's: a step that failed by it has not failed. */
 	if (ev->type == FE_DONE && ev->rc == -ECONNRESET &&
-	    (ev->step == STEP_STOP || ev->step == STEP_CONT || ev->step == STEP_SAVE || ev->step == STEP_LOAD))
+	    (ev->step == STEP_STOP || ev->step == STEP_CONT || ev->step == STEP_SAVE || ev->step == STEP_LOAD ||
+	     ev->step == STEP_ROUND || ev->step == STEP_PRECOPY || ev->step == STEP_COPY))
 		c.ev = ev = &died;
 	/* What a connection that was closed has left behind counts nothing. */
 	if (ev->type == FE_CTL && !ft->link)

@@ -44,6 +44,8 @@ static const char *const stages[] = {
 	"it lost its parent", "it could not get its descriptors", "it could not be loaded",
 };
 
+#define TASK_EXITING 0x4	/* the kernel's PF_EXITING, in the flags of proc(5)'s stat */
+
 enum stage { STAGE_PARENT, STAGE_FDS, STAGE_EXEC };
 
 /* What the child reports through the pipe when it does not get as far as exec. */
@@ -386,6 +388,30 @@ void process_kill(struct process *p)
 	/* Its session's group first, for helpers; then itself, should it have left the group. */
 	kill(-p->pid, SIGKILL);
 	kill(p->pid, SIGKILL);
+}
+
+bool process_dying(const struct process *p)
+{
+	/* proc(5): comm, which may hold anything, ends with the last parenthesis; flags is the 9th field */
+	char path[64], text[1024], state;
+	unsigned int flags;
+	const char *end;
+	ssize_t n;
+	int fd;
+
+	snprintf(path, sizeof(path), "/proc/%d/stat", (int)p->pid);
+	fd = p->pid ? open(path, O_RDONLY | O_CLOEXEC) : -1;
+	if (fd < 0)
+		return true;
+	n = read(fd, text, sizeof(text) - 1);
+	close(fd);
+	if (n <= 0)
+		return true;
+	text[n] = 0;
+	end = strrchr(text, ')');
+	if (!end || sscanf(end + 1, " %c %*d %*d %*d %*d %*d %u", &state, &flags) != 2)
+		return false;
+	return state == 'Z' || state == 'X' || flags & TASK_EXITING;
 }
 
 int process_kill_wait(struct process *p, nstime deadline)

@@ -91,6 +91,14 @@ void process_kill(struct process *p);
 int process_kill_wait(struct process *p, nstime deadline);
 
 /*
+ * process_dying() - whether it is dead, or so near to it that its memory may be gone already
+ *
+ * The kernel gives a process's memory back before it tells the parent of its end, and with gigabytes that takes long.
+ * Any thread.
+ */
+bool process_dying(const struct process *p);
+
+/*
  * process_status_text() - "exited with status 1" or "was killed by signal 9 (Killed)"
  * @status: as waitpid() gives it
  *

@@ -534,6 +534,11 @@ void vm_serves(struct vm *vm)
 	vm->share = true;
 }
 
+bool vm_dying(const struct vm *vm)
+{
+	return process_dying(&vm->proc);
+}
+
 void vm_kill(struct vm *vm)
 {
 	struct qmp *q = vm->qmp;

@@ -86,6 +86,9 @@ void vm_kill(struct vm *vm);
 /* vm_ident() - what QEMU said of itself; from ready() on */
 const struct ident *vm_ident(const struct vm *vm);
 
+/* vm_dying() - whether QEMU is dead, or its memory may be gone; died() may be yet to come */
+bool vm_dying(const struct vm *vm);
+
 pid_t vm_pid(const struct vm *vm);
 /* vm_version() - as QEMU's monitor says it; empty before ready() */
 const char *vm_version(const struct vm *vm);

@@ -30,6 +30,12 @@ static bool of_qemu(enum ft_step step)
 	       step == STEP_APPLY || step == STEP_SHARE;
 }
 
+/* Looks into QEMU's memory, which is gone when QEMU is. */
+static bool looks(enum ft_step step)
+{
+	return step == STEP_ROUND || step == STEP_PRECOPY || step == STEP_COPY;
+}
+
 /* QMP commands are answered in their order. */
 static bool of_qmp(enum ft_step step)
 {
@@ -367,7 +373,7 @@ void step_event(struct sim *s, struct node *nd, uint16_t slot, uint32_t gen)
 				return;
 			}
 	if (r->phase < 100) {
-		if (of_qemu(r->step) && !nd->q_alive)
+		if ((of_qemu(r->step) || looks(r->step)) && !nd->q_alive)
 			r->rc = -ECONNRESET;
 		if (!r->rc && step_effect(s, nd, r)) {
 			if (r->step == STEP_SEND) {

@@ -515,6 +515,13 @@ static void steps_fail(void **state)
 	done_rc(&d, STEP_STOP, 2, -ECONNRESET, 0);
 	STATE(&d, FT_ENDED, "idle");
 	assert_int_equal(ft_reason(&d.ft), FT_WHY_QEMU_DIED);
+	/* So is the end of its memory, whoever was just looking at it. */
+	to(&d, COLLECT2);
+	SAYS(done_rc(&d, STEP_COPY, 2, -ECONNRESET, 0), "lease-none kill-qemu PROMOTE:2 drop-link end:3");
+	assert_int_equal(ft_reason(&d.ft), FT_WHY_QEMU_DIED);
+	to(&d, ROUND);
+	done_rc(&d, STEP_ROUND, 1, -ECONNRESET, 0);
+	assert_int_equal(ft_reason(&d.ft), FT_WHY_QEMU_DIED);
 	to(&d, STAGE2);
 	SAYS(done_rc(&d, STEP_SEND, 2, -EPIPE, 0), "ALONE:3");
 	to(&d, ROUND);

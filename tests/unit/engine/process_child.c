@@ -226,6 +226,26 @@ static void test_kill_and_restart(void **state)
 	end(&c);
 }
 
+/* Dead, and nobody was told yet: where that is found out, what failed on it is known for what it is. */
+static void test_dying(void **state)
+{
+	struct process_spec spec = { 0 };
+	siginfo_t info;
+	struct ctx c;
+
+	begin(&c);
+	assert_true(process_dying(&c.proc));
+	start(&c, &spec, "exec sleep 1000");
+	assert_false(process_dying(&c.proc));
+	kill(c.proc.pid, SIGKILL);
+	assert_int_equal(waitid(P_PID, (id_t)c.proc.pid, &info, WEXITED | WNOWAIT), 0);
+	assert_true(process_dying(&c.proc));
+	assert_int_equal(c.exits, 0);
+	run(&c);
+	assert_true(process_dying(&c.proc));
+	end(&c);
+}
+
 static void test_refused(void **state)
 {
 	char dir[] = "/tmp/lockstep-test-XXXXXX", path[64], found[PATH_MAX], *argv[] = { "x", NULL };
@@ -355,7 +375,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_ends), cmocka_unit_test(test_descriptors), cmocka_unit_test(test_environment),
 		cmocka_unit_test(test_chatter), cmocka_unit_test(test_kill_and_restart), cmocka_unit_test(test_refused),
-		cmocka_unit_test(test_other_thread), cmocka_unit_test(test_dies_with_us),
+		cmocka_unit_test(test_dying), cmocka_unit_test(test_other_thread), cmocka_unit_test(test_dies_with_us),
 			cmocka_unit_test(test_terminal),
 	};
 
