@@ -70,7 +70,7 @@ static void serve_debt(void *arg, bool open)
 	struct disk *d = arg;
 
 	d->debt = open;
-	d->ops.debt(d->ops.arg, open);
+	disk_tell_debt(d);
 }
 
 static void serve_debt_failed(void *arg, int rc)
@@ -138,8 +138,22 @@ static void standby_merged(void *arg)
 	log_note("the disks: everything is in the images");
 }
 
+static void standby_safe(void *arg)
+{
+	struct disk *d = arg;
+
+	d->unsafe = false;
+	disk_tell_debt(d);
+}
+
 static void standby_trouble(void *arg, int rc, const char *sentence)
 {
+	struct disk *d = arg;
+
+	if (atomic_load(&d->promoting) && d->unsafe) {
+		log_error("frames leave before what the guest has flushed is durable on this node: its disk does not take it");
+		standby_safe(d);
+	}
 	log_error("%s (it is tried again; the VM goes on)", sentence);
 }
 
@@ -158,7 +172,8 @@ static int make_standby(struct disk *d, const uint8_t (*ids)[16], struct err *e)
 	struct standby_limits limits = { .memory = DISK_MEMORY, .soft = DISK_SOFT,
 					 .hard = DISK_HARD, .extents = DISK_EXTENTS, .shared = d->cfg.shared };
 	struct standby_ops ops = { .want = standby_want, .committed = standby_committed, .failed = standby_failed,
-				   .merged = standby_merged, .room = standby_room, .trouble = standby_trouble, .arg = d };
+				   .merged = standby_merged, .room = standby_room, .trouble = standby_trouble, .safe = standby_safe,
+				   .arg = d };
 	struct standby_disk disks[DISK_MAX];
 
 	disk_base_init(d);
@@ -541,8 +556,10 @@ static void promote(void *arg, const void *data, size_t len)
 	struct disk *d = arg;
 	struct err e = { 0 };
 
-	if (d->serves)
+	if (d->serves) {
+		standby_safe(d);
 		return;
+	}
 	/* A promotion may be sooner than the first commit: what the VM sees is of a whole checkpoint by then. */
 	if (!d->cfg.shared && d->flipped_n && resync_settled(d->meta, d->n, &e))
 		log_error("%s", e.msg);
@@ -572,10 +589,22 @@ static void promote(void *arg, const void *data, size_t len)
 	disk_front_release(d);
 }
 
+void disk_tell_debt(struct disk *d)
+{
+	d->ops.debt(d->ops.arg, d->debt || d->unsafe);
+}
+
 void disk_promote(struct disk *d)
 {
-	if (!atomic_exchange(&d->promoting, true))
-		loop_post(d->loop, promote, d, NULL, 0);
+	if (atomic_exchange(&d->promoting, true))
+		return;
+	/*
+	 * The SVM was told that its flushes are done when they were not, and what the network hears of them from now on is
+	 * this node's word: nothing leaves before all of that, and that this copy is the newer one, is durable.
+	 */
+	d->unsafe = true;
+	disk_tell_debt(d);
+	loop_post(d->loop, promote, d, NULL, 0);
 }
 
 /* The end */

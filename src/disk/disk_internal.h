@@ -76,6 +76,7 @@ struct disk {
 	nstime moved_at;
 	struct resync_progress progress;
 	bool debt, merging;
+	_Atomic bool unsafe;		/* promoted, and what the guest was promised is not durable here yet */
 	/* disk_shared.c */
 	uint8_t token[16];		/* of the pair that this node is, or was last, a part of */
 	bool paired;			/* it has one */
@@ -124,6 +125,8 @@ void disk_base_init(struct disk *d);
 
 /* disk_peer.c */
 int disk_resync_begin(struct disk *d, struct err *e);
+/* disk_tell_debt() - whether frames may leave */
+void disk_tell_debt(struct disk *d);
 void disk_resync_end(struct disk *d);
 void disk_fifo_run(struct disk *d);
 void disk_fifo_drop(struct disk *d);

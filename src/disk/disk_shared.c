@@ -259,7 +259,7 @@ static void keep_debt(void *arg, bool open)
 	struct disk *d = arg;
 
 	d->debt = open;
-	d->ops.debt(d->ops.arg, open);
+	disk_tell_debt(d);
 }
 
 static void keep_debt_failed(void *arg, int rc)

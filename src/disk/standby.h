@@ -56,6 +56,8 @@ struct standby_ops {
 	void (*room)(void *arg);		/* after -EAGAIN: try again */
 	/* after a promotion: the merge has failed, is tried again, and the overlay is read meanwhile; for log and status */
 	void (*trouble)(void *arg, int rc, const char *sentence);
+	/* after a promotion: what the VM was told is flushed, and what it had written before, is durable here; once */
+	void (*safe)(void *arg);
 	void (*merged)(void *arg);		/* after a promotion: everything is in the bases, durable; reads and writes go straight */
 	void *arg;
 };

@@ -21,6 +21,8 @@ static void journaled(struct standby *s)
 			s->journaled = s->stack[i]->id;
 	if (s->promoted && s->journaled >= s->safe_id && !s->safe) {
 		s->safe = true;
+		if (s->ops.safe)
+			s->ops.safe(s->ops.arg);
 		/* What has waited may go straight to the base. */
 		s->room = true;
 	}

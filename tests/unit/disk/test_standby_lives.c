@@ -24,7 +24,7 @@ static const uint8_t ids[1][16] = { { 1 } }, other_ids[1][16] = { { 2 } };
 static struct {
 	struct blkmem base;
 	struct standby *s;
-	uint8_t journal[JOURNAL_AREA + CHUNK * (8 * (HARD / CHUNK) + 1024)];
+	uint8_t journal[JOURNAL_AREA + CHUNK * (8 * (HARD / CHUNK) + 1024)], durable[JOURNAL_AREA + CHUNK * (8 * (HARD / CHUNK) + 1024)];
 	struct {
 		void *job;
 		void (*work)(void *job);
@@ -33,6 +33,7 @@ static struct {
 	unsigned int first, last;
 	uint64_t committed;
 	bool failed, merged, quiet;
+	unsigned int safe;
 	int reserved;
 	uint8_t seen[SIZE];	/* each byte that was asked space for, or is said to differ */
 } bed;
@@ -55,6 +56,7 @@ static int j_pwrite(void *arg, const void *buf, uint64_t len, uint64_t off)
 
 static int j_sync(void *arg)
 {
+	memcpy(bed.durable, bed.journal, sizeof(bed.durable));
 	return 0;
 }
 
@@ -105,6 +107,11 @@ static void on_room(void *arg)
 {
 }
 
+static void on_safe(void *arg)
+{
+	bed.safe++;
+}
+
 static void on_merged(void *arg)
 {
 	bed.merged = true;
@@ -142,7 +149,7 @@ static void on_done(struct blk_req *r, int rc)
 
 static void begin(const uint8_t (*of)[16])
 {
-	static const struct standby_ops ops = { on_want, on_committed, on_failed, on_room, NULL, on_merged, NULL };
+	static const struct standby_ops ops = { on_want, on_committed, on_failed, on_room, NULL, on_safe, on_merged, NULL };
 	const struct standby_limits limits = { .memory = 16 << 10, .soft = HARD / 2, .hard = HARD, .extents = 1000,
 					       .chunk = CHUNK };
 	struct standby_disk disk = { .base = &bed.base.b, .reserve = on_space };
@@ -150,6 +157,7 @@ static void begin(const uint8_t (*of)[16])
 
 	bed.committed = 0;
 	bed.failed = bed.merged = bed.quiet = false;
+	bed.safe = 0;
 	memset(bed.seen, 0, sizeof(bed.seen));
 	bed.s = standby_new(NULL, &disk, of, 1, &file, &limits, &ops, &e);
 	if (!bed.s)
@@ -355,6 +363,48 @@ static void differs(void **state)
 	}
 }
 
+/*
+ * From the moment at which it is said that all is safe, and not before, a promoted node may die: what its VM had written
+ * is found, though nothing of it had reached the base.
+ */
+static void safe_when_promoted(void **state)
+{
+	static uint8_t base[SIZE], journal[sizeof(bed.journal)];
+	unsigned int steps = 0;
+	uint64_t epoch = 99;
+	struct err e = { 0 };
+
+	for (int empty = 0; empty < 2; empty++) {
+		memset(bed.journal, 0, sizeof(bed.journal));
+		memset(bed.base.bytes, 0xff, SIZE);
+		begin(ids);
+		checkpoint(1);
+		peer_writes(0, 4096, 1);
+		checkpoint(2);
+		if (!empty)
+			vm_writes(30000, 777, 3);
+		memcpy(base, bed.base.bytes, SIZE);
+		standby_promote(bed.s);
+		assert_int_equal(bed.safe, empty);
+		for (; !bed.safe && bed.first != bed.last; steps++) {
+			unsigned int i = bed.first++ % JOBS;
+
+			bed.jobs[i].work(bed.jobs[i].job);
+			bed.jobs[i].finish(bed.jobs[i].job);
+		}
+		assert_int_equal(bed.safe, 1);
+		memcpy(journal, bed.durable, sizeof(journal));
+		end();
+		assert_int_equal(bed.safe, 1);
+		memcpy(bed.journal, journal, sizeof(journal));
+		memcpy(bed.base.bytes, base, SIZE);
+		assert_int_equal(recover(ids, &epoch, &e), 0);
+		assert_true(all(bed.base.bytes, 0, 4096, 1));
+		assert_true(all(bed.base.bytes, 30000, 777, empty ? 0xff : 3));
+	}
+	assert_true(steps > 0);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -362,6 +412,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(other_disks, setup, teardown),
 		cmocka_unit_test_setup_teardown(trims, setup, teardown),
 		cmocka_unit_test_setup_teardown(differs, setup, teardown),
+		cmocka_unit_test_setup_teardown(safe_when_promoted, setup, teardown),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
