@@ -28,6 +28,7 @@
 
 #include "base/closer.h"
 #include "base/log.h"
+#include "base/notify.h"
 #include "engine/shape.h"
 #include "proxy/tap.h"
 #include "version.h"
@@ -345,6 +346,7 @@ static int look_at_command(struct node *n, struct err *e)
 
 static void take_down(struct node *n)
 {
+	notify_stopping();
 	if (n->vm)
 		vm_kill(n->vm);
 	node_link_end(n);

@@ -21,6 +21,7 @@
 #include "engine/vm.h"
 #include "link/conn.h"
 #include "link/pair.h"
+#include "monitor/condition.h"
 #include "monitor/monitor.h"
 #include "monitor/status.h"
 #include "node.h"
@@ -93,7 +94,7 @@ struct node {
 	int missed;			/* attempts to reach it meanwhile */
 	struct heartbeat *beat;
 	uint64_t beat_id;
-	struct loop_timer blackbox;
+	struct loop_timer blackbox, alive;
 
 	struct monitor *monitor;
 	struct node_waiter waiters[NODE_WAITERS];
@@ -103,6 +104,16 @@ struct node {
 	nstime started_at, state_at, linked_at, beat_at, lost_at, failed_over_at, failover_took;
 	uint64_t rtt, silent;
 	enum ft_reason failover_reason;
+	bool took_over, failover_past;	/* the last failover: to this node; protected again since */
+	nstime lost_beat, promoted_at, failover_gap;
+	int64_t lost_wall, failover_wall;	/* microseconds since 1970 */
+	bool beat_silent;		/* on path 0 */
+	nstime hybrid_at;
+	struct {
+		bool told;
+		enum condition word;
+		struct condition_why why;
+	} health;
 	char peer_text[128];
 	nstime checkpoint_delay;
 	struct status_ckpts ckpts;
@@ -203,7 +214,30 @@ int node_net_rules(struct node *n, const struct monitor_cmd *cmd, struct json_ob
 /* node_net_watch() - tell when the mode has changed; once a second */
 void node_net_watch(struct node *n);
 
+/* node_health.c */
+/* node_health() - after each event and once a second: tell whether the condition or its reasons have changed */
+void node_health(struct node *n);
+/* node_health_start() - the control loop is there: the service manager hears of it from now on */
+void node_health_start(struct node *n);
+/* A failover: its notice, its steps ("promoted", "released", "finished"), its end */
+void node_health_noticed(struct node *n);
+void node_health_step(struct node *n, const char *step);
+void node_health_failed_over(struct node *n, bool took_over);
+/* node_health_path() - no heartbeats come over a path any more, or they do again */
+void node_health_path(struct node *n, unsigned int path, const char *name, bool silent);
+/* node_health_link() - a peer is connected, or is not any more; @how: a few words */
+void node_health_link(struct node *n, bool up, const char *how);
+
 /* node_status.c */
+/* What status shows, and what it borrows; 20 KB, from the heap. */
+struct node_view {
+	struct status s;
+	const char *disk_ids[CMDLINE_DISKS_MAX];
+	struct disk_stats disks;
+	struct condition_why why;	/* the caller's */
+};
+/* node_view() - fill @v, which is zero */
+void node_view(struct node *n, struct node_view *v);
 int node_monitor_start(struct node *n, struct err *e);
 void node_tell_state(struct node *n, const struct ft_act *a);
 void node_tell_checkpoint(struct node *n);

@@ -49,6 +49,7 @@ static void link_down(struct node *n, unsigned int how)
 	node_noticed(n, clock_ns());
 	log_warn("the link to the peer is down %s", how == 1 ? "(closed by its kernel: it is dead)" : how == 2 ?
 		 "(this node could not go on with it)" : "(not all connections were closed by the peer's kernel)");
+	node_health_link(n, false, how == 1 ? "closed by its kernel" : how == 2 ? "not usable" : "an error of the network");
 	/* What is left of the link stays until ft says DROP_LINK: it may have last words for a peer that lives. */
 	node_event(n, &ev);
 }
@@ -256,6 +257,8 @@ static void on_beat(void *arg, const struct hb_event *hb)
 		break;
 	case HB_SILENT:
 		n->silent++;
+		n->beat_silent = true;
+		node_health_path(n, 0, n->peer_text, true);
 		node_noticed(n, hb->since);
 		/* As a timer, which comes after everything that can be read: after a freeze that may be the peer's last words. */
 		loop_timer_set(n->control, &n->silence, loop_now(n->control));
@@ -268,6 +271,12 @@ static void on_beat(void *arg, const struct hb_event *hb)
 		}
 		break;
 	case HB_HEARD:
+		n->beat_silent = false;
+		/* Nothing is lost after all; a loss to come counts from its own beginning. */
+		if (n->linked && !n->down_told)
+			n->lost_at = 0;
+		node_health_path(n, 0, n->peer_text, false);
+		break;
 	case HB_MOVING:
 		break;
 	}
@@ -358,6 +367,8 @@ static void on_paired(void *arg, struct pair_link *l)
 	n->n_closed = n->n_kernel = 0;
 	n->down_told = false;
 	n->lost_at = 0;
+	n->beat_silent = false;
+	node_health_link(n, true, "paired");
 	a.s = l->s[WIRE_CONTROL];
 	make_conn(&n->conns[WIRE_CONTROL], &a);
 	start_beat(n, l);

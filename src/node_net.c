@@ -177,6 +177,7 @@ void node_net_watch(struct node *n)
 		return;
 	n->hybrid_entered = st.hybrid_entered;
 	n->hybrid_left = st.hybrid_left;
+	n->hybrid_at = st.hybrid ? clock_ns() : 0;
 	log_note("network mode=%s interval_ms=%.1f entered=%llu", st.hybrid ? "hybrid" : "comparing",
 		 (double)st.hybrid_interval / NS_PER_MS, (unsigned long long)st.hybrid_entered);
 	o = json_object_new_object();

@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "base/log.h"
+#include "monitor/blackbox.h"
 #include "node_internal.h"
 #include "version.h"
 
@@ -22,19 +23,13 @@ static double ms(nstime t)
 	return (double)t / (double)NS_PER_MS;
 }
 
-static struct json_object *fill_status(void *arg)
+void node_view(struct node *n, struct node_view *v)
 {
-	struct node *n = arg;
-	struct status *s = calloc(1, sizeof(*s));
-	const char *ids[CMDLINE_DISKS_MAX];
-	struct disk_stats disks;
+	struct status *s = &v->s;
 	struct memwork_stats m;
-	struct json_object *o;
-	unsigned int w = 0;
+	unsigned int w = 0, t = 0;
 	nstime spent;
 
-	if (!s)
-		return NULL;
 	memwork_stats(n->mem, &m);
 	s->now = clock_ns();
 	s->name = n->o->name;
@@ -99,17 +94,28 @@ static struct json_object *fill_status(void *arg)
 	s->memory.share_pieces = n->share_pieces;
 	s->memory.share_longest = n->share_longest;
 	if (n->disk) {
-		disk_stats(n->disk, &disks);
-		s->disk = &disks;
+		disk_stats(n->disk, &v->disks);
+		s->disk = &v->disks;
 		s->n_disks = n->cl.n_disks;
 		for (unsigned int i = 0; i < n->cl.n_disks; i++)
-			ids[i] = n->cl.disks[i].id;
-		s->disk_ids = ids;
+			v->disk_ids[i] = n->cl.disks[i].id;
+		s->disk_ids = v->disk_ids;
 		s->debt_lost = n->px ? proxy_debt_lost(n->px) : 0;
 	}
 	s->failover.at = n->failed_over_at;
 	s->failover.reason = n->failover_reason;
 	s->failover.took = n->failover_took;
+	s->failover.took_over = n->took_over;
+	s->failover.gap = n->failover_gap;
+	s->failover.wall = n->failover_wall;
+	s->failover.over = n->failover_past;
+	if (n->beat) {
+		s->n_paths = 1;
+		snprintf(s->paths[0].name, sizeof(s->paths[0].name), "%s", n->peer_text);
+		s->paths[0].silent = n->beat_silent;
+	}
+	s->hybrid_at = n->hybrid_at;
+	s->svm_stuck = s->role == FT_SECONDARY && m.limit.private_pages >= 2 * n->limits.private_pages;
 	monitor_stats_get(n->monitor, &s->monitor);
 	s->warnings[w++] = RUN_WARN_NO_ARBITRATION;
 	if (n->o->insecure)
@@ -119,13 +125,25 @@ static struct json_object *fill_status(void *arg)
 	if (ft_state(n->ft) == FT_STANDBY && ft_reason(n->ft) == FT_WHY_UNFENCED)
 		s->warnings[w++] = RUN_WARN_UNFENCED;
 	if (n->px && proxy_taps_gone(n->px))
-		s->warnings[w++] = "a TAP interface of the VM is gone: see the log";
+		s->troubles[t++] = s->warnings[w++] = "a TAP interface of the VM is gone: see the log";
 	if (m.memcheck_differs)
-		s->warnings[w++] = "the memory check has found a difference: see the log";
-	o = status_json(s);
-	free(s);
+		s->troubles[t++] = s->warnings[w++] = "the memory check has found a difference: see the log";
+}
+
+static struct json_object *fill_status(void *arg)
+{
+	struct node_view *v = calloc(1, sizeof(*v));
+	struct json_object *o = NULL;
+
+	if (v) {
+		node_view(arg, v);
+		o = status_json(&v->s);
+	}
+	free(v);
 	return o;
 }
+
+static int blackbox_now(struct node *n, struct json_object **result, struct err *e);
 
 static int on_command(void *arg, const struct monitor_cmd *cmd, struct json_object **result, struct err *e)
 {
@@ -161,6 +179,8 @@ static int on_command(void *arg, const struct monitor_cmd *cmd, struct json_obje
 		ev.type = FE_QUIT;
 		node_event(n, &ev);
 		return 0;
+	case MONITOR_BLACKBOX:
+		return blackbox_now(n, result, e);
 	case MONITOR_CAPTURE:
 		return proxy_capture(n->px, &cmd->capture, cmd->fd, e);
 	}
@@ -223,24 +243,61 @@ void node_tell_abort(struct node *n, const struct ft_act *a)
 	monitor_event(n->monitor, "CHECKPOINT_ABORTED", o);
 }
 
-void node_blackbox(struct node *n)
+static int write_blackbox(struct node *n, enum blackbox_cause cause, char *path, size_t cap, struct err *e)
 {
-	size_t cap = ring_dump_size(n->ring);
-	char path[4200], tmp[4210];
-	void *buf = malloc(cap);
-	long len = buf ? ring_dump(n->ring, buf, cap) : -ENOMEM;
-	int fd;
+	struct blackbox_head h = { .cause = cause, .generation = ft_generation(n->ft), .at = clock_ns() };
+	char tmp[4210];
+	struct timespec ts;
+	size_t len = 0;
+	int fd, rc = 0;
+	void *buf;
 
-	snprintf(path, sizeof(path), "%s/%s.blackbox", n->o->run_dir, n->o->name);
+	clock_gettime(CLOCK_REALTIME, &ts);
+	h.wall = (int64_t)ts.tv_sec * 1000000 + ts.tv_nsec / 1000;
+	snprintf(h.name, sizeof(h.name), "%s", n->o->name);
+	snprintf(h.version, sizeof(h.version), "%s", LOCKSTEP_VERSION);
+	if (gethostname(h.host, sizeof(h.host) - 1) < 0)
+		h.host[0] = '?';
+	/* What was asked for does not take the place of what was written at a failover. */
+	snprintf(path, cap, "%s/%s.blackbox%s", n->o->run_dir, n->o->name, cause == BLACKBOX_COMMAND ? "-now" : "");
 	snprintf(tmp, sizeof(tmp), "%s.new", path);
-	fd = len > 0 ? open(tmp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600) : -1;
-	if (fd < 0 || write(fd, buf, (size_t)len) != len || rename(tmp, path) < 0)
-		log_warn("the black box cannot be written to %s", path);
-	else
-		log_note("black box written file=%s steps=%zu", path, ring_count(n->ring));
+	buf = blackbox_pack(&h, n->ring, &len);
+	if (!buf)
+		return err_set(e, -ENOMEM, "no memory to write the black box");
+	fd = open(tmp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
+	if (fd < 0 || write(fd, buf, len) != (ssize_t)len || rename(tmp, path) < 0)
+		rc = err_set(e, -errno ? -errno : -EIO, "the black box cannot be written to %.200s: %s", path, strerror(errno));
 	if (fd >= 0)
 		close(fd);
+	if (rc && fd >= 0)
+		unlink(tmp);
 	free(buf);
+	return rc;
+}
+
+void node_blackbox(struct node *n)
+{
+	bool end = ft_state(n->ft) == FT_ENDED;
+	struct err e = { 0 };
+	char path[4200];
+
+	if (write_blackbox(n, end ? BLACKBOX_END : BLACKBOX_FAILOVER, path, sizeof(path), &e))
+		log_warn("%s", e.msg);
+	else
+		log_note("black box written file=%s steps=%zu", path, ring_count(n->ring));
+}
+
+static int blackbox_now(struct node *n, struct json_object **result, struct err *e)
+{
+	char path[4200];
+	int rc = write_blackbox(n, BLACKBOX_COMMAND, path, sizeof(path), e);
+
+	if (rc)
+		return rc;
+	*result = json_object_new_object();
+	if (*result)
+		json_object_object_add(*result, "file", json_object_new_string(path));
+	return 0;
 }
 
 static void on_blackbox(struct loop_timer *t)
@@ -259,6 +316,7 @@ void node_noticed(struct node *n, nstime since)
 	if (n->lost_at)
 		return;
 	n->lost_at = since;
+	node_health_noticed(n);
 	log_note("failover step=noticed after_ms=%.1f last_heartbeat_ms=%.1f phase=%s epoch=%llu", ms(clock_ns() - since),
 		 n->beat_at ? ms(clock_ns() - n->beat_at) : -1.0, ft_phase(n->ft), (unsigned long long)ft_epoch(n->ft));
 }
@@ -266,7 +324,11 @@ void node_noticed(struct node *n, nstime since)
 void node_tell_step(struct node *n, const struct ft_act *a)
 {
 	double at = n->lost_at ? ms(clock_ns() - n->lost_at) : 0;
+	const char *name = a->net == NEV_PROMOTE ? "promoted" : a->net == NEV_ALONE ? "released" :
+			   a->net == NEV_LOADED && ft_state(n->ft) == FT_PROMOTING ? "finished" : NULL;
 
+	if (name)
+		node_health_step(n, name);
 	if (a->net == NEV_PROMOTE)
 		log_note("failover step=promoted at_ms=%.1f: output is on, input is given again, addresses are announced", at);
 	else if (a->net == NEV_ALONE)
@@ -287,6 +349,7 @@ void node_tell_state(struct node *n, const struct ft_act *a)
 		n->failed_over_at = n->lost_at ? n->lost_at : n->state_at;
 		n->failover_reason = a->reason;
 		n->failover_took = now - n->failed_over_at;
+		node_health_failed_over(n, was == FT_PROMOTING || was == FT_STANDBY);
 	}
 	if (s == FT_PROMOTING && was != s && !n->lost_at)
 		n->lost_at = now;
@@ -313,6 +376,7 @@ void node_tell_state(struct node *n, const struct ft_act *a)
 		json_object_object_add(o, "reason", json_object_new_string(ft_reason_name(a->reason)));
 	}
 	monitor_event(n->monitor, "STATE", o);
+	node_health(n);
 	if (s == FT_ALONE || s == FT_ENDED) {
 		answer_all(n, MONITOR_FAILOVER, true, "");
 		answer_all(n, MONITOR_CHECKPOINT, false, "protection ended before the checkpoint was complete");
@@ -370,6 +434,7 @@ static void on_report(struct loop_timer *t)
 	struct memwork_stats m;
 
 	node_net_watch(n);
+	node_health(n);
 	memwork_stats(n->mem, &m);
 	if (ft_state(n->ft) == FT_SYNC && m.syncing) {
 		double spent = (double)(clock_ns() - m.sync_since) / 1e9, rate = spent > 0 ? (double)m.sync_done / spent : 0;
@@ -404,5 +469,6 @@ int node_monitor_start(struct node *n, struct err *e)
 	if (!n->monitor)
 		return e->code;
 	loop_timer_set(n->control, &n->report, clock_ns() + REPORT_NS);
+	node_health_start(n);
 	return 0;
 }

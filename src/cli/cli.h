@@ -37,6 +37,7 @@ struct cli_cmd {
 };
 
 extern const struct cli_cmd cmd_run, cmd_status, cmd_checkpoint, cmd_failover, cmd_set, cmd_rule, cmd_events,
+	cmd_blackbox,
 	cmd_capture, cmd_quit, cmd_nbd, cmd_doctor, cmd_version, cmd_help;
 
 /* cli_main() - the whole program; @argv[0] is the program's name. Return: exit status */

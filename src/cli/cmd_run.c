@@ -6,6 +6,7 @@
 
 #include "base/crash.h"
 #include "base/log.h"
+#include "base/notify.h"
 #include "cli/cli.h"
 #include "cli/run_args.h"
 #include "node.h"
@@ -41,6 +42,7 @@ static int run_fn(int argc, char **argv)
 		return cli_fail(&cmd_run, CLI_USAGE, &e);
 	}
 	log_init(o->name, o->log_level);
+	notify_init();
 	if (!(o->listen.n ? &o->listen : &o->peer)->loopback)
 		log_warn("%s", RUN_WARN_NOT_ENCRYPTED);
 	log_warn("%s", RUN_WARN_NO_ARBITRATION);

@@ -247,6 +247,55 @@ int ring_print(const struct ring *r, size_t i, char *buf, size_t len)
 	return (int)l.used;
 }
 
+bool ring_view(const struct ring *r, size_t i, struct ring_view *v)
+{
+	const struct ring_rec *rec;
+
+	if (i >= ring_count(r))
+		return false;
+	rec = ring_rec(r, r->first + i);
+	*v = (struct ring_view){ .n = r->first + i, .at = rec->at, .ev = &rec->ev, .state = rec->state,
+				 .was = i ? ring_rec(r, r->first + i - 1)->state : rec->state, .n_acts = rec->n_acts };
+	for (uint32_t k = 0; k < rec->n_acts && k < FT_MAX_ACTS; k++)
+		v->act[k] = ring_act(r, rec->act + k);
+	return true;
+}
+
+int ring_event_text(const struct ring_view *v, char *buf, size_t len)
+{
+	struct line l = { .buf = buf, .len = len };
+
+	if (!len)
+		return 0;
+	buf[0] = 0;
+	/* What is a time of the clock in there means something only as the distance from this step. */
+	if (v->ev->type == FE_BEAT && v->ev->value && v->ev->value <= v->at)
+		add(&l, "beat answered after=%.2f ms", (double)(v->at - v->ev->value) / NS_PER_MS);
+	else if (v->ev->type == FE_BEAT)
+		add(&l, "beat");
+	else
+		add_event(&l, v->ev);
+	return (int)l.used;
+}
+
+int ring_action_text(const struct ring_view *v, unsigned int k, char *buf, size_t len)
+{
+	struct line l = { .buf = buf, .len = len };
+	const struct ft_act *a = v->act[k];
+
+	if (!len)
+		return 0;
+	buf[0] = 0;
+	if (a->type == FA_LEASE && a->value && a->value != NS_NEVER)
+		add(&l, "lease until=%+.1f ms", ((double)a->value - (double)v->at) / NS_PER_MS);
+	else
+		add_action(&l, a);
+	/* The line's parts begin with a blank. */
+	if (*buf == ' ')
+		memmove(buf, buf + 1, l.used--);
+	return (int)l.used;
+}
+
 static bool same(const struct ft_act *a, const struct ft_act *b)
 {
 	return a->type == b->type && a->step == b->step && a->net == b->net && a->reason == b->reason && a->n == b->n &&

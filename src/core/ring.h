@@ -41,6 +41,23 @@ uint64_t ring_total(const struct ring *r);
  */
 int ring_print(const struct ring *r, size_t i, char *buf, size_t len);
 
+/* One step, to be looked at; borrowed from the ring until the next ring_step(). */
+struct ring_view {
+	uint64_t n;		/* number of the step since the ring began */
+	nstime at;
+	const struct ft_ev *ev;
+	enum ft_state was, state;	/* before and after it; of the oldest step both are the latter */
+	unsigned int n_acts;
+	const struct ft_act *act[FT_MAX_ACTS];
+};
+
+/* ring_view() - @i: as for ring_print(). Return: whether there is such a step */
+bool ring_view(const struct ring *r, size_t i, struct ring_view *v);
+
+/* ring_event_text(), ring_action_text() - a step's event, or its action @k, in words; as ring_print(). Return: length */
+int ring_event_text(const struct ring_view *v, char *buf, size_t len);
+int ring_action_text(const struct ring_view *v, unsigned int k, char *buf, size_t len);
+
 /* ring_dump_size() - bytes that ring_dump() needs now, or a few more */
 size_t ring_dump_size(const struct ring *r);
 

@@ -26,6 +26,7 @@ enum monitor_cmd_type {
 	MONITOR_SET,		/* change settings; answer at once */
 	MONITOR_RULES,		/* show or change the rules; answer at once, with the rules in force */
 	MONITOR_QUIT,		/* end this node; answer at once */
+	MONITOR_BLACKBOX,	/* write the black box to a file; answer at once, with its name */
 	MONITOR_CAPTURE,	/* write what passes into @fd; answer at once */
 };
 

@@ -29,6 +29,7 @@ static const struct command {
 	{ "__lockstep_set", REQUEST_COMMAND, MONITOR_SET },
 	{ "__lockstep_rules", REQUEST_COMMAND, MONITOR_RULES },
 	{ "__lockstep_quit", REQUEST_COMMAND, MONITOR_QUIT },
+	{ "__lockstep_blackbox", REQUEST_COMMAND, MONITOR_BLACKBOX },
 	{ "__lockstep_capture", REQUEST_COMMAND, MONITOR_CAPTURE },
 };
 

@@ -6,6 +6,10 @@
  */
 #include "monitor/status_internal.h"
 
+#include <time.h>
+
+#include "monitor/condition.h"
+
 void status_ckpts_add(struct status_ckpts *c, const struct ckpt_times *t, uint64_t bytes)
 {
 	hist_add(&c->pause, t->pause);
@@ -62,25 +66,60 @@ struct json_object *status_ckpt_json(const struct ckpt_times *t, uint64_t bytes)
 	return o;
 }
 
+static void put_percent(struct json_object *o, uint64_t done, uint64_t all)
+{
+	struct json_object *percent = json_object_new_double(all ? 100.0 * (double)done / (double)all : 0.0);
+
+	if (percent)
+		json_object_set_serializer(percent, json_object_double_to_json_string, (void *)"%.1f", NULL);
+	put(o, "percent", percent);
+}
+
+static void put_progress(struct json_object *o, uint64_t done, uint64_t left, uint64_t rate)
+{
+	put_percent(o, done, done + left);
+	put_u64(o, "bytes_done", done);
+	put_u64(o, "bytes_left", left);
+	put_u64(o, "bytes_per_second", rate ? rate : STATUS_UNKNOWN);
+	put_ms(o, "time_left_ms", rate ? (uint64_t)((double)left / (double)rate * NS_PER_S) : STATUS_UNKNOWN);
+}
+
+/* What the synchronisation is at: first the disks, then memory while the VM runs, then the first checkpoint. */
+static const char *sync_phase(const struct status *s)
+{
+	static const char *const filling[] = { "idle", "start", "precopy", "fill" };
+
+	if (s->disk && (s->disk->resyncing || (s->phase && !strcmp(s->phase, "resync"))))
+		return "disks";
+	for (size_t i = 0; s->phase && i < sizeof(filling) / sizeof(*filling); i++)
+		if (!strcmp(s->phase, filling[i]))
+			return "memory";
+	return s->phase ? "checkpoint" : "memory";
+}
+
 static struct json_object *sync_json(const struct status *s)
 {
-	struct json_object *o;
-	uint64_t done = s->sync.bytes_done, left = s->sync.bytes_left, all = done + left;
-	struct json_object *percent;
+	struct json_object *o, *sub;
 
 	if (!s->sync.active)
 		return NULL;
 	o = json_object_new_object();
-	percent = json_object_new_double(all ? 100.0 * (double)done / (double)all : 0.0);
-	if (percent)
-		json_object_set_serializer(percent, json_object_double_to_json_string, (void *)"%.1f", NULL);
+	put_str(o, "phase", sync_phase(s));
 	put_u64(o, "round", s->sync.round);
-	put(o, "percent", percent);
-	put_u64(o, "bytes_done", done);
-	put_u64(o, "bytes_left", left);
-	put_u64(o, "bytes_per_second", s->sync.rate ? s->sync.rate : STATUS_UNKNOWN);
-	put_ms(o, "time_left_ms", s->sync.rate ? (uint64_t)((double)left / (double)s->sync.rate * NS_PER_S) :
-	       STATUS_UNKNOWN);
+	put_progress(o, s->sync.bytes_done, s->sync.bytes_left, s->sync.rate);
+	sub = json_object_new_object();
+	put_u64(sub, "round", s->sync.round);
+	put_progress(sub, s->sync.bytes_done, s->sync.bytes_left, s->sync.rate);
+	put(o, "memory", sub);
+	sub = s->disk ? json_object_new_object() : NULL;
+	if (sub) {
+		const struct resync_progress *p = &s->disk->resync;
+
+		put_progress(sub, p->done, p->total > p->done ? p->total - p->done : 0, p->rate);
+		put_str(sub, "disk", p->disk < s->n_disks ? s->disk_ids[p->disk] : NULL);
+		put(sub, "comparing", json_object_new_boolean(p->comparing));
+	}
+	put(o, "disks", sub);
 	return o;
 }
 
@@ -123,16 +162,28 @@ static struct json_object *link_json(const struct status *s)
 	return o;
 }
 
-static struct json_object *failover_json(const struct status *s)
+struct json_object *status_failover_json(const struct status *s)
 {
 	struct json_object *o;
+	char text[64], at[80];
+	struct tm tm;
+	time_t t;
 
 	if (!s->failover.at)
 		return NULL;
 	o = json_object_new_object();
+	if (s->failover.wall) {
+		t = (time_t)(s->failover.wall / 1000000);
+		gmtime_r(&t, &tm);
+		strftime(text, sizeof(text), "%Y-%m-%dT%H:%M:%S", &tm);
+		snprintf(at, sizeof(at), "%s.%03dZ", text, (int)(s->failover.wall / 1000 % 1000));
+		put_str(o, "at", at);
+	}
 	put_age(o, "ago_ms", s->now, s->failover.at);
 	put_str(o, "reason", ft_reason_name(s->failover.reason));
 	put_ms(o, "took_ms", s->failover.took);
+	put_ms(o, "gap_ms", s->failover.took_over ? s->failover.gap : STATUS_UNKNOWN);
+	put(o, "took_over", json_object_new_boolean(s->failover.took_over));
 	return o;
 }
 
@@ -166,9 +217,12 @@ struct json_object *status_state_json(enum ft_role role, enum ft_state state, en
 struct json_object *status_json(const struct status *s)
 {
 	struct json_object *o = status_state_json(s->role, s->state, s->reason, s->epoch, s->generation), *sub;
+	struct condition_why why;
+	enum condition cond = condition_of(s, &why);
 
 	if (!o)
 		return NULL;
+	condition_json(o, cond, &why);
 	put_str(o, "name", s->name);
 	put_age(o, "state_ms", s->now, s->state_at);
 	put_str(o, "phase", s->phase);
@@ -178,7 +232,9 @@ struct json_object *status_json(const struct status *s)
 	put(o, "link", link_json(s));
 	if (s->disk)
 		put(o, "disk", status_disks_json(s));
-	put(o, "failover", failover_json(s));
+	put(o, "failover", status_failover_json(s));
+	put(o, "failed_over", s->failover.took_over && !s->failover.over ? status_failover_json(s) : NULL);
+	put(o, "last_failover", s->failover.took_over && s->failover.over ? status_failover_json(s) : NULL);
 
 	sub = json_object_new_object();
 	put_u64(sub, "pid", s->qemu.pid > 0 ? (uint64_t)s->qemu.pid : STATUS_UNKNOWN);

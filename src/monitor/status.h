@@ -15,6 +15,8 @@
 struct json_object;
 
 #define STATUS_MAX_WARNINGS	8
+#define STATUS_MAX_TROUBLES	4
+#define STATUS_MAX_PATHS	4	/* of heartbeats */
 #define STATUS_UNKNOWN		UINT64_MAX	/* of a time or an amount that nobody knows yet: null in JSON */
 
 /* What checkpoints have cost since the start; 90 KB, owned by node.c, which adds each one. */
@@ -51,7 +53,7 @@ struct status {
 	struct {
 		bool active;
 		uint32_t round;		/* pre-copy round, from 1 */
-		uint64_t bytes_done, bytes_left;
+		uint64_t bytes_done, bytes_left;	/* of memory; the disks' are in disk->resync */
 		uint64_t rate;		/* bytes a second, 0: unknown */
 	} sync;
 
@@ -106,14 +108,35 @@ struct status {
 		nstime at;
 		enum ft_reason reason;
 		nstime took;		/* from the notice of the death to running and open */
+		bool took_over;		/* the VM came to this node; else it went on here without the other one */
+		nstime gap;		/* nobody served: from the peer's last sign of life that is known to output; STATUS_UNKNOWN */
+		int64_t wall;		/* when it was noticed, microseconds since 1970 */
+		bool over;		/* protected again since */
 	} failover;
+
+	struct {			/* who decides between two that are cut off; see cluster/ */
+		const char *kind;	/* NULL: there is none */
+		bool lost;		/* it does not answer */
+	} witness;
+
+	struct {
+		char name[128];		/* as people know it */
+		bool silent;
+	} paths[STATUS_MAX_PATHS];	/* on which heartbeats go, while there is a peer */
+	unsigned int n_paths;
+	nstime hybrid_at;		/* hybrid since; 0: the copies are compared */
+	bool svm_stuck;			/* the secondary's copy stands at its limit of memory */
 
 	struct monitor_stats monitor;
 	const char *warnings[STATUS_MAX_WARNINGS];	/* up to the first NULL */
+	const char *troubles[STATUS_MAX_TROUBLES];	/* further reasons for "degraded", likewise */
 };
 
 /* status_json() - the answer to __lockstep_status. Return: the caller's object, NULL without memory */
 struct json_object *status_json(const struct status *s);
+
+/* status_failover_json() - the last failover, when, why, and its gap; NULL: there was none; as above */
+struct json_object *status_failover_json(const struct status *s);
 
 /* status_ckpt_json() - one checkpoint: answer to __lockstep_checkpoint, and the event CHECKPOINT; as above */
 struct json_object *status_ckpt_json(const struct ckpt_times *t, uint64_t bytes);

@@ -110,20 +110,61 @@ const char *text_bytes(double n, char b[32])
 	return b;
 }
 
+static void text_sentences(FILE *f, const char *label, struct json_object *list)
+{
+	for (size_t i = 0; list && i < json_object_array_length(list); i++) {
+		struct json_object *one = json_object_array_get_idx(list, i);
+
+		if (json_object_is_type(one, json_type_string))
+			text_row(f, label, "%s", text_clean(json_object_get_string(one)));
+	}
+}
+
+static void text_progress(FILE *f, const char *label, struct json_object *p, const char *what)
+{
+	char a[32], b[32], c[32];
+
+	text_row(f, label, "%.1f %%, %s%s left, %s/s, time left %s", text_num(p, "percent"), what,
+		 text_bytes(text_num(p, "bytes_left"), a), text_bytes(text_num(p, "bytes_per_second"), b),
+		 text_ms(text_num(p, "time_left_ms"), c));
+}
+
+static void text_sync(FILE *f, struct json_object *sync)
+{
+	struct json_object *disks = text_obj(sync, "disks"), *mem = text_obj(sync, "memory");
+	char what[96];
+
+	text_row(f, "  sync", "phase %s", text_str(sync, "phase"));
+	if (disks) {
+		snprintf(what, sizeof(what), "%s%s%s", text_bool(disks, "comparing") ? "comparing " : "",
+			 text_str(disks, "disk"), *text_str(disks, "disk") ? ", " : "");
+		text_progress(f, "    disks", disks, what);
+	}
+	snprintf(what, sizeof(what), "round %" PRIu64 ", ", text_u64(sync, "round"));
+	text_progress(f, "    memory", mem ? mem : sync, what);
+}
+
+/* @fo: a failover; when, why, and how long nobody served */
+static void text_failover(FILE *f, const char *label, struct json_object *fo)
+{
+	char a[32], b[32], c[32];
+
+	text_row(f, label, "%s%s%s ago, %s, took %s%s%s", text_str(fo, "at"), *text_str(fo, "at") ? ", " : "",
+		 text_ms(text_num(fo, "ago_ms"), a), text_str(fo, "reason"), text_ms(text_num(fo, "took_ms"), b),
+		 text_num(fo, "gap_ms") >= 0 ? ", gap " : "",
+		 text_num(fo, "gap_ms") >= 0 ? text_ms(text_num(fo, "gap_ms"), c) : "");
+}
+
 static void text_head(struct json_object *s, FILE *f)
 {
-	struct json_object *w = text_get(s, "warnings", json_type_array);
+	struct json_object *why = text_get(s, "condition_why", json_type_array);
 	struct json_object *qemu = text_obj(s, "qemu"), *self = text_obj(s, "lockstep");
 	char t[32];
 
-	fprintf(f, "%s: %s, %s%s, for %s\n", text_str(s, "name"), text_str(s, "role"), text_str(s, "state"),
-		text_bool(s, "protected") ? "" : ", not protected", text_ms(text_num(s, "state_ms"), t));
-	for (size_t i = 0; w && i < json_object_array_length(w); i++) {
-		struct json_object *one = json_object_array_get_idx(w, i);
-
-		if (json_object_is_type(one, json_type_string))
-			text_row(f, "  warning", "%s", text_clean(json_object_get_string(one)));
-	}
+	fprintf(f, "%s: %s (%s, state %s for %s)\n", text_str(s, "name"), text_str(s, "condition"), text_str(s, "role"),
+		text_str(s, "state"), text_ms(text_num(s, "state_ms"), t));
+	text_sentences(f, "  why", why);
+	text_sentences(f, "  warning", text_get(s, "warnings", json_type_array));
 	text_row(f, "  reason", "%s", text_str(s, "reason"));
 	text_row(f, "  epoch", "%" PRIu64 ", generation %" PRIu64 ", phase %s", text_u64(s, "epoch"),
 		 text_u64(s, "generation"), text_str(s, "phase"));
@@ -140,7 +181,7 @@ static void text_head(struct json_object *s, FILE *f)
 static void text_link(struct json_object *s, FILE *f)
 {
 	struct json_object *l = text_obj(s, "link"), *sync = text_obj(s, "sync"), *fo = text_obj(s, "failover");
-	char a[32], b[32], c[32], d[32];
+	char a[32], b[32], c[32];
 
 	if (l && text_bool(l, "connected"))
 		text_row(f, "  link", "%s, connected for %s, round trip %s, last heartbeat %s ago, %s",
@@ -152,12 +193,10 @@ static void text_link(struct json_object *s, FILE *f)
 	if (l && text_u64(l, "silent"))
 		text_row(f, "", "how often the peer was silent: %" PRIu64, text_u64(l, "silent"));
 	if (sync)
-		text_row(f, "  sync", "%.1f %%, round %" PRIu64 ", %s left, %s/s, time left %s",
-			 text_num(sync, "percent"), text_u64(sync, "round"), text_bytes(text_num(sync, "bytes_left"), a),
-			 text_bytes(text_num(sync, "bytes_per_second"), b), text_ms(text_num(sync, "time_left_ms"), c));
+		text_sync(f, sync);
 	if (fo)
-		text_row(f, "  failover", "%s ago, %s, took %s", text_ms(text_num(fo, "ago_ms"), a),
-			 text_str(fo, "reason"), text_ms(text_num(fo, "took_ms"), d));
+		text_failover(f, text_obj(s, "failed_over") ? "  failed over" : text_bool(fo, "took_over") ? "  failover" :
+			      "  peer lost", fo);
 }
 
 /* One distribution; in which unit says @text. */

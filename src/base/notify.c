@@ -1,0 +1,89 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * sd_notify without libsystemd: one datagram a message, no answer. A message that cannot be sent is lost; the manager's own
+ * timeouts say what happens then.
+ */
+#include "base/notify.h"
+
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+static struct {
+	int fd;
+	struct sockaddr_un to;
+	socklen_t len;
+	nstime watchdog;
+	int ready;
+} notify = { .fd = -1, .watchdog = NS_NEVER };
+
+void notify_init(void)
+{
+	const char *path = getenv("NOTIFY_SOCKET"), *usec = getenv("WATCHDOG_USEC"), *pid = getenv("WATCHDOG_PID");
+	size_t n = path ? strlen(path) : 0;
+	unsigned long long us = usec ? strtoull(usec, NULL, 10) : 0;
+
+	if (n > 1 && n < sizeof(notify.to.sun_path) && (*path == '/' || *path == '@')) {
+		notify.to.sun_family = AF_UNIX;
+		memcpy(notify.to.sun_path, path, n);
+		/* An abstract name begins with a NUL, written as an @. */
+		if (*path == '@')
+			notify.to.sun_path[0] = '\0';
+		notify.len = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + n);
+		notify.fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+	}
+	if (notify.fd >= 0 && us > 1 && us < UINT64_MAX / NS_PER_US && (!pid || atoll(pid) == getpid()))
+		notify.watchdog = us * NS_PER_US / 2;
+	unsetenv("NOTIFY_SOCKET");
+	unsetenv("WATCHDOG_USEC");
+	unsetenv("WATCHDOG_PID");
+}
+
+nstime notify_watchdog(void)
+{
+	return notify.watchdog;
+}
+
+__attribute__((format(printf, 1, 2)))
+static void say(const char *fmt, ...)
+{
+	char text[512];
+	va_list ap;
+	int n;
+
+	if (notify.fd < 0)
+		return;
+	va_start(ap, fmt);
+	n = vsnprintf(text, sizeof(text), fmt, ap);
+	va_end(ap);
+	n = n < (int)sizeof(text) ? n : (int)sizeof(text) - 1;
+	if (n > 0 && sendto(notify.fd, text, (size_t)n, MSG_NOSIGNAL | MSG_DONTWAIT, (struct sockaddr *)&notify.to,
+			    notify.len) < 0)
+		return;
+}
+
+void notify_ready(void)
+{
+	if (!notify.ready++)
+		say("READY=1");
+}
+
+void notify_alive(void)
+{
+	say("WATCHDOG=1");
+}
+
+void notify_stopping(void)
+{
+	say("STOPPING=1\nWATCHDOG_USEC=0");	/* the loop does not turn while images are written and closed */
+}
+
+void notify_status(const char *word, const char *role, const char *why)
+{
+	say("STATUS=%s (%s)%s%s", word, role, *why ? ": " : "", why);
+}

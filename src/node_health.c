@@ -1,0 +1,157 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/*
+ * How this node is, told to who watches: the one word of status and its reasons whenever they change, a failover with its
+ * steps, the paths of the heartbeat, and all of it to the service manager. Control loop only.
+ */
+#include <json-c/json.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "base/log.h"
+#include "base/notify.h"
+#include "monitor/condition.h"
+#include "node_internal.h"
+
+static void put_ms(struct json_object *o, const char *key, nstime t)
+{
+	json_object_object_add(o, key, json_object_new_double((double)t / NS_PER_MS));
+}
+
+static int64_t wall_us(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_REALTIME, &ts);
+	return (int64_t)ts.tv_sec * 1000000 + ts.tv_nsec / 1000;
+}
+
+/* An event of a failover; @at: since it was noticed. */
+static void tell_failover(struct node *n, const char *step, nstime at, struct json_object *o)
+{
+	if (!o)
+		o = json_object_new_object();
+	if (!o)
+		return;
+	json_object_object_add(o, "step", json_object_new_string(step));
+	put_ms(o, "at_ms", at);
+	monitor_event(n->monitor, "FAILOVER", o);
+}
+
+void node_health_noticed(struct node *n)
+{
+	struct json_object *o = json_object_new_object();
+
+	n->lost_wall = wall_us();
+	n->promoted_at = 0;
+	n->lost_beat = n->beat_at;
+	if (o && n->beat_at)
+		put_ms(o, "last_heartbeat_ms", clock_ns() - n->beat_at);
+	tell_failover(n, "noticed", clock_ns() - n->lost_at, o);
+}
+
+void node_health_step(struct node *n, const char *step)
+{
+	nstime now = clock_ns();
+
+	if (!n->lost_at)
+		return;
+	if (!strcmp(step, "promoted"))
+		n->promoted_at = now;
+	tell_failover(n, step, now - n->lost_at, NULL);
+}
+
+void node_health_failed_over(struct node *n, bool took_over)
+{
+	nstime now = clock_ns(), from = n->failed_over_at;
+	struct node_view *v = calloc(1, sizeof(*v));
+
+	n->took_over = took_over;
+	n->failover_past = false;
+	/* Its heartbeats end with the peer, the notice of its end comes later. */
+	if (n->lost_beat && n->lost_beat < from)
+		from = n->lost_beat;
+	n->failover_gap = took_over ? (n->promoted_at ? n->promoted_at : now) - from : STATUS_UNKNOWN;
+	if (!n->lost_wall)
+		n->lost_wall = wall_us();
+	n->failover_wall = n->lost_wall;
+	n->lost_wall = 0;
+	if (v) {
+		node_view(n, v);
+		tell_failover(n, "complete", now - n->failed_over_at, status_failover_json(&v->s));
+	}
+	free(v);
+}
+
+void node_health_path(struct node *n, unsigned int path, const char *name, bool silent)
+{
+	struct json_object *o = json_object_new_object();
+
+	if (o) {
+		json_object_object_add(o, "path", json_object_new_uint64(path));
+		json_object_object_add(o, "name", json_object_new_string(name));
+		json_object_object_add(o, "silent", json_object_new_boolean(silent));
+	}
+	monitor_event(n->monitor, "PATH", o);
+	node_health(n);
+}
+
+void node_health_link(struct node *n, bool up, const char *how)
+{
+	struct json_object *o = json_object_new_object();
+
+	if (o) {
+		json_object_object_add(o, "connected", json_object_new_boolean(up));
+		json_object_object_add(o, "peer", json_object_new_string(n->peer_text));
+		json_object_object_add(o, "how", json_object_new_string(how));
+	}
+	monitor_event(n->monitor, "LINK", o);
+}
+
+static void on_alive(struct loop_timer *t)
+{
+	struct node *n = t->arg;
+
+	notify_alive();
+	loop_timer_set(n->control, t, clock_ns() + notify_watchdog());
+}
+
+void node_health_start(struct node *n)
+{
+	n->alive = (struct loop_timer){ .fn = on_alive, .arg = n };
+	if (notify_watchdog() != NS_NEVER)
+		loop_timer_set(n->control, &n->alive, loop_now(n->control));
+}
+
+void node_health(struct node *n)
+{
+	struct node_view *v;
+	struct json_object *o;
+	enum condition c;
+
+	if (ft_state(n->ft) == FT_PROTECTED || ft_state(n->ft) == FT_STANDBY)
+		n->failover_past = true;
+	/* It serves, stands by, or looks for its peer: whoever waits for this start need not wait for the other node's. */
+	if (n->pair && !n->ended)
+		notify_ready();
+	v = calloc(1, sizeof(*v));
+	if (!v)
+		return;
+	node_view(n, v);
+	c = condition_of(&v->s, &v->why);
+	if (!n->health.told || c != n->health.word || !condition_same(&v->why, &n->health.why)) {
+		n->health.told = true;
+		n->health.word = c;
+		n->health.why = v->why;
+		log_info("condition %s%s%s", condition_name(c), v->why.n ? ": " : "", v->why.n ? v->why.text[0] : "");
+		o = json_object_new_object();
+		if (o) {
+			condition_json(o, c, &v->why);
+			json_object_object_add(o, "state", json_object_new_string(ft_state_name(v->s.state)));
+		}
+		monitor_event(n->monitor, "CONDITION", o);
+		notify_status(condition_name(c), v->s.role == FT_PRIMARY ? "primary" : "secondary",
+			      v->why.n ? v->why.text[0] : "");
+	}
+	free(v);
+}
