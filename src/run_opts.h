@@ -28,6 +28,8 @@
 	"the peer is gone and was not fenced, so it may still write to the shared disks: the VM stands (see the log); " \
 	"'lockstep failover' tries once more"
 
+struct conf;
+
 enum run_role { RUN_SECONDARY, RUN_PRIMARY };
 
 struct run_addr {
@@ -71,7 +73,8 @@ struct run_opts {
 	char spill_dir[PATH_MAX];	/* for what does not fit into memory */
 	enum log_level log_level;
 	int qemu_argc;			/* at least 1 */
-	char **qemu_argv;		/* borrowed from main()'s argv, ends with NULL; [0] is the program */
+	char **qemu_argv;		/* borrowed from main()'s argv, or from conf; ends with NULL; [0] is the program */
+	struct conf *conf;		/* the configuration file, which texts here are borrowed from; NULL: there is none */
 };
 
 #endif

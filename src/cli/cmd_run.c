@@ -24,6 +24,7 @@ static int run_fn(int argc, char **argv)
 	rc = run_args_parse(argc, argv, o, &e);
 	if (rc == RUN_HELP) {
 		cli_help(&cmd_run, stdout);
+		run_args_free(o);
 		free(o);
 		return CLI_OK;
 	}
@@ -38,6 +39,7 @@ static int run_fn(int argc, char **argv)
 			err_set(&e, rc, "%s is set, and this lockstep was built without crash points", var);
 	}
 	if (rc) {
+		run_args_free(o);
 		free(o);
 		return cli_fail(&cmd_run, CLI_USAGE, &e);
 	}
@@ -52,6 +54,7 @@ static int run_fn(int argc, char **argv)
 	status = rc >= 0 ? rc : rc == -EINVAL || rc == -ENOTSUP ? CLI_USAGE : CLI_FAILED;
 	if (rc < 0)
 		cli_fail(&cmd_run, status, &e);
+	run_args_free(o);
 	free(o);
 	return status;
 }

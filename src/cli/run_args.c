@@ -13,6 +13,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "cli/conf.h"
 #include "engine/workers.h"
 #include "monitor/rundir.h"
 #include "monitor/settings.h"
@@ -32,10 +33,11 @@ enum {
 	OPT_NAME = 1, OPT_LISTEN, OPT_PEER, OPT_PRIMARY, OPT_INSECURE, OPT_HEARTBEAT, OPT_TIMEOUT, OPT_DELAY,
 	OPT_COMPARE, OPT_SCAN, OPT_QUEUE, OPT_NIC, OPT_RULE, OPT_NO_HYBRID, OPT_COMPRESS, OPT_WORKERS, OPT_NO_PRECOPY, OPT_QEMU_TIMEOUT,
 	OPT_RUN_DIR, OPT_SPILL_DIR, OPT_LOG_LEVEL, OPT_PRIVATE_LIMIT, OPT_STAGED_LIMIT, OPT_DISK_DIR, OPT_DISCARD,
-	OPT_RESYNC_RATE, OPT_SHARED_DISK, OPT_FENCE, OPT_FENCE_TIMEOUT,
+	OPT_RESYNC_RATE, OPT_SHARED_DISK, OPT_FENCE, OPT_FENCE_TIMEOUT, OPT_CONFIG = 300,
 };
 
 const struct cli_opt run_opts_table[] = {
+	{ "config", OPT_CONFIG, "FILE", "read options and the QEMU command from here; what is given beside it wins" },
 	{ "name", OPT_NAME, "NAME", "name of the VM, the same on both nodes (needed)" },
 	{ "listen", OPT_LISTEN, "ADDRESS:PORT", "accept the link with the other node here" },
 	{ "peer", OPT_PEER, "ADDRESS:PORT", "where the other node listens" },
@@ -311,10 +313,85 @@ static int run_check(struct run_opts *o, struct err *e)
 	return rundir_socket(o->run_dir, o->name, path, sizeof(path), e);
 }
 
+static const struct cli_opt *find_option(const char *name)
+{
+	for (const struct cli_opt *o = run_opts_table; o->name; o++)
+		if (!strcmp(o->name, name))
+			return o;
+	return NULL;
+}
+
+/* One line of the configuration file. @given: options that the command line has */
+static int config_option(const struct conf_opt *c, const bool *given, struct run_opts *o, struct err *e)
+{
+	const struct cli_opt *opt = find_option(c->name);
+	bool yes;
+
+	if (!opt)
+		return err_set(e, -EINVAL, "there is no option '%.60s' of lockstep run", c->name);
+	if (opt->id == OPT_CONFIG)
+		return err_set(e, -EINVAL, "one configuration file cannot name another one");
+	if (given[opt->id])
+		return 0;
+	if (opt->arg)
+		return c->value ? run_option(opt->id, c->value, o, e) :
+		       err_set(e, -EINVAL, "the option %s needs a value", c->name);
+	yes = !c->value || !strcmp(c->value, "yes") || !strcmp(c->value, "on") || !strcmp(c->value, "true");
+	if (!yes && strcmp(c->value, "no") && strcmp(c->value, "off") && strcmp(c->value, "false"))
+		return err_set(e, -EINVAL, "the option %s takes no value but yes or no", c->name);
+	return yes ? run_option(opt->id, NULL, o, e) : 0;
+}
+
+/* Without a name in it, web.conf is the file of web. */
+static void config_name(const char *path, struct run_opts *o)
+{
+	const char *base = strrchr(path, '/');
+	struct err e;
+	size_t n;
+
+	base = base ? base + 1 : path;
+	n = strlen(base);
+	if (n <= 5 || strcmp(base + n - 5, ".conf") || n - 5 >= sizeof(o->name))
+		return;
+	snprintf(o->name, sizeof(o->name), "%.*s", (int)(n - 5), base);
+	if (rundir_name_check(o->name, &e))
+		o->name[0] = '\0';
+}
+
+/* @o has what the command line says. */
+static int run_config(const char *path, const bool *given, struct run_opts *o, struct err *e)
+{
+	int rc;
+
+	o->conf = conf_read(path, e);
+	if (!o->conf) {
+		err_prefix(e, "--config");
+		return -EINVAL;
+	}
+	for (unsigned int i = 0; i < o->conf->n_opts; i++) {
+		rc = config_option(&o->conf->opt[i], given, o, e);
+		if (rc) {
+			err_prefix(e, "%s:%u", path, o->conf->opt[i].line);
+			return rc;
+		}
+	}
+	if (!*o->name)
+		config_name(path, o);
+	return 0;
+}
+
+void run_args_free(struct run_opts *o)
+{
+	conf_free(o->conf);
+	o->conf = NULL;
+}
+
 int run_args_parse(int argc, char **argv, struct run_opts *o, struct err *e)
 {
 	struct cli_args a = { .cmd = &cmd_run, .argc = argc, .argv = argv,
 			      .stray = "; options of QEMU come after the --, behind the QEMU command" };
+	bool given[OPT_CONFIG + 1] = { 0 };
+	const char *config = NULL;
 	int id, rc;
 
 	*o = (struct run_opts){
@@ -334,15 +411,32 @@ int run_args_parse(int argc, char **argv, struct run_opts *o, struct err *e)
 	while ((id = cli_next(&a, e)) > 0) {
 		if (id == CLI_HELP)
 			return RUN_HELP;
-		rc = run_option(id, a.arg, o, e);
+		if (id == OPT_CONFIG && config)
+			return err_set(e, -EINVAL, "--config was given twice");
+		given[id] = true;
+		if (id == OPT_CONFIG)
+			config = a.arg;
+		rc = id == OPT_CONFIG ? 0 : run_option(id, a.arg, o, e);
 		if (rc)
 			return rc;
 	}
 	if (id < 0)
 		return id;
+	if (config) {
+		rc = run_config(config, given, o, e);
+		if (rc)
+			return rc;
+	}
 	if (!a.dashes && a.rest < argc)
 		return err_set(e, -EINVAL, "unexpected word '%.60s': the QEMU command comes after --, " EXAMPLE,
 			       argv[a.rest]);
+	if (a.rest == argc && o->conf && o->conf->qemu) {
+		argc = o->conf->n_qemu;
+		argv = o->conf->qemu;
+		a.rest = 0;
+	}
+	if (a.rest == argc && config)
+		return err_set(e, -EINVAL, "the QEMU command is missing: there is no [qemu] in %.200s", config);
 	if (a.rest == argc)
 		return err_set(e, -EINVAL, "the QEMU command is missing%s, " EXAMPLE,
 			       a.dashes ? " after the --" : ": it comes after --");

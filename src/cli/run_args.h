@@ -20,4 +20,7 @@ extern const struct cli_opt run_opts_table[];
  */
 int run_args_parse(int argc, char **argv, struct run_opts *o, struct err *e);
 
+/* run_args_free() - after everything that borrows from @o, also when it was refused */
+void run_args_free(struct run_opts *o);
+
 #endif
