@@ -282,16 +282,29 @@ static void on_beat(void *arg, const struct hb_event *hb)
 	}
 }
 
+/* The way of the connections, and what else the command line knows of the way to the peer. */
+static void beat_paths(const struct node *n, const struct pair_link *l, struct hb_cfg *cfg)
+{
+	struct hb_path *p = cfg->paths;
+
+	addr_text(&l->remote, p->name);
+	p->local = l->local.ss;
+	p->local_len = l->listener ? l->local.len : 0;
+	p->remote = l->remote.ss;
+	p->remote_len = l->remote.len;
+	cfg->n_paths = 1;
+}
+
 static void start_beat(struct node *n, const struct pair_link *l)
 {
 	struct hb_cfg cfg = {
-		.generation = n->generation, .listener = l->listener, .local = l->local.ss, .local_len = l->local.len,
-		.remote = l->remote.ss, .remote_len = l->remote.len, .interval = n->o->heartbeat,
+		.generation = n->generation, .listener = l->listener, .interval = n->o->heartbeat,
 		.silence = n->o->timeout, .loops = { n->control, n->frames, n->bulk }, .control = n->control,
 		.fn = on_beat, .arg = n,
 	};
 	struct err e = { 0 };
 
+	beat_paths(n, l, &cfg);
 	memcpy(cfg.session, l->session, sizeof(cfg.session));
 	memcpy(cfg.vm_id, l->vm_id, sizeof(cfg.vm_id));
 	n->beat = heartbeat_start(&cfg, &e);

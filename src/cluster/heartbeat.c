@@ -6,13 +6,21 @@
  * long ago each of them, and QMP, last made progress: beats that go on while the work stands still prove nothing.
  * What it learns is posted into the control loop; it decides nothing itself.
  *
- * Datagrams go the same way as the connections: the listener binds the address and port at which it accepted
- * (UDP), the other side sends from whatever port, and is known by the session id that only these two have. A
- * datagram without it, or older than one already seen, changes nothing.
+ * Paths. A beat goes over every path at once, with the same number and send time; each path has a socket of its own
+ * (hb_path.c), and what is heard, lost and echoed over it is counted by itself. The peer is silent only when it is silent
+ * on all of them. On the first path datagrams go the same way as the connections. The listener binds its addresses
+ * (UDP); the other side sends from whatever port, and is known by the session id that only these two have.
  *
- * BEAT carries the send time, by our own record, of our newest beat that the peer has echoed: the primary's lease
- * (P5) is counted from it. An echoed number that we did not send is ignored. The time that the peer held it before
- * echoing is taken off the round trip.
+ * A datagram without it, with another path's number, without the right authentication code where there is a key, or not
+ * newer than what was already heard over that path, changes nothing: so a recorded beat never counts a second time, nor
+ * on another path, nor when it is sent back to its sender, nor in another session.
+ *
+ * BEAT carries the send time, by our own record, of our newest beat that the peer has heard over any path: the
+ * primary's lease (P5) is counted from it. An echoed number that we did not send is ignored. The time that the peer held
+ * it before echoing is taken off the round trip, which is each path's own.
+ *
+ * Suspicion is graded: late, suspect, silent. Only silent is told to the control loop; the others are for the log and for
+ * status, where they show that a timeout is too tight before it strikes.
  *
  * Frozen. A process that did not run (SIGSTOP, a suspended or starved host) has heard nothing, but it cannot know
  * that the peer was silent. When this thread itself runs more than HB_FREEZE intervals (or half the silence) late, it
@@ -22,73 +30,37 @@
  * Progress of a loop is the end of its last turn, and an idle loop has no turns. So a loop that has not turned for
  * an interval is sent an empty message, one at a time. Should a loop hang with its queue full, loop_post() waits, and
  * so do we: then this node is as good as dead, and the peer may hear it (heartbeat_stop() leaves such a thread to
- * itself after a moment). For the same reason no more than a few
- * events wait in the control loop's queue; the newest BEAT stands for all before it.
- *
- * Not done yet: several paths, authentication (both come with TLS).
+ * itself after a moment). For the same reason no more than a few events wait in the control loop's queue; the newest
+ * BEAT stands for all before it.
  */
-#include "cluster/heartbeat.h"
+#include "cluster/heartbeat_internal.h"
 
 #include <errno.h>
-#include <pthread.h>
 #include <sched.h>
 #include <signal.h>
-#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "base/log.h"
 
-enum {
-	HB_FREEZE = 5,		/* intervals without running that count as frozen */
-	HB_RECORD = 64,		/* own beats whose send time is remembered */
-	HB_POSTS = 8,		/* events that may wait in the control loop's queue */
-	HB_READ = 64,		/* datagrams read in one turn */
-	HB_JOIN_MS = 500,	/* how long heartbeat_stop() waits for the thread */
-};
-
-enum hb_life { HB_RUNS, HB_ENDED, HB_ABANDONED };
-
-struct heartbeat {
-	struct hb_cfg cfg;
-	uint64_t id;
-	struct loop *loop;
-	pthread_t thread;
-	atomic_int life;		/* enum hb_life */
-	struct loop_fd watch;
-	struct loop_timer tick, quiet;
-	_Atomic uint32_t generation;
-
-	nstime due;			/* when the next tick should run */
-	nstime thaw;			/* since when we have run without a freeze */
-	nstime quiet_from;		/* silence is counted from here */
-	nstime sent_at[HB_RECORD];
-	uint64_t seq;
-	bool known;			/* cfg.remote is the peer's address */
-
-	uint64_t peer_seq;		/* newest heard */
-	nstime peer_sent, peer_heard;	/* its send time (peer's clock), when it came (ours) */
-	uint64_t echoed;		/* newest of ours that came back */
-	nstime ping_at[BEAT_QMP];
-
-	/* What the control loop should know, and what it was told. */
-	bool beat_new, silent, told_silent;
-	uint32_t stuck, told_stuck;	/* bits: enum beat_source */
-	struct hb_event beat;
-	nstime last_post;
-	int posted;
-
-	pthread_mutex_t lock;		/* guards the statistics */
-	struct hb_stats st;
-	uint64_t rtt_sum, rtt_n;
-};
-
 const char *hb_event_name(enum hb_event_type t)
 {
 	static const char *const names[] = { "BEAT", "SILENT", "HEARD", "STUCK", "MOVING" };
 
 	return (size_t)t < sizeof(names) / sizeof(*names) ? names[t] : "?";
+}
+
+const char *hb_level_name(enum hb_level l)
+{
+	static const char *const names[] = { "fine", "late", "suspect", "silent" };
+
+	return (size_t)l < sizeof(names) / sizeof(*names) ? names[l] : "?";
+}
+
+static unsigned long long ms(nstime t)
+{
+	return t / NS_PER_MS;
 }
 
 struct hb_post {
@@ -124,19 +96,20 @@ static void hb_post(struct heartbeat *hb, const struct hb_event *ev)
 	loop_post(hb->cfg.control, hb_deliver, NULL, &p, sizeof(p));
 }
 
-/* Tell the control loop what has changed, as far as it takes something. */
-static void hb_report(struct heartbeat *hb, nstime now)
+void hb_report(struct heartbeat *hb, nstime now)
 {
+	bool silent = hb->level == HB_SILENCE;
+
 	/* Before the silence that followed it: the wait of P5 is counted from the last beat. */
 	if (hb->beat_new && hb_may_post(hb)) {
 		hb_post(hb, &hb->beat);
 		hb->beat_new = false;
 	}
-	if (hb->silent != hb->told_silent && hb_may_post(hb)) {
-		struct hb_event ev = { .type = hb->silent ? HB_SILENT : HB_HEARD, .since = hb->quiet_from };
+	if (silent != hb->told_silent && hb_may_post(hb)) {
+		struct hb_event ev = { .type = silent ? HB_SILENT : HB_HEARD, .since = hb->quiet_from };
 
 		hb_post(hb, &ev);
-		hb->told_silent = hb->silent;
+		hb->told_silent = silent;
 	}
 	for (unsigned int i = 0; i < BEAT_SOURCES; i++) {
 		uint32_t bit = 1u << i;
@@ -150,8 +123,7 @@ static void hb_report(struct heartbeat *hb, nstime now)
 	}
 }
 
-/* At the start of each callback: have we been away? */
-static void hb_check_frozen(struct heartbeat *hb, nstime now)
+void hb_check_frozen(struct heartbeat *hb, nstime now)
 {
 	nstime late = now > hb->due ? now - hb->due : 0;
 	nstime most = HB_FREEZE * hb->cfg.interval;
@@ -164,6 +136,8 @@ static void hb_check_frozen(struct heartbeat *hb, nstime now)
 	hb->due = now;
 	hb->thaw = now;
 	hb->quiet_from = now;
+	for (unsigned int i = 0; i < hb->cfg.n_paths; i++)
+		hb->way[i].quiet_from = now;
 	pthread_mutex_lock(&hb->lock);
 	hb->st.freezes++;
 	if (late > hb->st.frozen_max)
@@ -171,7 +145,7 @@ static void hb_check_frozen(struct heartbeat *hb, nstime now)
 	pthread_mutex_unlock(&hb->lock);
 	log_msg(late < HB_DEF_INTERVAL ? LOG_DEBUG : LOG_WARN,
 		"heartbeat: this node did not run for %llu ms, the peer's silence is counted from now",
-		 (unsigned long long)(late / NS_PER_MS));
+		ms(late));
 }
 
 static uint32_t age_ms(const struct heartbeat *hb, nstime now, nstime progress)
@@ -215,105 +189,73 @@ static void hb_send(struct heartbeat *hb, nstime now)
 		.generation = atomic_load(&hb->generation),
 		.seq = hb->seq + 1,
 		.sent = now,
-		.echo_seq = hb->peer_seq,
-		.echo_sent = hb->peer_sent,
-		.echo_held = hb->peer_seq ? now - hb->peer_heard : 0,
+		.echo_any = hb->heard_seq,
 	};
-	uint8_t buf[BEAT_LEN];
-	ssize_t r;
+	bool known = false;
 
 	hb_ages(hb, now, b.age_ms);
-	if (!hb->known)
-		return;
 	memcpy(b.session, hb->cfg.session, BEAT_ID_LEN);
 	memcpy(b.vm_id, hb->cfg.vm_id, BEAT_ID_LEN);
-	beat_encode(buf, &b);
-	hb->seq++;
-	hb->sent_at[hb->seq % HB_RECORD] = now;
-	r = sendto(hb->watch.fd, buf, sizeof(buf), MSG_DONTWAIT | MSG_NOSIGNAL,
-		   hb->cfg.listener ? (struct sockaddr *)&hb->cfg.remote : NULL,
-		   hb->cfg.listener ? hb->cfg.remote_len : 0);
-	pthread_mutex_lock(&hb->lock);
-	if (r == (ssize_t)sizeof(buf))
-		hb->st.sent++;
-	else
-		hb->st.send_errors++;
-	pthread_mutex_unlock(&hb->lock);
+	for (unsigned int i = 0; i < hb->cfg.n_paths; i++)
+		known |= hb->way[i].known;
+	if (known) {
+		hb->seq++;
+		hb->sent_at[hb->seq % HB_RECORD] = now;
+	}
+	for (unsigned int i = 0; i < hb->cfg.n_paths; i++)
+		way_send(&hb->way[i], &b, now);
 }
 
-/* One of ours came back. */
+/* One of ours was heard, over whatever path: the lease moves. */
 static void hb_echo(struct heartbeat *hb, const struct beat *b, nstime now)
 {
-	nstime sent, rtt;
+	nstime sent;
 
-	if (b->echo_seq <= hb->echoed || b->echo_seq > hb->seq || hb->seq - b->echo_seq >= HB_RECORD)
+	if (b->echo_any <= hb->echoed || b->echo_any > hb->seq || hb->seq - b->echo_any >= HB_RECORD)
 		return;
-	sent = hb->sent_at[b->echo_seq % HB_RECORD];
-	if (sent != b->echo_sent || now < sent)
-		return;
-	rtt = now - sent > b->echo_held ? now - sent - b->echo_held : 0;
-	hb->echoed = b->echo_seq;
-	hb->beat = (struct hb_event){ .type = HB_BEAT, .sent = sent, .rtt = rtt };
+	sent = hb->sent_at[b->echo_any % HB_RECORD];
+	hb->echoed = b->echo_any;
+	/* What answers over a path that never had an echo of its own says nothing of a round trip. */
+	if (hb->way[b->path].st.rtt_last)
+		hb->rtt = hb->way[b->path].st.rtt_last;
+	hb->beat = (struct hb_event){ .type = HB_BEAT, .sent = sent, .rtt = hb->rtt };
 	hb->beat_new = true;
-	pthread_mutex_lock(&hb->lock);
-	hb->rtt_sum += rtt;
-	hb->rtt_n++;
-	hb->st.rtt_last = rtt;
-	hb->st.rtt_avg = hb->rtt_sum / hb->rtt_n;
-	if (hb->rtt_n == 1 || rtt < hb->st.rtt_min)
-		hb->st.rtt_min = rtt;
-	if (rtt > hb->st.rtt_max)
-		hb->st.rtt_max = rtt;
-	pthread_mutex_unlock(&hb->lock);
 }
 
-static void hb_take(struct heartbeat *hb, const uint8_t *p, size_t len, const struct sockaddr_storage *from,
-		    socklen_t from_len)
+/* What the peer says of its loops; @b is its newest. */
+static void hb_progress(struct heartbeat *hb, const struct beat *b)
 {
-	nstime now = clock_ns();
-	struct beat b;
-	bool stranger;
-
-	stranger = beat_decode(p, len, &b, NULL) || memcmp(b.session, hb->cfg.session, BEAT_ID_LEN) ||
-		   memcmp(b.vm_id, hb->cfg.vm_id, BEAT_ID_LEN) || b.listener == hb->cfg.listener;
 	pthread_mutex_lock(&hb->lock);
-	if (stranger) {
-		hb->st.strangers++;
-	} else if (b.seq <= hb->peer_seq) {
-		hb->st.late++;
-		if (b.seq != hb->peer_seq && hb->st.lost)
-			hb->st.lost--;
-	} else {
-		hb->st.received++;
-		hb->st.lost += b.seq - hb->peer_seq - 1;
-		hb->st.heard = now;
-		hb->st.peer_generation = b.generation;
-		memcpy(hb->st.peer_age_ms, b.age_ms, sizeof(b.age_ms));
-	}
+	hb->st.peer_generation = b->generation;
+	memcpy(hb->st.peer_age_ms, b->age_ms, sizeof(b->age_ms));
 	pthread_mutex_unlock(&hb->lock);
-	if (stranger || b.seq <= hb->peer_seq)
-		return;
-	hb->peer_seq = b.seq;
-	hb->peer_sent = b.sent;
-	hb->peer_heard = now;
-	hb->quiet_from = now;
-	if (hb->silent)
-		log_note("heartbeat: the peer is heard again");
-	hb->silent = false;
-	if (hb->cfg.listener) {
-		hb->cfg.remote = *from;
-		hb->cfg.remote_len = from_len;
-		hb->known = true;
-	}
 	for (unsigned int i = 0; i < BEAT_SOURCES; i++) {
-		bool stuck = b.age_ms[i] != BEAT_AGE_NONE && b.age_ms[i] * NS_PER_MS > hb->cfg.stuck;
+		bool stuck = b->age_ms[i] != BEAT_AGE_NONE && b->age_ms[i] * NS_PER_MS > hb->cfg.stuck;
 
 		if (stuck && !(hb->stuck & 1u << i))
 			log_warn("heartbeat: the peer's %s has made no progress for %u ms", beat_source_name(i),
-				 b.age_ms[i]);
+				 b->age_ms[i]);
 		hb->stuck = stuck ? hb->stuck | 1u << i : hb->stuck & ~(1u << i);
 	}
-	hb_echo(hb, &b, now);
+}
+
+void hb_heard(struct heartbeat *hb, const struct beat *b, nstime now)
+{
+	if (hb->worst >= HB_SUSPECT)
+		log_note("heartbeat: the peer is heard again after %llu ms level=%s", ms(now - hb->quiet_from),
+			 hb_level_name(hb->worst));
+	if (hb->worst > HB_FINE) {
+		pthread_mutex_lock(&hb->lock);
+		hb->st.level = HB_FINE;
+		pthread_mutex_unlock(&hb->lock);
+	}
+	hb->level = hb->worst = HB_FINE;
+	hb->quiet_from = now;
+	if (b->seq > hb->heard_seq) {
+		hb->heard_seq = b->seq;
+		hb_progress(hb, b);
+	}
+	hb_echo(hb, b, now);
 	/* Who answers must know that it does: the secondary counts the wait of P5 from here. */
 	if (!hb->beat_new) {
 		hb->beat = (struct hb_event){ .type = HB_BEAT };
@@ -322,24 +264,62 @@ static void hb_take(struct heartbeat *hb, const uint8_t *p, size_t len, const st
 	hb->beat.heard = now;
 }
 
-static void hb_readable(struct loop_fd *w, uint32_t events)
+/* After so long without a beat the peer is at that level. */
+static nstime hb_after(const struct heartbeat *hb, enum hb_level l)
 {
-	struct heartbeat *hb = w->arg;
+	nstime least = 2 * hb->cfg.interval;
+	nstime t = l == HB_LATE ? hb->cfg.silence / 4 : hb->cfg.silence / 2;
 
-	hb_check_frozen(hb, clock_ns());
-	for (int i = 0; i < HB_READ; i++) {
-		struct sockaddr_storage from = { 0 };
-		socklen_t len = sizeof(from);
-		uint8_t buf[BEAT_LEN + 1];
-		ssize_t r = recvfrom(w->fd, buf, sizeof(buf), MSG_DONTWAIT, (struct sockaddr *)&from, &len);
+	return l == HB_SILENCE ? hb->cfg.silence : t > least ? t : least;
+}
 
-		/* Errors are what the network said of a beat that we sent (port unreachable); silence tells enough. */
-		if (r < 0 && (errno == EAGAIN || errno == EINTR))
-			break;
-		if (r >= 0)
-			hb_take(hb, buf, (size_t)r, &from, len);
+static void hb_say(struct heartbeat *hb, nstime now)
+{
+	unsigned long long quiet = ms(now - hb->quiet_from);
+
+	if (hb->level == HB_LATE) {
+		bool again = hb->logged_late && now - hb->logged_late < HB_LOG_AGAIN;
+
+		log_msg(again ? LOG_DEBUG : LOG_INFO, "heartbeat: the peer is late, nothing heard for %llu ms level=late",
+			quiet);
+		if (!again)
+			hb->logged_late = now;
+	} else if (hb->level == HB_SUSPECT) {
+		log_note("heartbeat: nothing heard of the peer for %llu ms level=suspect", quiet);
+	} else if (hb->heard_seq) {
+		log_warn("heartbeat: nothing heard of the peer for %llu ms level=silent", quiet);
+	} else {
+		log_warn("heartbeat: nothing heard of the peer since it was connected; does UDP get through? level=silent");
 	}
-	hb_report(hb, clock_ns());
+}
+
+static void hb_quiet(struct loop_timer *t)
+{
+	struct heartbeat *hb = t->arg;
+	nstime now = clock_ns();
+	enum hb_level l = HB_SILENCE;
+
+	hb_check_frozen(hb, now);
+	while (l > HB_FINE && now - hb->quiet_from < hb_after(hb, l))
+		l--;
+	if (l > hb->level) {
+		hb->level = l;
+		hb->worst = l;
+		pthread_mutex_lock(&hb->lock);
+		hb->st.lates += l == HB_LATE;
+		hb->st.suspects += l == HB_SUSPECT;
+		hb->st.silences += l == HB_SILENCE;
+		pthread_mutex_unlock(&hb->lock);
+		hb_say(hb, now);
+		hb_report(hb, now);
+	} else if (l < hb->level && hb->level < HB_SILENCE) {
+		/* This node itself did not run: what it thought of the peer meanwhile is void. */
+		hb->level = l;
+	}
+	pthread_mutex_lock(&hb->lock);
+	hb->st.level = hb->level;
+	pthread_mutex_unlock(&hb->lock);
+	loop_timer_set(hb->loop, t, l == HB_SILENCE ? now + hb->cfg.interval : hb->quiet_from + hb_after(hb, l + 1));
 }
 
 static void hb_tick(struct loop_timer *t)
@@ -348,6 +328,8 @@ static void hb_tick(struct loop_timer *t)
 	nstime now = clock_ns();
 
 	hb_check_frozen(hb, now);
+	for (unsigned int i = 0; hb->cfg.n_paths > 1 && i < hb->cfg.n_paths; i++)
+		way_look(&hb->way[i], now);
 	hb_send(hb, now);
 	hb->due += hb->cfg.interval;
 	if (hb->due <= now)
@@ -356,37 +338,13 @@ static void hb_tick(struct loop_timer *t)
 	hb_report(hb, now);
 }
 
-static void hb_quiet(struct loop_timer *t)
-{
-	struct heartbeat *hb = t->arg;
-	nstime now = clock_ns();
-
-	hb_check_frozen(hb, now);
-	if (now - hb->quiet_from < hb->cfg.silence) {
-		loop_timer_set(hb->loop, t, hb->quiet_from + hb->cfg.silence);
-		return;
-	}
-	if (!hb->silent) {
-		hb->silent = true;
-		pthread_mutex_lock(&hb->lock);
-		hb->st.silences++;
-		pthread_mutex_unlock(&hb->lock);
-		if (hb->peer_seq)
-			log_warn("heartbeat: nothing heard of the peer for %llu ms",
-				 (unsigned long long)((now - hb->quiet_from) / NS_PER_MS));
-		else
-			log_warn("heartbeat: nothing heard of the peer since it was connected; does UDP get through?");
-		hb_report(hb, now);
-	}
-	loop_timer_set(hb->loop, t, now + hb->cfg.interval);
-}
-
 static void hb_free(struct heartbeat *hb)
 {
-	if (hb->watch.fd >= 0)
-		close(hb->watch.fd);
+	for (unsigned int i = 0; i < hb->cfg.n_paths; i++)
+		way_close(&hb->way[i]);
 	loop_free(hb->loop);
 	pthread_mutex_destroy(&hb->lock);
+	explicit_bzero(hb->cfg.key, sizeof(hb->cfg.key));
 	free(hb);
 }
 
@@ -409,23 +367,30 @@ static void *hb_thread(void *arg)
 	return NULL;
 }
 
-static int hb_socket(const struct hb_cfg *cfg, struct err *e)
+/* Only the first path has to work; the others are tried again. */
+static int hb_open(struct heartbeat *hb, struct err *e)
 {
-	const struct sockaddr_storage *a = cfg->listener ? &cfg->local : &cfg->remote;
-	socklen_t len = cfg->listener ? cfg->local_len : cfg->remote_len;
-	int fd = socket(a->ss_family, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-	int rc;
+	for (unsigned int i = 0; i < hb->cfg.n_paths; i++) {
+		struct hb_way *w = &hb->way[i];
+		int rc = way_open(w, e);
 
-	if (fd < 0)
-		return err_set(e, -errno, "cannot make the heartbeat's socket: %s", strerror(errno));
-	rc = cfg->listener ? bind(fd, (const struct sockaddr *)a, len) : connect(fd, (const struct sockaddr *)a, len);
-	if (rc < 0) {
-		rc = err_set(e, -errno, "cannot %s for the heartbeat (UDP, the link's own port): %s",
-			     cfg->listener ? "bind" : "reach the peer", strerror(errno));
-		close(fd);
-		return rc;
+		if (rc < 0 && !i)
+			return rc;
+		if (rc < 0)
+			log_note("heartbeat: %s; trying on", e->msg);
 	}
-	return fd;
+	*e = (struct err){ 0 };
+	return 0;
+}
+
+static int hb_check(const struct hb_cfg *cfg, struct err *e)
+{
+	if (!cfg->n_paths || cfg->n_paths > HB_MAX_PATHS)
+		return err_set(e, -EINVAL, "%u paths for heartbeats, at most %d can be used", cfg->n_paths, HB_MAX_PATHS);
+	if (cfg->silence < 3 * cfg->interval)
+		return err_set(e, -EINVAL, "silence of %llu ms is less than three heartbeats of %llu ms", ms(cfg->silence),
+			       ms(cfg->interval));
+	return 0;
 }
 
 struct heartbeat *heartbeat_start(const struct hb_cfg *cfg, struct err *e)
@@ -443,33 +408,27 @@ struct heartbeat *heartbeat_start(const struct hb_cfg *cfg, struct err *e)
 	hb->cfg.interval = cfg->interval ? cfg->interval : HB_DEF_INTERVAL;
 	hb->cfg.silence = cfg->silence ? cfg->silence : HB_DEF_SILENCE;
 	hb->cfg.stuck = cfg->stuck ? cfg->stuck : HB_DEF_STUCK;
-	if (hb->cfg.silence < 3 * hb->cfg.interval) {
-		err_set(e, -EINVAL, "silence of %llu ms is less than three heartbeats of %llu ms",
-			(unsigned long long)(hb->cfg.silence / NS_PER_MS),
-			(unsigned long long)(hb->cfg.interval / NS_PER_MS));
+	if (hb_check(&hb->cfg, e) < 0) {
 		free(hb);
 		return NULL;
 	}
 	hb->id = atomic_fetch_add(&ids, 1) + 1;
-	hb->known = !cfg->listener;
 	atomic_store(&hb->generation, cfg->generation);
 	pthread_mutex_init(&hb->lock, NULL);
 	for (unsigned int i = 0; i < BEAT_SOURCES; i++)
 		hb->st.peer_age_ms[i] = BEAT_AGE_NONE;
-	hb->watch = (struct loop_fd){ .fd = hb_socket(cfg, e), .fn = hb_readable, .arg = hb };
-	if (hb->watch.fd < 0)
-		goto fail;
+	for (unsigned int i = 0; i < cfg->n_paths; i++)
+		hb->way[i] = (struct hb_way){ .hb = hb, .n = i, .cfg = cfg->paths[i], .known = !cfg->listener, .st.up = true,
+					      .quiet_from = clock_ns(), .watch.fd = -1 };
 	hb->loop = loop_new("heartbeat", e);
-	if (!hb->loop)
+	if (!hb->loop || hb_open(hb, e) < 0)
 		goto fail;
 	hb->tick = (struct loop_timer){ .fn = hb_tick, .arg = hb };
 	hb->quiet = (struct loop_timer){ .fn = hb_quiet, .arg = hb };
 	hb->due = hb->thaw = hb->quiet_from = clock_ns();
-	rc = loop_fd_add(hb->loop, &hb->watch, EPOLLIN);
+	rc = loop_timer_set(hb->loop, &hb->tick, hb->due);
 	if (!rc)
-		rc = loop_timer_set(hb->loop, &hb->tick, hb->due);
-	if (!rc)
-		rc = loop_timer_set(hb->loop, &hb->quiet, hb->due + hb->cfg.silence);
+		rc = loop_timer_set(hb->loop, &hb->quiet, hb->due + hb_after(hb, HB_LATE));
 	if (rc < 0) {
 		err_set(e, rc, "cannot set the heartbeat up: %s", strerror(-rc));
 		goto fail;
@@ -524,5 +483,24 @@ void heartbeat_stats(struct heartbeat *hb, struct hb_stats *out)
 {
 	pthread_mutex_lock(&hb->lock);
 	*out = hb->st;
+	out->n_paths = hb->cfg.n_paths;
+	out->rtt_last = hb->way[hb->newest].st.rtt_last;
+	out->rtt_avg = hb->way[hb->newest].st.rtt_avg;
+	for (unsigned int i = 0; i < hb->cfg.n_paths; i++) {
+		const struct hb_path_stats *p = &hb->way[i].st;
+
+		out->path[i] = *p;
+		memcpy(out->name[i], hb->cfg.paths[i].name, sizeof(out->name[i]));
+		out->sent += p->sent;
+		out->received += p->received;
+		out->lost += p->lost;
+		out->late += p->late;
+		out->strangers += p->strangers;
+		out->send_errors += p->send_errors;
+		out->heard = p->heard > out->heard ? p->heard : out->heard;
+		out->rtt_max = p->rtt_max > out->rtt_max ? p->rtt_max : out->rtt_max;
+		if (p->rtt_min && (!out->rtt_min || p->rtt_min < out->rtt_min))
+			out->rtt_min = p->rtt_min;
+	}
 	pthread_mutex_unlock(&hb->lock);
 }

@@ -20,6 +20,17 @@ struct heartbeat;
 #define HB_DEF_INTERVAL	(50 * NS_PER_MS)
 #define HB_DEF_SILENCE	(500 * NS_PER_MS)
 #define HB_DEF_STUCK	(5 * NS_PER_S)
+#define HB_MAX_PATHS	4
+#define HB_PATH_NAME	80	/* bytes, NUL included */
+
+/* How much speaks for the peer's death, by the time since it was heard last over any path. */
+enum hb_level {
+	HB_FINE,
+	HB_LATE,		/* a quarter of cfg.silence, or two intervals where that is more */
+	HB_SUSPECT,		/* half of it, likewise */
+	HB_SILENCE,		/* all of it */
+};
+const char *hb_level_name(enum hb_level l);
 
 enum hb_event_type {
 	/*
@@ -27,7 +38,7 @@ enum hb_event_type {
 	 * none of ours, and will be answered by our next one.
 	 */
 	HB_BEAT,
-	HB_SILENT,	/* nothing heard: since (when the last one came, or when we began) */
+	HB_SILENT,	/* nothing heard over any path: since (when the last one came, or when we began) */
 	HB_HEARD,	/* after HB_SILENT: the peer is heard again */
 	HB_STUCK,	/* the peer's which makes no progress: age; said once until HB_MOVING */
 	HB_MOVING,	/* after HB_STUCK: which moves again */
@@ -49,11 +60,17 @@ struct hb_cfg {
 	uint8_t session[BEAT_ID_LEN];
 	uint8_t vm_id[BEAT_ID_LEN];
 	uint32_t generation;
-	bool listener;			/* bound to @local, learns the peer's address; else sends to @remote */
-	struct sockaddr_storage local;	/* with @listener: address and port to bind */
-	socklen_t local_len;
-	struct sockaddr_storage remote;	/* without: the peer's address and port */
-	socklen_t remote_len;
+	bool listener;			/* binds its own addresses and learns the peer's; else sends to the peer's */
+	struct hb_path {
+		char name[HB_PATH_NAME];	/* for the log: the peer's address, or the own one while that is unknown */
+		struct sockaddr_storage local;	/* @listener: address and port to bind. Else: address to send from */
+		socklen_t local_len;		/* 0 only without @listener: the kernel chooses */
+		struct sockaddr_storage remote;	/* without @listener: the peer's address and port */
+		socklen_t remote_len;
+	} paths[HB_MAX_PATHS];		/* the same number of a path on both nodes; the first one must work at the start */
+	unsigned int n_paths;
+	bool keyed;			/* every datagram is authenticated with @key */
+	uint8_t key[BEAT_KEY_LEN];
 	nstime interval;		/* 0: HB_DEF_INTERVAL */
 	nstime silence;			/* 0: HB_DEF_SILENCE; at least three intervals */
 	nstime stuck;			/* 0: HB_DEF_STUCK; age of the peer's progress that is reported */
@@ -64,24 +81,39 @@ struct hb_cfg {
 	void *arg;			/* must outlive all messages posted to @control */
 };
 
-struct hb_stats {
+struct hb_path_stats {
 	uint64_t sent, received;
-	uint64_t lost;			/* numbers of the peer that never came (a late one is taken off again) */
+	uint64_t lost;			/* numbers after the first one heard that never came (a late one is taken off again) */
 	uint64_t late;			/* came after a newer one, or twice */
-	uint64_t strangers;		/* no heartbeat, or another session or VM */
+	uint64_t strangers;		/* no heartbeat, or of another session, VM, path or key */
 	uint64_t send_errors;
-	uint64_t silences;
-	uint64_t freezes;		/* times this thread itself did not run */
-	nstime frozen_max;
+	uint64_t losses;		/* times that nothing was heard over it for cfg.silence */
 	nstime rtt_min, rtt_avg, rtt_max; /* 0 before the first */
 	nstime rtt_last;
 	nstime heard;			/* own clock, last beat received; 0: none */
+	bool up;			/* not lost at the moment */
+};
+
+struct hb_stats {
+	struct hb_path_stats path[HB_MAX_PATHS];
+	char name[HB_MAX_PATHS][HB_PATH_NAME];
+	unsigned int n_paths;
+	/* Of all paths together. */
+	uint64_t sent, received, lost, late, strangers, send_errors;
+	nstime rtt_min, rtt_avg, rtt_max, rtt_last;	/* avg, last: of the path that was heard last */
+	nstime heard;
+	enum hb_level level;
+	uint64_t lates, suspects;	/* times that the level was reached */
+	uint64_t silences;
+	uint64_t freezes;		/* times this thread itself did not run */
+	nstime frozen_max;
 	uint32_t peer_generation;
 	uint32_t peer_age_ms[BEAT_SOURCES];
 };
 
 /*
- * heartbeat_start() - open the socket, start the thread
+ * heartbeat_start() - open the sockets, start the thread
+ * @cfg: copied
  *
  * The silence count begins now. Any thread. Return: the instance, or NULL with @e
  */

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
  * cluster/heartbeat: the datagram; two instances in one process on loopback with shortened times; one cut off, one
- * whose loop hangs, strangers and replays; and one in a child process that is really stopped.
+ * whose loop hangs, strangers and replays; several paths through a relay that is cut here and there; keys; and one in a
+ * child process that is really stopped.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -35,6 +36,7 @@ struct node {
 	pthread_t t_control, t_other;
 	struct heartbeat *hb;
 	struct hb_cfg cfg;
+	const char *session;		/* NULL: the usual one */
 	_Atomic nstime qmp;
 	/* what came into the control loop */
 	atomic_int n[HB_MOVING + 1];
@@ -113,16 +115,32 @@ static void node_loops(struct node *n)
 	pthread_create(&n->t_other, NULL, run, n->other);
 }
 
+/* One more path: a port on loopback. */
+static void node_path(struct node *n, unsigned int port, bool listener)
+{
+	struct hb_path *p = &n->cfg.paths[n->cfg.n_paths];
+
+	snprintf(p->name, sizeof(p->name), "port %u", port);
+	if (listener) {
+		p->local = loopback(port);
+		p->local_len = sizeof(struct sockaddr_in);
+	} else {
+		p->remote = loopback(port);
+		p->remote_len = sizeof(struct sockaddr_in);
+	}
+	n->cfg.n_paths++;
+}
+
 static void node_start(struct node *n, unsigned int port, bool listener)
 {
 	struct err e = { 0 };
 
-	memcpy(n->cfg.session, "session-session", 16);
+	memcpy(n->cfg.session, n->session ? n->session : "session-session", 16);
 	memcpy(n->cfg.vm_id, "vm-vm-vm-vm-vm-", 16);
 	n->cfg.generation = listener ? 2 : 1;
 	n->cfg.listener = listener;
-	n->cfg.local = n->cfg.remote = loopback(port);
-	n->cfg.local_len = n->cfg.remote_len = sizeof(struct sockaddr_in);
+	if (!n->cfg.n_paths)
+		node_path(n, port, listener);
 	n->cfg.interval = n->cfg.interval ? n->cfg.interval : INTERVAL;
 	n->cfg.silence = n->cfg.silence ? n->cfg.silence : SILENCE;
 	n->cfg.stuck = STUCK;
@@ -170,7 +188,8 @@ static void wait_count(atomic_int *n, int want, const char *what)
 static void datagram(void **state)
 {
 	struct beat b = { .session = "0123456789abcde", .vm_id = "fedcba987654321", .generation = 3, .listener = true,
-			  .seq = 1ull << 33, .sent = 5, .echo_seq = 6, .echo_sent = 7, .echo_held = 8, .age_ms = { 1, 2, BEAT_AGE_NONE, 4 } };
+			  .path = 3, .seq = 1ull << 33, .sent = 5, .echo_seq = 6, .echo_sent = 7, .echo_held = 8,
+			  .echo_any = 1ull << 34, .age_ms = { 1, 2, BEAT_AGE_NONE, 4 } };
 	uint8_t p[BEAT_LEN + 1] = { 0 }, q[BEAT_LEN];
 	struct beat c;
 	struct err e = { 0 };
@@ -180,6 +199,8 @@ static void datagram(void **state)
 	beat_encode(q, &c);
 	assert_memory_equal(p, q, BEAT_LEN);
 	assert_int_equal(c.seq, 1ull << 33);
+	assert_int_equal(c.echo_any, 1ull << 34);
+	assert_int_equal(c.path, 3);
 	assert_int_equal(c.age_ms[BEAT_BULK], BEAT_AGE_NONE);
 	assert_memory_equal(c.session, b.session, BEAT_ID_LEN);
 	for (size_t n = 0; n <= BEAT_LEN + 1; n++) {
@@ -191,6 +212,8 @@ static void datagram(void **state)
 	}
 	assert_true(c.listener);
 	for (int i = 0; i < 8; i++) {
+		if (i == 6)
+			continue;	/* the path */
 		p[i] ^= 0x40;
 		assert_true(beat_decode(p, BEAT_LEN, &c, &e) < 0);
 		p[i] ^= 0x40;
@@ -386,6 +409,11 @@ static void strangers(void **state)
 		beat_encode(p, &bt);
 		send(fd, p, sizeof(p), 0);
 		bt.listener = false;
+		/* And one of another path. */
+		bt.path = 1;
+		beat_encode(p, &bt);
+		send(fd, p, sizeof(p), 0);
+		bt.path = 0;
 		bt.seq++;
 		nap(5 * NS_PER_MS);
 	}
@@ -397,7 +425,7 @@ static void strangers(void **state)
 	/* A right one is heard; the same again and older ones are not; echoes of what was never sent are no answer. */
 	memcpy(bt.vm_id, a->cfg.vm_id, 16);
 	bt.seq = 10;
-	bt.echo_seq = 1000000;
+	bt.echo_seq = bt.echo_any = 1000000;
 	bt.echo_sent = clock_ns();
 	beat_encode(p, &bt);
 	send(fd, p, sizeof(p), 0);
@@ -408,6 +436,7 @@ static void strangers(void **state)
 	send(fd, p, sizeof(p), 0);
 	bt.seq = 12;
 	bt.echo_seq = 1;
+	bt.echo_any = 0;
 	bt.echo_sent = 12345;
 	beat_encode(p, &bt);
 	send(fd, p, sizeof(p), 0);
@@ -416,13 +445,365 @@ static void strangers(void **state)
 	while (st.received < 2 && clock_ns() < end);
 	assert_int_equal(st.received, 2);
 	assert_int_equal(st.late, 2);
-	assert_int_equal(st.lost, 9);	/* 1 to 8 and 11 */
+	assert_int_equal(st.lost, 1);	/* 11 */
 	assert_int_equal(atomic_load(&a->n[HB_BEAT]), 0);
 	while (atomic_load(&a->heard) < st.heard && clock_ns() < end)
 		nap(NS_PER_MS);
 	assert_true(atomic_load(&a->heard) == st.heard);
 	node_end(a);
 	close(fd);
+}
+
+/*
+ * Datagrams between two nodes pass through here: each path of the connecting one goes to a socket of the relay, which
+ * hands them on to the listener and back, as long as nothing is cut.
+ */
+struct relay {
+	int in[HB_MAX_PATHS], out[HB_MAX_PATHS];
+	unsigned int n, port[HB_MAX_PATHS];
+	struct sockaddr_in from[HB_MAX_PATHS];
+	atomic_bool cut_up[HB_MAX_PATHS], cut_down[HB_MAX_PATHS], end;	/* up: to the listener */
+	pthread_t t;
+	pthread_mutex_t lock;
+	uint8_t kept[200];		/* the newest datagram to the listener over path 0 */
+	ssize_t kept_len;
+};
+
+static void *relay_run(void *arg)
+{
+	struct relay *r = arg;
+
+	while (!atomic_load(&r->end)) {
+		bool any = false;
+
+		for (unsigned int i = 0; i < r->n; i++) {
+			socklen_t len = sizeof(r->from[i]);
+			uint8_t p[200];
+			ssize_t k = recvfrom(r->in[i], p, sizeof(p), MSG_DONTWAIT, (struct sockaddr *)&r->from[i], &len);
+
+			any |= k > 0;
+			if (k > 0 && !i) {
+				pthread_mutex_lock(&r->lock);
+				memcpy(r->kept, p, (size_t)k);
+				r->kept_len = k;
+				pthread_mutex_unlock(&r->lock);
+			}
+			if (k > 0 && !atomic_load(&r->cut_up[i]))
+				send(r->out[i], p, (size_t)k, MSG_DONTWAIT);
+			k = recv(r->out[i], p, sizeof(p), MSG_DONTWAIT);
+			any |= k > 0;
+			if (k > 0 && !atomic_load(&r->cut_down[i]))
+				sendto(r->in[i], p, (size_t)k, MSG_DONTWAIT, (struct sockaddr *)&r->from[i],
+				       sizeof(r->from[i]));
+		}
+		if (!any)
+			nap(NS_PER_MS / 2);
+	}
+	return NULL;
+}
+
+/* @a connects, @b listens; @n paths, all through the relay. */
+static void relay_start(struct relay *r, struct node *a, struct node *b, unsigned int n)
+{
+	memset(r, 0, sizeof(*r));
+	pthread_mutex_init(&r->lock, NULL);
+	r->n = n;
+	for (unsigned int i = 0; i < n; i++) {
+		struct sockaddr_storage at = loopback(0), to;
+		socklen_t len = sizeof(struct sockaddr_in);
+
+		r->port[i] = free_port();
+		to = loopback(r->port[i]);
+		r->in[i] = socket(AF_INET, SOCK_DGRAM, 0);
+		r->out[i] = socket(AF_INET, SOCK_DGRAM, 0);
+		assert_int_equal(bind(r->in[i], (struct sockaddr *)&at, len), 0);
+		assert_int_equal(getsockname(r->in[i], (struct sockaddr *)&at, &len), 0);
+		assert_int_equal(connect(r->out[i], (struct sockaddr *)&to, len), 0);
+		node_path(a, ntohs(((struct sockaddr_in *)&at)->sin_port), false);
+		node_path(b, r->port[i], true);
+	}
+	pthread_create(&r->t, NULL, relay_run, r);
+}
+
+static void relay_end(struct relay *r)
+{
+	atomic_store(&r->end, true);
+	pthread_join(r->t, NULL);
+	for (unsigned int i = 0; i < r->n; i++) {
+		close(r->in[i]);
+		close(r->out[i]);
+	}
+	pthread_mutex_destroy(&r->lock);
+}
+
+/* Until path @i of @n is up, or is not. */
+static void wait_path(struct node *n, unsigned int i, bool up)
+{
+	nstime end = clock_ns() + 20 * NS_PER_S;
+	struct hb_stats st;
+
+	for (;;) {
+		heartbeat_stats(n->hb, &st);
+		if (st.path[i].up == up && (!up || st.path[i].received))
+			return;
+		if (clock_ns() > end)
+			fail_msg("waited in vain for path %u to be %s", i, up ? "up" : "lost");
+		nap(NS_PER_MS);
+	}
+}
+
+/* Three paths: silent only when all are; the lease moves as long as one works, each path has its own figures. */
+static void paths(void **state)
+{
+	struct node *a = node_new(), *b = node_new();
+	static struct relay r;
+	struct hb_stats st;
+	int beats;
+
+	node_loops(a);
+	node_loops(b);
+	relay_start(&r, a, b, 3);
+	node_start(a, 0, false);
+	node_start(b, 0, true);
+	for (unsigned int i = 0; i < 3; i++) {
+		wait_path(a, i, true);
+		wait_path(b, i, true);
+	}
+	wait_count(&a->n[HB_BEAT], 10, "answers");
+	for (unsigned int i = 0; i < 2; i++) {
+		atomic_store(&r.cut_up[i], true);
+		atomic_store(&r.cut_down[i], true);
+		wait_path(a, i, false);
+		wait_path(b, i, false);
+		beats = atomic_load(&a->n[HB_BEAT]);
+		wait_count(&a->n[HB_BEAT], beats + 10, "answers over what is left");
+		wait_count(&b->n[HB_BEAT], atomic_load(&b->n[HB_BEAT]) + 10, "answers over what is left");
+	}
+	assert_int_equal(atomic_load(&a->n[HB_SILENT]), 0);
+	assert_int_equal(atomic_load(&b->n[HB_SILENT]), 0);
+	heartbeat_stats(a->hb, &st);
+	assert_int_equal(st.n_paths, 3);
+	assert_true(st.path[2].up && st.path[2].received > st.path[0].received);
+	for (unsigned int i = 0; i < 3; i++) {
+		assert_true(st.path[i].rtt_min && st.path[i].rtt_min <= st.path[i].rtt_avg);
+		assert_int_equal(st.path[i].losses, i < 2);
+		assert_int_equal(st.path[i].strangers, 0);
+	}
+	/* The last one: now it is silence. One comes back: heard. */
+	atomic_store(&r.cut_up[2], true);
+	atomic_store(&r.cut_down[2], true);
+	wait_count(&a->n[HB_SILENT], 1, "silence on all");
+	wait_count(&b->n[HB_SILENT], 1, "silence on all");
+	atomic_store(&r.cut_up[1], false);
+	atomic_store(&r.cut_down[1], false);
+	wait_count(&a->n[HB_HEARD], 1, "heard again");
+	wait_path(a, 1, true);
+	heartbeat_stats(a->hb, &st);
+	assert_false(st.path[0].up);
+	assert_false(st.path[2].up);
+	assert_int_equal(st.path[1].losses, 1);
+	node_end(a);
+	node_end(b);
+	relay_end(&r);
+}
+
+/* One path works only there, the other one only back: that is enough to be heard and answered. */
+static void one_way_each(void **state)
+{
+	struct node *a = node_new(), *b = node_new();
+	static struct relay r;
+	int n;
+
+	node_loops(a);
+	node_loops(b);
+	relay_start(&r, a, b, 2);
+	node_start(a, 0, false);
+	node_start(b, 0, true);
+	for (unsigned int i = 0; i < 2; i++) {
+		wait_path(a, i, true);
+		wait_path(b, i, true);
+	}
+	atomic_store(&r.cut_up[0], true);
+	atomic_store(&r.cut_down[1], true);
+	wait_path(b, 0, false);
+	wait_path(a, 1, false);
+	n = atomic_load(&a->n[HB_BEAT]);
+	wait_count(&a->n[HB_BEAT], n + 10, "answers to a");
+	wait_count(&b->n[HB_BEAT], atomic_load(&b->n[HB_BEAT]) + 10, "answers to b");
+	assert_true(clock_ns() - atomic_load(&a->sent) < 20 * NS_PER_S && atomic_load(&a->sent));
+	assert_int_equal(atomic_load(&a->n[HB_SILENT]), 0);
+	assert_int_equal(atomic_load(&b->n[HB_SILENT]), 0);
+	node_end(a);
+	node_end(b);
+	relay_end(&r);
+}
+
+/* A path that cannot even be opened does no harm, and is opened when that is possible. */
+static void path_comes_later(void **state)
+{
+	unsigned int port = free_port(), taken = free_port();
+	struct node *a = node_new(), *b = node_new();
+	struct sockaddr_storage at = loopback(taken);
+	int fd = socket(AF_INET, SOCK_DGRAM, 0);
+
+	assert_int_equal(bind(fd, (struct sockaddr *)&at, sizeof(struct sockaddr_in)), 0);
+	node_loops(a);
+	node_loops(b);
+	node_path(a, port, false);
+	node_path(a, taken, false);
+	node_path(b, port, true);
+	node_path(b, taken, true);
+	node_start(a, 0, false);
+	node_start(b, 0, true);
+	wait_path(b, 1, false);
+	wait_path(b, 0, true);
+	close(fd);
+	wait_path(b, 1, true);
+	wait_path(a, 1, true);
+	assert_int_equal(atomic_load(&b->n[HB_SILENT]), 0);
+	node_end(a);
+	node_end(b);
+}
+
+/* Late, suspect, silent, in this order, each counted once; heard again is fine. */
+static void graded(void **state)
+{
+	struct node *a = node_new(), *b = node_new();
+	static struct relay r;
+	struct hb_stats st, before;
+	nstime end = clock_ns() + 20 * NS_PER_S;
+	unsigned int seen = 0;
+
+	node_loops(a);
+	node_loops(b);
+	a->cfg.silence = b->cfg.silence = 4 * SILENCE;
+	relay_start(&r, a, b, 1);
+	node_start(a, 0, false);
+	node_start(b, 0, true);
+	wait_count(&a->n[HB_BEAT], 10, "answers");
+	heartbeat_stats(a->hb, &before);
+	atomic_store(&r.cut_down[0], true);
+	do {
+		heartbeat_stats(a->hb, &st);
+		seen |= 1u << st.level;
+		nap(NS_PER_MS);
+	} while (st.level != HB_SILENCE && clock_ns() < end);
+	assert_int_equal(st.level, HB_SILENCE);
+	/* Who was itself starved may have missed one. */
+	if (st.freezes == before.freezes) {
+		assert_true(st.lates > before.lates);
+		assert_true(st.suspects > before.suspects);
+		assert_true(seen & 1u << HB_SUSPECT);
+	}
+	assert_int_equal(atomic_load(&a->n[HB_SILENT]), 1);
+	atomic_store(&r.cut_down[0], false);
+	wait_count(&a->n[HB_HEARD], 1, "heard");
+	wait_count(&a->n[HB_BEAT], atomic_load(&a->n[HB_BEAT]) + 3, "answers");
+	heartbeat_stats(a->hb, &st);
+	assert_true(st.level < HB_SILENCE);
+	assert_string_equal(hb_level_name(HB_SUSPECT), "suspect");
+	node_end(a);
+	node_end(b);
+	relay_end(&r);
+}
+
+static void mac(void **state)
+{
+	uint8_t p[BEAT_LEN + BEAT_MAC_LEN], key[BEAT_KEY_LEN] = "a key", other[BEAT_KEY_LEN] = "another";
+	struct beat b = { .seq = 7, .sent = 9 };
+
+	beat_encode(p, &b);
+	assert_int_equal(beat_sign(p, key), 0);
+	assert_true(beat_verify(p, sizeof(p), key));
+	assert_false(beat_verify(p, sizeof(p), other));
+	assert_false(beat_verify(p, BEAT_LEN, key));
+	for (size_t i = 0; i < sizeof(p); i++) {
+		p[i] ^= 1;
+		assert_false(beat_verify(p, sizeof(p), key));
+		p[i] ^= 1;
+	}
+	assert_true(beat_verify(p, sizeof(p), key));
+}
+
+/* With one key both hear each other; without it, or with another, everything is a stranger's, and so is a replay. */
+static void keyed(void **state)
+{
+	struct node *a = node_new(), *b = node_new(), *c = node_new(), *d = node_new();
+	static struct relay r, r2;
+	nstime end = clock_ns() + 20 * NS_PER_S;
+	struct hb_stats st, st2;
+	uint8_t old[200];
+	size_t len;
+
+	for (struct node *n = a; ; n = n == a ? b : n == b ? c : d) {
+		node_loops(n);
+		n->cfg.keyed = true;
+		memcpy(n->cfg.key, "the key of a session, 32 bytes..", BEAT_KEY_LEN);
+		if (n == d)
+			break;
+	}
+	relay_start(&r, a, b, 1);
+	node_start(a, 0, false);
+	node_start(b, 0, true);
+	wait_count(&a->n[HB_BEAT], 10, "answers");
+	wait_count(&b->n[HB_BEAT], 10, "answers");
+	heartbeat_stats(b->hb, &st);
+	assert_int_equal(st.strangers, 0);
+	/* Recorded, and sent again while the peer is cut off: counted as late, and it is silence. */
+	atomic_store(&r.cut_up[0], true);
+	pthread_mutex_lock(&r.lock);
+	len = (size_t)r.kept_len;
+	memcpy(old, r.kept, len);
+	pthread_mutex_unlock(&r.lock);
+	assert_int_equal(len, BEAT_LEN + BEAT_MAC_LEN);
+	/* It may be one that was still let through, or the first that was not. */
+	do {
+		send(r.out[0], old, len, 0);
+		nap(5 * NS_PER_MS);
+	} while (!atomic_load(&b->n[HB_SILENT]) && clock_ns() < end);
+	assert_int_equal(atomic_load(&b->n[HB_SILENT]), 1);
+	heartbeat_stats(b->hb, &st2);
+	assert_true(st2.late > 5);
+	assert_true(st2.received <= st.received + 100);
+	/* Without a key, or one bit of the datagram different: strangers. */
+	send(r.out[0], old, BEAT_LEN, 0);
+	old[BEAT_LEN - 1] ^= 1;
+	send(r.out[0], old, len, 0);
+	old[BEAT_LEN - 1] ^= 1;
+	do
+		heartbeat_stats(b->hb, &st);
+	while (st.strangers < 2 && clock_ns() < end);
+	assert_int_equal(st.strangers, 2);
+	heartbeat_stop(a->hb);
+	heartbeat_stop(b->hb);
+	a->hb = b->hb = NULL;
+	relay_end(&r);
+
+	/* A new session with the same key, even: what was recorded in the former one counts for nothing. */
+	relay_start(&r2, c, d, 1);
+	d->session = "another session";
+	node_start(d, 0, true);
+	do {
+		send(r2.out[0], old, len, 0);
+		nap(5 * NS_PER_MS);
+	} while (!atomic_load(&d->n[HB_SILENT]) && clock_ns() < end);
+	heartbeat_stats(d->hb, &st);
+	assert_int_equal(st.received, 0);
+	assert_true(st.strangers > 5);
+	/* And who has another key is nobody, though it knows the session. */
+	c->session = "another session";
+	c->cfg.key[0] ^= 1;
+	node_start(c, 0, false);
+	wait_count(&c->n[HB_SILENT], 1, "silence");
+	heartbeat_stats(d->hb, &st2);
+	assert_int_equal(st2.received, 0);
+	assert_true(st2.strangers > st.strangers + 5);
+	for (struct node *n = a; ; n = n == a ? b : n == b ? c : d) {
+		node_end(n);
+		if (n == d)
+			break;
+	}
+	relay_end(&r2);
 }
 
 /* What the child tells, in shared memory. */
@@ -466,7 +847,7 @@ static void answer(int fd, struct report *r, int n, uint64_t *seq)
 			continue;
 		}
 		b.listener = true;
-		b.echo_seq = b.seq;
+		b.echo_seq = b.echo_any = b.seq;
 		b.echo_sent = b.sent;
 		b.echo_held = 0;
 		b.seq = ++*seq;
@@ -527,9 +908,10 @@ static void bad_settings(void **state)
 
 	node_loops(a);
 	a->cfg.control = a->control;
-	a->cfg.local_len = a->cfg.remote_len = sizeof(struct sockaddr_in);
-	a->cfg.local = at;
 	a->cfg.listener = true;
+	assert_null(heartbeat_start(&a->cfg, &e));
+	assert_non_null(strstr(e.msg, "0 paths"));
+	node_path(a, port, true);
 	a->cfg.interval = 100 * NS_PER_MS;
 	a->cfg.silence = 200 * NS_PER_MS;
 	assert_null(heartbeat_start(&a->cfg, &e));
@@ -548,6 +930,8 @@ int main(void)
 		cmocka_unit_test(datagram), cmocka_unit_test(frozen), cmocka_unit_test(answered),
 		cmocka_unit_test(idle_is_no_hang), cmocka_unit_test(silence), cmocka_unit_test(stuck),
 		cmocka_unit_test(control_hangs), cmocka_unit_test(strangers), cmocka_unit_test(bad_settings),
+		cmocka_unit_test(paths), cmocka_unit_test(one_way_each), cmocka_unit_test(path_comes_later),
+		cmocka_unit_test(graded), cmocka_unit_test(mac), cmocka_unit_test(keyed),
 	};
 
 	log_init("test", getenv("VERBOSE") ? LOG_DEBUG : LOG_ERROR);
