@@ -11,11 +11,12 @@
  * them ends otherwise or the rest does not follow within CLOSING_NS it is not. Reports carry the number of the peer
  * (era), since they may arrive when the next one is there already.
  *
- * Who listens and who connects is the command line's; which of the two serves is told in the handshake, by what each is
- * at that moment. A node that connects goes on doing so whenever it has no peer, also when it has been promoted meanwhile;
- * so the other one, started again, finds its way back. Before a node begins the VM (--primary) it asks the peer, for
- * ASK_NS at most, whether that has it already: a node that was primary once and is started by the same command after its
- * secondary has taken over must not let a frame out.
+ * Who listens and who connects follows from the addresses (cli/run_paths.c); which of the two serves is told in the
+ * handshake, by what each is at that moment. A node that connects goes on doing so whenever it has no peer, also when it
+ * has been promoted meanwhile; so the other one, started again, finds its way back. Before a node begins the VM (--primary)
+ * it asks the peer, for ASK_NS at most (longer where the peer is the one that connects), whether that has it already: a
+ * node that was primary once and is started by the same command after its secondary has taken over must not let a frame
+ * out.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -29,6 +30,7 @@
 #define CLOSING_NS (100 * NS_PER_MS)
 #define GOODBYE_NS (20 * NS_PER_MS)
 #define ASK_NS (1 * NS_PER_S)
+#define ASK_LISTENING_NS (PAIR_BACKOFF_MAX + ASK_NS)	/* the peer may just have begun to wait */
 
 struct closed_report {
 	uint64_t era;
@@ -292,7 +294,19 @@ static void beat_paths(const struct node *n, const struct pair_link *l, struct h
 	p->local_len = l->listener ? l->local.len : 0;
 	p->remote = l->remote.ss;
 	p->remote_len = l->remote.len;
-	cfg->n_paths = 1;
+	for (cfg->n_paths = 1; cfg->n_paths < n->o->n_paths; cfg->n_paths++) {
+		const struct run_addr *own = &n->o->paths[cfg->n_paths].own, *other = &n->o->paths[cfg->n_paths].other;
+
+		p = &cfg->paths[cfg->n_paths];
+		addr_text(other->n ? &other->addr[0] : &own->addr[0], p->name);
+		p->local = own->addr[0].ss;
+		p->local_len = own->n ? own->addr[0].len : 0;
+		/* Who connects sends from its own address of this path, so that it goes that way; the port is the kernel's. */
+		if (!l->listener && own->n)
+			addr_set_port(&p->local, 0);
+		p->remote = other->addr[0].ss;
+		p->remote_len = other->n ? other->addr[0].len : 0;
+	}
 }
 
 static void start_beat(struct node *n, const struct pair_link *l)
@@ -513,9 +527,9 @@ int node_link_start(struct node *n, struct err *e)
 	n->pair = pair_new(&cfg, e);
 	if (!n->pair)
 		return e->code;
-	n->asking = n->o->role == RUN_PRIMARY && !cfg.listen;
+	n->asking = n->o->role == RUN_PRIMARY;
 	if (n->asking)
-		loop_timer_set(n->control, &n->ask, clock_ns() + ASK_NS);
+		loop_timer_set(n->control, &n->ask, clock_ns() + (cfg.listen ? ASK_LISTENING_NS : ASK_NS));
 	return 0;
 }
 

@@ -14,6 +14,7 @@
 
 #define RUN_NAME_MAX	63	/* bytes of a VM's name */
 #define RUN_ADDR_TEXT	300	/* bytes of an address as it was written, NUL included */
+#define RUN_MAX_PATHS	4	/* ways to the other node */
 #define RUN_MAX_NICS	8	/* --nic, once for each NIC */
 
 /* True at every start until arbitration and encryption exist; said once in the log and by status as long as true. */
@@ -39,11 +40,25 @@ struct run_addr {
 	bool loopback;			/* nobody but this host can reach any of them */
 };
 
+/* One way between the two nodes. */
+struct run_path {
+	struct run_addr own;		/* of this node, with the port; n is 0 or 1 */
+	struct run_addr other;		/* of the other one; n 0: not known here */
+};
+
 struct run_opts {
 	char name[RUN_NAME_MAX + 1];
 	enum run_role role;		/* only for the start; later the state decides */
-	struct run_addr listen;		/* where the link is accepted; else */
-	struct run_addr peer;		/* where the other node listens */
+	/* What was given, in order, until run_paths() has made the paths of it. */
+	struct run_given {
+		struct run_addr addr;
+		bool peer;		/* --peer, not --listen */
+	} given[2 * RUN_MAX_PATHS];
+	unsigned int n_given;
+	struct run_addr listen;		/* path 0, when this node accepts the link; else n is 0 */
+	struct run_addr peer;		/* path 0, when it connects to the other one; else n is 0 */
+	struct run_path paths[RUN_MAX_PATHS];	/* all of them; on those after path 0 there are heartbeats only */
+	unsigned int n_paths;
 	bool insecure;			/* --insecure was given */
 	nstime heartbeat;		/* time between two heartbeats */
 	nstime timeout;			/* silence of the peer that counts as its death; at least three heartbeats */

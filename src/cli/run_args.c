@@ -2,18 +2,19 @@
 /*
  * The command line of `lockstep run`, up to the "--"; what comes after it is QEMU's and belongs to engine/.
  *
- * One node listens, the other one connects. Who has the VM is settled between them by what each of them is; only the very
- * first start must say which node begins it: --peer with --primary. Without it a node becomes the other one's secondary.
+ * Which node listens, and over how many paths the two see each other, is found out in run_paths.c. Who has the VM is
+ * settled between them by what each of them is; only the very first start must say which node begins it, with --primary.
+ * Without it a node becomes the other one's secondary.
  */
 #include "cli/run_args.h"
 
 #include <errno.h>
-#include <netinet/in.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
 
 #include "cli/conf.h"
+#include "cli/run_paths.h"
 #include "engine/workers.h"
 #include "monitor/rundir.h"
 #include "monitor/settings.h"
@@ -39,8 +40,8 @@ enum {
 const struct cli_opt run_opts_table[] = {
 	{ "config", OPT_CONFIG, "FILE", "read options and the QEMU command from here; what is given beside it wins" },
 	{ "name", OPT_NAME, "NAME", "name of the VM, the same on both nodes (needed)" },
-	{ "listen", OPT_LISTEN, "ADDRESS:PORT", "accept the link with the other node here" },
-	{ "peer", OPT_PEER, "ADDRESS:PORT", "where the other node listens" },
+	{ "listen", OPT_LISTEN, "ADDRESS[:PORT]", "accept the link with the other node here (port 9998); up to 4 times" },
+	{ "peer", OPT_PEER, "ADDRESS[:PORT]", "where the other node is; up to 4 times, the first carries the link" },
 	{ "primary", OPT_PRIMARY, NULL, "begin the VM here; without it this node is the other one's secondary" },
 	{ "insecure", OPT_INSECURE, NULL, "allow a link beyond this host, though it is not encrypted" },
 	{ "heartbeat", OPT_HEARTBEAT, "MS", "time between two heartbeats (default 50)" },
@@ -136,24 +137,25 @@ static int run_path(const char *opt, const char *text, char *out, struct err *e)
 	return 0;
 }
 
-static int run_addr(const char *opt, const char *text, struct run_addr *out, struct err *e)
+static int run_addr(const char *opt, const char *text, struct run_opts *o, struct err *e)
 {
+	struct run_given *g = &o->given[o->n_given];
 	int n;
 
-	if (out->n)
-		return err_set(e, -EINVAL, "%s was given twice", opt);
-	if (strlen(text) >= sizeof(out->text))
-		return err_set(e, -EINVAL, "%s: the address is longer than %zu characters", opt, sizeof(out->text) - 1);
-	n = addr_resolve(text, !strcmp(opt, "--listen"), out->addr, e);
+	if (o->n_given == 2 * RUN_MAX_PATHS)
+		return err_set(e, -EINVAL, "%s: more than %d addresses for at most %d paths", opt, 2 * RUN_MAX_PATHS,
+			       RUN_MAX_PATHS);
+	if (strlen(text) >= sizeof(g->addr.text))
+		return err_set(e, -EINVAL, "%s: the address is longer than %zu characters", opt, sizeof(g->addr.text) - 1);
+	g->peer = !strcmp(opt, "--peer");
+	n = addr_resolve(text, !g->peer, g->addr.addr, e);
 	if (n < 0) {
 		err_prefix(e, "%s", opt);
 		return -EINVAL;
 	}
-	snprintf(out->text, sizeof(out->text), "%s", text);
-	out->n = n;
-	out->loopback = true;
-	for (int i = 0; i < n; i++)
-		out->loopback &= addr_is_loopback(&out->addr[i]);
+	snprintf(g->addr.text, sizeof(g->addr.text), "%s", text);
+	g->addr.n = n;
+	o->n_given++;
 	return 0;
 }
 
@@ -172,9 +174,9 @@ static int run_option(int id, const char *arg, struct run_opts *o, struct err *e
 		snprintf(o->name, sizeof(o->name), "%s", arg);
 		return 0;
 	case OPT_LISTEN:
-		return run_addr("--listen", arg, &o->listen, e);
+		return run_addr("--listen", arg, o, e);
 	case OPT_PEER:
-		return run_addr("--peer", arg, &o->peer, e);
+		return run_addr("--peer", arg, o, e);
 	case OPT_PRIMARY:
 		o->role = RUN_PRIMARY;
 		return 0;
@@ -248,37 +250,24 @@ static int run_option(int id, const char *arg, struct run_opts *o, struct err *e
 	return err_set(e, -EINVAL, "option %d is in no table", id);
 }
 
-static bool run_addr_any(const struct link_addr *a)
-{
-	const struct sockaddr_in *in = (const struct sockaddr_in *)&a->ss;
-	const struct sockaddr_in6 *in6 = (const struct sockaddr_in6 *)&a->ss;
-
-	return (a->ss.ss_family == AF_INET && !in->sin_addr.s_addr) ||
-	       (a->ss.ss_family == AF_INET6 && IN6_IS_ADDR_UNSPECIFIED(&in6->sin6_addr));
-}
-
 /* Who begins as what, and whether the link may be open. */
 static int run_check_role(struct run_opts *o, struct err *e)
 {
-	const struct run_addr *a = o->listen.n ? &o->listen : &o->peer;
+	int rc = run_paths(o, addr_is_ours, e);
 
-	if (o->listen.n && o->peer.n)
-		return err_set(e, -EINVAL, "--listen and --peer exclude each other: one node listens, and is the "
-			       "other one's peer");
-	if (!o->listen.n && !o->peer.n)
-		return err_set(e, -EINVAL, "where is the other node? One of them needs --listen ADDRESS:PORT, the "
-			       "other one --peer ADDRESS:PORT, with --primary where the VM is to begin");
-	if (o->listen.n && o->role == RUN_PRIMARY)
-		return err_set(e, -EINVAL, "--primary needs --peer, not --listen: for now the VM begins on the node "
-			       "that connects, because it can ask the other one first");
-	if (!a->loopback && !o->insecure)
-		return err_set(e, -EINVAL, "%s %.80s: the link is not encrypted and not authenticated yet, so whoever "
-			       "reaches this address could read and change the VM; say --insecure if the network "
-			       "between the nodes is yours alone", o->listen.n ? "--listen" : "--peer", a->text);
-	for (int i = 0; i < o->peer.n; i++)
-		if (run_addr_any(&o->peer.addr[i]))
-			return err_set(e, -EINVAL, "--peer %.80s: this is an address to listen on, not one to "
-				       "connect to", a->text);
+	if (rc)
+		return rc;
+	if (o->role == RUN_PRIMARY && !o->paths[0].other.n)
+		return err_set(e, -EINVAL, "--primary needs --peer with the other node's address, not this node's alone: "
+			       "where the VM begins the other one is asked first");
+	for (unsigned int i = 0; i < o->n_paths && !o->insecure; i++) {
+		const struct run_addr *a = o->paths[i].own.n ? &o->paths[i].own : &o->paths[i].other;
+
+		if (!a->loopback)
+			return err_set(e, -EINVAL, "%s %.80s: the link is not encrypted and not authenticated yet, so whoever "
+				       "reaches this address could read and change the VM; say --insecure if the network "
+				       "between the nodes is yours alone", o->paths[i].own.n ? "--listen" : "--peer", a->text);
+	}
 	return 0;
 }
 

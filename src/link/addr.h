@@ -16,9 +16,12 @@ struct link_addr {
 
 #define LINK_MAX_ADDRS	4	/* addresses of one host name that are tried */
 #define ADDR_TEXT	80	/* room for an address as text */
+#define ADDR_PORT	"9998"	/* where none is given */
 
 /*
  * addr_resolve() - "192.0.2.1:9998", "[2001:db8::1]:9998", "host.example:9998", ":9998" (only to listen: any address)
+ *
+ * Without a port (and its colon) it is ADDR_PORT.
  * @listening: whether it is to listen at
  * @out: room for LINK_MAX_ADDRS
  *
@@ -29,6 +32,22 @@ int addr_resolve(const char *text, bool listening, struct link_addr *out, struct
 
 /* addr_is_loopback() - whether traffic with this address cannot leave the host; the unspecified address can */
 bool addr_is_loopback(const struct link_addr *a);
+
+/* addr_is_any() - the unspecified address: to listen at all that the host has */
+bool addr_is_any(const struct link_addr *a);
+
+/*
+ * addr_is_ours() - whether an interface of this host has the address (the port does not count)
+ *
+ * A loopback address is not: every host has it. Return: false also when the kernel does not say
+ */
+bool addr_is_ours(const struct link_addr *a);
+
+/* addr_cmp() - an order of addresses with their ports that is the same on every host; IPv4 comes first */
+int addr_cmp(const struct link_addr *a, const struct link_addr *b);
+
+/* addr_set_port() - another port */
+void addr_set_port(struct sockaddr_storage *ss, unsigned int port);
 
 /* addr_text() - the address as in addr_resolve(); Return: @buf */
 const char *addr_text(const struct link_addr *a, char buf[ADDR_TEXT]);

@@ -40,8 +40,10 @@ void pair_hello(struct pair *p, struct greet *g, const struct wire_head *h, cons
 	}
 	if (first) {
 		if (p->cfg.check(p->cfg.arg, &m, &e) < 0 || pair_keep_hello(p, &m, &e) < 0) {
+			uint32_t generation = m.role == FT_PRIMARY ? m.generation : 0;	/* @m goes with @g */
+
 			pair_refuse(p, g, h->channel, e.msg);
-			pair_tell(p, false, 0, e.msg);
+			pair_tell(p, false, generation, e.msg);
 			return;
 		}
 		if (getrandom(p->link.session, LINK_ID_LEN, 0) != LINK_ID_LEN) {

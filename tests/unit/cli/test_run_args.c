@@ -11,6 +11,7 @@
 #include <string.h>
 
 #include "cli/run_args.h"
+#include "cli/run_paths.h"
 #include "node.h"
 
 /* cmd_run.c wants it; it is not called here. */
@@ -39,19 +40,33 @@ static const struct {
 	{ "--name web" Q, "where is the other node" },
 	{ "--name web --primary" Q, "where is the other node" },
 	{ S "--primary" Q, "--primary needs --peer" },
-	{ S "--peer 127.0.0.1:9998" Q, "exclude each other" },
-	{ S "--listen 127.0.0.1:9999" Q, "--listen was given twice" },
-	{ P "--peer 127.0.0.1:9999" Q, "--peer was given twice" },
+	{ S "--peer 127.0.0.1:9998" Q, "are the same address" },
+	{ S "--listen 127.0.0.1:9998" Q, "--listen 127.0.0.1:9998 was given twice" },
+	{ S "--listen 127.0.0.1" Q, "--listen 127.0.0.1 was given twice" },
+	{ P "--peer 127.0.0.1:9998" Q, "--peer 127.0.0.1:9998 was given twice" },
+	{ P "--peer 127.0.0.1:1 --listen 127.0.0.1:2" Q, "1 address of this node and 2 of the other one" },
+	{ S "--peer 127.0.0.1:1 --peer 127.0.0.1:2" Q, "told apart by the order" },
+	{ "--name web --listen :1 --peer 203.0.113.9 --insecure" Q, "--listen :1 stands for every address of this host" },
+	{ "--name web --listen 192.0.2.1 --listen :1 --insecure" Q, "only the first path can have that" },
+	{ S "--peer 203.0.113.9 --insecure" Q, "of this host only" },
+	{ S "--listen [::1]:1 --peer [::1]:2 --peer 127.0.0.1" Q, "stands for 0 addresses that go with" },
+	{ S "--listen 127.0.0.1:1 --listen 127.0.0.1:2 --listen 127.0.0.1:3 --listen 127.0.0.1:4" Q,
+	  "--listen 127.0.0.1:4: there can be 4 paths" },
+	{ P "--peer 127.0.0.1:1 --peer 127.0.0.1:2 --peer 127.0.0.1:3 --peer 127.0.0.1:4" Q, "there can be 4 paths" },
+	{ S "--listen [::1]:1 --listen [::1]:2 --listen [::1]:3 --peer [::1]:4 --peer [::1]:5 --peer [::1]:6 --peer [::1]:7 "
+	  "--peer [::1]:8" Q, "more than 8 addresses" },
+	{ "--name web --listen 127.0.0.1 --listen 192.0.2.2" Q, "--listen 192.0.2.2: the link is not encrypted" },
 	/* addresses */
 	{ "--name web --listen 192.0.2.2:9998" Q, "say --insecure" },
 	{ "--name web --listen 0.0.0.0:9998" Q, "say --insecure" },
 	{ "--name web --listen [2001:db8::1]:9998" Q, "say --insecure" },
 	{ "--name web --listen [::]:9998" Q, "say --insecure" },
 	{ "--name web --listen [::ffff:192.0.2.1]:9998" Q, "say --insecure" },
-	{ "--name web --peer 192.0.2.2:9998 --primary" Q, "--peer 192.0.2.2:9998: the link is not encrypted" },
+	{ "--name web --peer 203.0.113.9:9998 --primary" Q, "--peer 203.0.113.9:9998: the link is not encrypted" },
 	{ "--name web --insecure --peer 0.0.0.0:9998 --primary" Q, "not one to connect to" },
 	{ "--name web --insecure --peer [::]:9998 --primary" Q, "not one to connect to" },
-	{ "--name web --listen 9998" Q, "--listen: \"9998\" is not ADDRESS:PORT" },
+	{ "--name web --listen=" Q, "--listen: the address is empty" },
+	{ "--name web --peer= --primary" Q, "--peer: the address is empty" },
 	{ "--name web --insecure --primary --peer :9998" Q, "--peer: \":9998\" does not say which host" },
 	{ "--name web --listen 127.0.0.1:" Q, "is not ADDRESS:PORT" },
 	{ "--name web --listen 127.0.0.1:65536" Q, "no valid port" },
@@ -266,6 +281,82 @@ static void loopback_needs_nothing(void **state)
 	assert_false(o.listen.loopback);
 }
 
+/* The addresses of "this host": 203.0.113.1 to 203.0.113.9, and 2001:db8::1. */
+static bool ours(const struct link_addr *a)
+{
+	char text[ADDR_TEXT];
+
+	addr_text(a, text);
+	return !strncmp(text, "203.0.113.", 10) ? strchr(text, ':') - text == 11 : !strncmp(text, "[2001:db8::1]", 13);
+}
+
+static int paths_of(const char *line, struct run_opts *o, struct err *e)
+{
+	struct run_opts *all = calloc(1, sizeof(*all));
+	int rc;
+
+	/* What run_args makes of them with this host's real addresses does not count. */
+	parse(line, all, e);
+	memset(e, 0, sizeof(*e));
+	memset(o, 0, sizeof(*o));
+	memcpy(o->given, all->given, sizeof(o->given));
+	o->n_given = all->n_given;
+	free(all);
+	rc = run_paths(o, ours, e);
+	if (rc)
+		print_error("%s\n  %s\n", line, e->msg);
+	return rc;
+}
+
+static void who_listens(void **state)
+{
+	static struct run_opts o, far;
+	struct err e;
+
+	/* One address for both: the node that has it listens. */
+	assert_int_equal(paths_of("--name web --insecure --peer 203.0.113.1" Q, &o, &e), 0);
+	assert_int_equal(o.listen.n, 1);
+	assert_int_equal(o.peer.n, 0);
+	assert_int_equal(ntohs(((struct sockaddr_in *)&o.listen.addr[0].ss)->sin_port), 9998);
+	assert_int_equal(paths_of("--name web --insecure --peer 203.0.113.10" Q, &o, &e), 0);
+	assert_int_equal(o.listen.n, 0);
+	assert_int_equal(o.peer.n, 1);
+	/* The very same words on both nodes: the smaller address listens, in whatever order they come. */
+	assert_int_equal(paths_of("--name web --insecure --peer 203.0.113.1 --peer 203.0.113.10 --peer 198.51.100.1 --peer "
+				  "203.0.113.2" Q, &o, &e), 0);
+	assert_int_equal(o.n_paths, 2);
+	assert_int_equal(o.listen.n, 1);
+	assert_int_equal(o.peer.n, 0);
+	assert_string_equal(o.listen.text, "203.0.113.1");
+	assert_string_equal(o.paths[0].other.text, "203.0.113.10");
+	assert_string_equal(o.paths[1].own.text, "203.0.113.2");
+	assert_string_equal(o.paths[1].other.text, "198.51.100.1");
+	assert_int_equal(paths_of("--name web --insecure --peer 203.0.113.10 --listen 203.0.113.9" Q, &o, &e), 0);
+	assert_int_equal(o.listen.n, 1);
+	assert_int_equal(paths_of("--name web --insecure --peer 198.51.100.1 --listen 203.0.113.9" Q, &o, &e), 0);
+	assert_int_equal(o.listen.n, 0);
+	assert_string_equal(o.peer.text, "198.51.100.1");
+	/* Where only the ports differ, the smaller port; IPv4 before IPv6. One says what the other one does not. */
+	assert_int_equal(paths_of("--name web --listen 127.0.0.1:1 --peer 127.0.0.1:2" Q, &o, &e), 0);
+	assert_int_equal(paths_of("--name web --listen 127.0.0.1:2 --peer 127.0.0.1:1" Q, &far, &e), 0);
+	assert_int_equal(o.listen.n, 1);
+	assert_int_equal(far.listen.n, 0);
+	assert_int_equal(far.peer.n, 1);
+	assert_int_equal(paths_of("--name web --insecure --peer [2001:db8::1]:5 --peer [2001:db8::2]" Q, &o, &e), 0);
+	assert_int_equal(o.listen.n, 1);
+	assert_int_equal(ntohs(((struct sockaddr_in6 *)&o.paths[0].other.addr[0].ss)->sin6_port), 9998);
+	/* Four paths of the same words are eight addresses. */
+	assert_int_equal(paths_of("--name web --insecure --peer 203.0.113.1 --peer 203.0.113.11 --peer 203.0.113.2 --peer "
+				  "203.0.113.12 --peer 203.0.113.3 --peer 203.0.113.13 --peer 203.0.113.4 --peer 203.0.113.14"
+				  Q, &o, &e), 0);
+	assert_int_equal(o.n_paths, 4);
+	assert_string_equal(o.paths[3].own.text, "203.0.113.4");
+	/* The VM may begin on the one that listens, if it knows where to ask. */
+	assert_int_equal(parse("--name web --primary --listen 127.0.0.1:1 --peer 127.0.0.1:2" Q, &o, &e), 0);
+	assert_int_equal(o.role, RUN_PRIMARY);
+	assert_int_equal(o.listen.n, 1);
+}
+
 static void help(void **state)
 {
 	static struct run_opts o;
@@ -292,7 +383,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(sentences), cmocka_unit_test(defaults), cmocka_unit_test(everything),
 		cmocka_unit_test(aliases_and_last_wins), cmocka_unit_test(loopback_needs_nothing),
-		cmocka_unit_test(help), cmocka_unit_test(the_table_has_room),
+		cmocka_unit_test(who_listens), cmocka_unit_test(help), cmocka_unit_test(the_table_has_room),
 	};
 
 	setenv("LOCKSTEP_RUN_DIR", "/tmp/lockstep-run", 1);

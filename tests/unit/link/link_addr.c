@@ -33,12 +33,15 @@ static void good(void **state)
 	check("0.0.0.0:9998", true, "0.0.0.0:9998", false);
 	check("127.0.0.1:0", true, "127.0.0.1:0", true);
 	check("[::]:5", true, "[::]:5", false);
+	check("192.0.2.7", false, "192.0.2.7:9998", false);
+	check("[2001:db8::1]", false, "[2001:db8::1]:9998", false);
+	check("127.0.0.1", true, "127.0.0.1:9998", true);
 }
 
 static void bad(void **state)
 {
 	static const char *const texts[] = {
-		"", ":", "host", "127.0.0.1", "127.0.0.1:", "127.0.0.1:x", "127.0.0.1:1x", "127.0.0.1:-1",
+		"", ":", "127.0.0.1:", "2001:db8::1", "127.0.0.1:x", "127.0.0.1:1x", "127.0.0.1:-1",
 		"127.0.0.1:65536", "127.0.0.1:0", ":9998", "::1:9998", "2001:db8::1:9998", "[192.0.2.1]:5", "[::1:5",
 		"[::1]5", "127.0.0.1:99999999999999999999",
 	};
@@ -54,9 +57,40 @@ static void bad(void **state)
 	}
 }
 
+static int cmp(const char *x, const char *y)
+{
+	struct link_addr a[LINK_MAX_ADDRS], b[LINK_MAX_ADDRS];
+	struct err e = { 0 };
+
+	assert_true(addr_resolve(x, true, a, &e) > 0 && addr_resolve(y, true, b, &e) > 0);
+	assert_int_equal(addr_cmp(a, b) < 0, addr_cmp(b, a) > 0);
+	return addr_cmp(a, b);
+}
+
+static void order(void **state)
+{
+	struct link_addr a[LINK_MAX_ADDRS];
+	struct err e = { 0 };
+
+	assert_true(cmp("192.0.2.1:2", "192.0.2.2:1") < 0);
+	assert_true(cmp("192.0.2.9", "192.0.2.10") < 0);
+	assert_true(cmp("192.0.2.1:256", "192.0.2.1:2") > 0);
+	assert_true(cmp("255.255.255.255", "[::2]") < 0);
+	assert_true(cmp("[2001:db8::1]:1", "[2001:db8::1]:9998") < 0);
+	assert_int_equal(cmp("[2001:db8::1]", "[2001:db8::1]:9998"), 0);
+	assert_int_equal(cmp("[::ffff:192.0.2.1]:7", "192.0.2.1:7"), 0);
+	assert_int_equal(addr_resolve("127.0.0.1", true, a, &e), 1);
+	assert_false(addr_is_ours(a));	/* every host has it */
+	assert_false(addr_is_any(a));
+	assert_true(addr_resolve("203.0.113.77", true, a, &e) > 0);
+	assert_false(addr_is_ours(a));
+	assert_true(addr_resolve(":1", true, a, &e) > 0);
+	assert_true(addr_is_any(a));
+}
+
 int main(void)
 {
-	const struct CMUnitTest tests[] = { cmocka_unit_test(good), cmocka_unit_test(bad) };
+	const struct CMUnitTest tests[] = { cmocka_unit_test(good), cmocka_unit_test(bad), cmocka_unit_test(order) };
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
