@@ -9,7 +9,8 @@ import unittest
 import xml.etree.ElementTree
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-sys.path.insert(0, os.path.join(HERE, "..", "..", "..", "bench"))
+sys.path[:0] = [os.path.join(HERE, ".."), os.path.join(HERE, "..", "..", "..", "bench")]
+import tap  # noqa: E402
 import comparison  # noqa: E402,F401
 from comparison import curves, report, rounds, runstate, svg  # noqa: E402
 from comparison.figures import FIGURES  # noqa: E402
@@ -143,30 +144,5 @@ class Report(unittest.TestCase):
             self.assertIn(line + "\n", text)
 
 
-class Tap(unittest.TextTestResult):
-    """One line for each test, as meson reads it."""
-
-    count = 0
-
-    def _line(self, test, ok):
-        Tap.count += 1
-        print("%s %d %s" % ("ok" if ok else "not ok", Tap.count, test.id()))
-
-    def addSuccess(self, test):
-        super().addSuccess(test)
-        self._line(test, True)
-
-    def addFailure(self, test, err):
-        super().addFailure(test, err)
-        self._line(test, False)
-
-    def addError(self, test, err):
-        super().addError(test, err)
-        self._line(test, False)
-
-
 if __name__ == "__main__":
-    tests = unittest.defaultTestLoader.loadTestsFromModule(sys.modules["__main__"])
-    print("1..%d" % tests.countTestCases())
-    good = unittest.TextTestRunner(resultclass=Tap, verbosity=0).run(tests).wasSuccessful()
-    sys.exit(0 if good else 1)
+    tap.main()
