@@ -31,7 +31,7 @@ import tempfile
 import time
 
 from wires import (CLIENT_IP, CLIENT_IP6, GUEST_IP, GUEST_IP6, NODE_IP, PATIENCE, SANITIZED,  # noqa: F401 (for tests)
-                   BedError, Plan, Wires, family, ip, sweep)
+                   BedError, Plan, Wires, enter, family, ip, sweep)
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(os.path.dirname(HERE))

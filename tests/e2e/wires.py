@@ -80,6 +80,15 @@ def sweep(pid=None):
             ip("netns", "del", m[1], check=False)
 
 
+def enter(namespace):
+    """This thread is in a network namespace from now on, given by name or as an open file."""
+    if isinstance(namespace, str):
+        with open("/run/netns/" + namespace, encoding="utf-8") as f:
+            enter(f)
+    elif _libc.setns(namespace.fileno(), CLONE_NEWNET):
+        raise OSError(ctypes.get_errno(), "setns")
+
+
 def family(host):
     return socket.AF_INET6 if ":" in host else socket.AF_INET
 
@@ -138,14 +147,14 @@ class Wires:
     @contextlib.contextmanager
     def inside(self, name):
         """This thread is in a namespace of the bed meanwhile. A socket stays in the one that it was made in."""
-        with open("/proc/thread-self/ns/net", encoding="utf-8") as back, \
-             open("/run/netns/" + self.ns(name), encoding="utf-8") as there:
-            if _libc.setns(there.fileno(), CLONE_NEWNET):
-                raise OSError(ctypes.get_errno(), "setns")
+        with open("/proc/thread-self/ns/net", encoding="utf-8") as back:
+            enter(self.ns(name))
             try:
                 yield
             finally:
-                if _libc.setns(back.fileno(), CLONE_NEWNET):
+                try:
+                    enter(back)
+                except OSError:
                     os._exit(70)  # a thread in the wrong namespace would do harm
 
     def socket(self, where="c", kind=socket.SOCK_STREAM, fam=socket.AF_INET, proto=0):
