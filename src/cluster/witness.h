@@ -21,7 +21,7 @@
 #define WITNESS_ENDPOINTS_MAX	8	/* of etcd */
 #define WITNESS_TEXT_MAX	1024	/* bytes of --witness */
 #define WITNESS_WHY_MAX		128	/* bytes of a sentence that comes with an answer; longer ones are cut */
-#define WITNESS_QUEUE		8	/* questions that may wait; one more is answered WITNESS_UNKNOWN at once */
+#define WITNESS_QUEUE		8	/* questions that may be open; one more is not taken */
 
 enum witness_kind {
 	WITNESS_NONE,		/* --no-witness: each claim is granted at once */
@@ -85,7 +85,11 @@ enum witness_answer {
 	 * node knows, the command failed). A claim may still come to be granted later: whoever gives it up looks first.
 	 */
 	WITNESS_UNKNOWN,
-	/* A look's: @record is what the witness has, generation 0: it has none, and has answered so for certain */
+	/*
+	 * A look's: @record is what the witness has, generation 0: it has none, and has answered so for certain. A record
+	 * that belongs to this node and is newer than the node's own generation is a claim of its own whose answer it never
+	 * got: granted, and safe to go on from.
+	 */
 	WITNESS_RECORD,
 };
 const char *witness_answer_name(enum witness_answer a);
@@ -153,7 +157,12 @@ struct witness *witness_open(const struct witness_cfg *cfg, struct err *e);
  */
 void witness_close(struct witness *w);
 
-/* witness_look() - ask for the record. Return: the ticket; the answer comes later, never from within this call */
+/*
+ * witness_look() - ask for the record
+ *
+ * Return: the ticket; the answer comes later, never from within this call. 0: WITNESS_QUEUE questions are open already
+ * (one at a time never comes to that), and no answer will come
+ */
 uint64_t witness_look(struct witness *w);
 
 /* witness_claim() - claim a generation, in the queue behind what was asked before. Return: as witness_look() */
