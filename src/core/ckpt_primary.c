@@ -67,7 +67,7 @@ void pri_sync(struct ft *ft, struct ft_ctx *c)
 {
 	if (ft->state != FT_ALONE || !ft->link || ft->p.phase != PRI_OFF || ft->leave != LEAVE_NO)
 		return;
-	if (share_busy(ft))
+	if (share_busy(ft) || ft_claims(ft) || ft->still != STILL_NO)
 		return;
 	/* A worker that is still busy with an earlier peer's pages must not get in the way. */
 	for (int i = 0; i < STEP_MAX; i++)
@@ -235,6 +235,7 @@ void pri_unwind(struct ft *ft, struct ft_ctx *c)
 	case PRI_OFF:
 	case PRI_START:
 	case PRI_UNWIND:
+	case PRI_RESUME:
 		return;
 	case PRI_STOP:
 	case PRI_COLLECT:
@@ -409,7 +410,8 @@ void pri_loaded(struct ft *ft, struct ft_ctx *c, uint64_t n)
 	if (ft->state == FT_SYNC)
 		ft_set_state(ft, c, FT_PROTECTED, FT_WHY_NONE);
 	if (ft->leave != LEAVE_NO)
-		ft_end(ft, c, ft->leave == LEAVE_QUIT ? FT_WHY_QUIT : FT_WHY_COMMAND, STEP_MAX, FT_EXIT_OK, CTL_PROMOTE);
+		ft_end(ft, c, ft->leave == LEAVE_QUIT ? FT_WHY_QUIT : ft->leave == LEAVE_SWITCH ? FT_WHY_SWITCH : FT_WHY_COMMAND,
+		       STEP_MAX, ft->leave == LEAVE_SWITCH ? FT_EXIT_REJOIN : FT_EXIT_OK, CTL_PROMOTE);
 	else
 		begin_if_due(ft, c);
 }
@@ -457,6 +459,21 @@ static void start_done(struct ft *ft, struct ft_ctx *c)
 	ft->p.phase = PRI_OFF;
 }
 
+void pri_resume(struct ft *ft, struct ft_ctx *c)
+{
+	ft->p.phase = PRI_RESUME;
+	ft->p.deadline = NS_NEVER;
+	ft_do(ft, c, STEP_CONT, ft->epoch, ft->cfg.stop_deadline);
+}
+
+static void resume_done(struct ft *ft, struct ft_ctx *c)
+{
+	if (c->ev->rc)
+		ft->p.deadline = ft_after(c->now, c->ev->rc == -ETIMEDOUT ? ft->cfg.stop_deadline : CONT_AGAIN);
+	else
+		ft->p.phase = PRI_OFF;
+}
+
 static void unwind_done(struct ft *ft, struct ft_ctx *c)
 {
 	struct ckpt_primary *p = &ft->p;
@@ -498,6 +515,8 @@ void pri_done(struct ft *ft, struct ft_ctx *c)
 	if (ft_answered(ft, ev)) {
 		if (p->phase == PRI_START && ev->step == STEP_CONT) {
 			start_done(ft, c);
+		} else if (p->phase == PRI_RESUME && ev->step == STEP_CONT) {
+			resume_done(ft, c);
 		} else if (p->phase == PRI_UNWIND && (ev->step == STEP_STOP || ev->step == STEP_SAVE ||
 						      ev->step == STEP_COPY || ev->step == STEP_CONT)) {
 			unwind_done(ft, c);
@@ -587,6 +606,8 @@ static void overdue(struct ft *ft, struct ft_ctx *c, enum ft_step step)
 	ft_give_up(ft, step);
 	if (ft->p.phase == PRI_START)
 		ft_end(ft, c, FT_WHY_STEP_FAILED, step, FT_EXIT_FAILED, CTL_QUIT);
+	else if (ft->p.phase == PRI_RESUME && step == STEP_CONT)
+		pri_resume(ft, c);
 	else if (ft->p.phase == PRI_UNWIND)
 		unwind_on(ft, c);	/* a cont that comes to nothing is asked again, see ft.c */
 	else if (step == STEP_ROUND || step == STEP_PRECOPY || step == STEP_SEND ||
@@ -610,6 +631,8 @@ void pri_tick(struct ft *ft, struct ft_ctx *c)
 		p->deadline = NS_NEVER;
 		if (p->phase == PRI_UNWIND)
 			unwind_on(ft, c);
+		else if (p->phase == PRI_RESUME)
+			pri_resume(ft, c);
 		else if (p->phase == PRI_CONT || p->phase == PRI_ABORT)
 			ft_do(ft, c, STEP_CONT, p->n, ft->cfg.stop_deadline);
 		else if (p->phase == PRI_STAGE || p->phase == PRI_LOAD)

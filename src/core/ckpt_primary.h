@@ -24,6 +24,7 @@ enum pri_phase {
 	PRI_LOAD,	/* STAGED is there, LOADED awaited */
 	PRI_ABORT,	/* the checkpoint has failed and will be tried again (ckpt_abort.c) */
 	PRI_UNWIND,	/* the checkpoint is given up, the VM is being brought to run again */
+	PRI_RESUME,	/* the VM has stood while the witness was asked, and is being brought to run again */
 	PRI_PHASE_MAX
 };
 
@@ -63,6 +64,8 @@ void pri_progress(struct ft *ft, struct ft_ctx *c);
 void pri_disk_moved(struct ft *ft, struct ft_ctx *c);
 /* pri_unwind() - give up what is under way, in any phase: the VM runs again and the gate is open in the end */
 void pri_unwind(struct ft *ft, struct ft_ctx *c);
+/* pri_resume() - a VM that stands, with the gate open and nothing under way, runs again */
+void pri_resume(struct ft *ft, struct ft_ctx *c);
 void pri_tick(struct ft *ft, struct ft_ctx *c);
 /* pri_hung() - the own QEMU does not do what it should */
 void pri_hung(struct ft *ft, struct ft_ctx *c, enum ft_reason why, enum ft_step step);

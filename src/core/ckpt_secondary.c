@@ -376,7 +376,7 @@ static void running(struct ft *ft, struct ft_ctx *c)
 	/* It went while cont was being answered. */
 	if (ft->link && s->svm_off)
 		ft_say(ft, c, CTL_WANT, ft->epoch, CAUSE_RESET);
-	if (ft->fence == FENCE_REFUSED && !ft->link)
+	if ((ft->fence == FENCE_REFUSED && !ft->link) || ft->ask == ASK_WAIT)
 		sec_hold(ft, c);
 	if (ft->link && s->disk_wish)
 		ft_say(ft, c, CTL_WANT, ft->epoch, CAUSE_DISK);

@@ -54,17 +54,6 @@ struct ft_cell {
 	const char *name;
 };
 
-/*
- * May this node serve without its peer, whose silence is @why? Proven death and a lease that has run out say yes
- * today, and so does everything else: a cut link is taken for a dead peer, which two nodes may do at the same time.
- * Issue 6 asks the witness here (one compare-and-swap on the generation) unless the death is proven, and on "no" or
- * "unknown" the node pauses its VM and stays silent.
- */
-bool ft_may_take_over(const struct ft *ft, enum ft_reason why)
-{
-	return true;
-}
-
 static void ignore(struct ft *ft, struct ft_ctx *c)
 {
 }
@@ -124,8 +113,8 @@ static const struct ft_cell table[FT_STATE_MAX][FE_TYPE_MAX] = {
 		[FE_SILENT] = NO, [FE_STUCK] = NO, [FE_BEAT] = NO, [FE_QEMU_DIED] = F(init_dead),
 		[FE_QEMU_HUNG] = F(init_dead), [FE_GUEST_OFF] = NO, [FE_GUEST_RESET] = NO,
 		[FE_GUEST_PANIC] = NO, [FE_CTL] = NO, [FE_NET] = NO, [FE_BULK_BARRIER] = NO, [FE_PROGRESS] = NO,
-		[FE_WANT] = NO, [FE_FULL] = NO, [FE_DISK_BARRIER] = NO, [FE_DISK_FAILED] = NO, [FE_DISK_MOVED] = NO, [FE_DONE] = NO, [FE_FAILOVER] = NO, [FE_QUIT] = F(init_quit),
-		[FE_SET_DELAY] = F(set_delay), [FE_TICK] = NO,
+		[FE_WANT] = NO, [FE_FULL] = NO, [FE_DISK_BARRIER] = NO, [FE_DISK_FAILED] = NO, [FE_DISK_MOVED] = NO, [FE_DONE] = NO, [FE_FAILOVER] = NO, [FE_SWITCH] = NO, [FE_QUIT] = F(init_quit),
+		[FE_SET_DELAY] = F(set_delay), [FE_WITNESS] = F(ft_witness), [FE_TICK] = NO,
 	},
 	[FT_ALONE] = {
 		[FE_START] = NO, [FE_LINK_UP] = F(ft_alone_link_up), [FE_LINK_DOWN] = F(ft_alone_link_down),
@@ -133,9 +122,9 @@ static const struct ft_cell table[FT_STATE_MAX][FE_TYPE_MAX] = {
 		[FE_QEMU_DIED] = F(ft_alone_qemu_died), [FE_QEMU_HUNG] = NO,
 		[FE_GUEST_OFF] = F(ft_alone_guest_off), [FE_GUEST_RESET] = NO, [FE_GUEST_PANIC] = NO,
 		[FE_CTL] = F(ft_alone_ctl), [FE_NET] = NO, [FE_BULK_BARRIER] = NO, [FE_PROGRESS] = NO,
-		[FE_WANT] = NO, [FE_FULL] = NO, [FE_DISK_BARRIER] = NO, [FE_DISK_FAILED] = F(ft_alone_disk_failed), [FE_DISK_MOVED] = NO, [FE_DONE] = F(ft_alone_done), [FE_FAILOVER] = NO,
+		[FE_WANT] = NO, [FE_FULL] = NO, [FE_DISK_BARRIER] = NO, [FE_DISK_FAILED] = F(ft_alone_disk_failed), [FE_DISK_MOVED] = NO, [FE_DONE] = F(ft_alone_done), [FE_FAILOVER] = NO, [FE_SWITCH] = NO,
 		[FE_QUIT] = F(ft_alone_quit),
-		[FE_SET_DELAY] = F(set_delay), [FE_TICK] = F(ft_alone_timer),
+		[FE_SET_DELAY] = F(set_delay), [FE_WITNESS] = F(ft_witness), [FE_TICK] = F(ft_alone_timer),
 	},
 	[FT_SYNC] = {
 		[FE_START] = NO, [FE_LINK_UP] = NO, [FE_LINK_DOWN] = F(ft_pair_link_down),
@@ -143,8 +132,8 @@ static const struct ft_cell table[FT_STATE_MAX][FE_TYPE_MAX] = {
 		[FE_QEMU_DIED] = F(ft_pair_qemu_died), [FE_QEMU_HUNG] = F(ft_pair_qemu_hung),
 		[FE_GUEST_OFF] = F(ft_pair_guest_off), [FE_GUEST_RESET] = F(ft_pair_want),
 		[FE_GUEST_PANIC] = NO, [FE_CTL] = F(ft_pair_ctl), [FE_NET] = F(pri_net), [FE_BULK_BARRIER] = NO,
-		[FE_PROGRESS] = F(pri_progress), [FE_WANT] = F(ft_pair_want), [FE_FULL] = NO, [FE_DISK_BARRIER] = NO, [FE_DISK_FAILED] = F(ft_pair_disk_failed), [FE_DISK_MOVED] = F(pri_disk_moved), [FE_DONE] = F(pri_done),
-		[FE_FAILOVER] = NO, [FE_QUIT] = F(ft_sync_quit), [FE_SET_DELAY] = F(set_delay),
+		[FE_PROGRESS] = F(pri_progress), [FE_WANT] = F(ft_pair_want), [FE_FULL] = NO, [FE_DISK_BARRIER] = NO, [FE_DISK_FAILED] = F(ft_pair_disk_failed), [FE_DISK_MOVED] = F(pri_disk_moved), [FE_DONE] = F(ft_pair_done),
+		[FE_FAILOVER] = NO, [FE_SWITCH] = NO, [FE_QUIT] = F(ft_sync_quit), [FE_SET_DELAY] = F(set_delay), [FE_WITNESS] = F(ft_witness),
 		[FE_TICK] = F(ft_pair_timer),
 	},
 	[FT_PROTECTED] = {
@@ -153,9 +142,9 @@ static const struct ft_cell table[FT_STATE_MAX][FE_TYPE_MAX] = {
 		[FE_QEMU_DIED] = F(ft_pair_qemu_died), [FE_QEMU_HUNG] = F(ft_pair_qemu_hung),
 		[FE_GUEST_OFF] = F(ft_pair_guest_off), [FE_GUEST_RESET] = F(ft_pair_want),
 		[FE_GUEST_PANIC] = NO, [FE_CTL] = F(ft_pair_ctl), [FE_NET] = F(pri_net), [FE_BULK_BARRIER] = NO,
-		[FE_PROGRESS] = F(pri_progress), [FE_WANT] = F(ft_pair_want), [FE_FULL] = NO, [FE_DISK_BARRIER] = NO, [FE_DISK_FAILED] = F(ft_pair_disk_failed), [FE_DISK_MOVED] = F(pri_disk_moved), [FE_DONE] = F(pri_done),
-		[FE_FAILOVER] = F(ft_protected_failover), [FE_QUIT] = F(ft_protected_quit),
-		[FE_SET_DELAY] = F(set_delay), [FE_TICK] = F(ft_pair_timer),
+		[FE_PROGRESS] = F(pri_progress), [FE_WANT] = F(ft_pair_want), [FE_FULL] = NO, [FE_DISK_BARRIER] = NO, [FE_DISK_FAILED] = F(ft_pair_disk_failed), [FE_DISK_MOVED] = F(pri_disk_moved), [FE_DONE] = F(ft_pair_done),
+		[FE_FAILOVER] = F(ft_protected_failover), [FE_SWITCH] = F(ft_protected_switch), [FE_QUIT] = F(ft_protected_quit),
+		[FE_SET_DELAY] = F(set_delay), [FE_WITNESS] = F(ft_witness), [FE_TICK] = F(ft_pair_timer),
 	},
 	[FT_JOINING] = {
 		[FE_START] = NO, [FE_LINK_UP] = F(ft_joining_link_up), [FE_LINK_DOWN] = F(ft_joining_lost),
@@ -165,8 +154,8 @@ static const struct ft_cell table[FT_STATE_MAX][FE_TYPE_MAX] = {
 		[FE_GUEST_PANIC] = NO, [FE_CTL] = F(ft_joining_ctl), [FE_NET] = F(sec_net),
 		[FE_BULK_BARRIER] = F(sec_bulk), [FE_PROGRESS] = F(sec_progress), [FE_WANT] = NO, [FE_FULL] = NO, [FE_DISK_BARRIER] = F(sec_disk),
 		[FE_DISK_FAILED] = F(sec_disk), [FE_DISK_MOVED] = F(sec_disk_moved),
-		[FE_DONE] = F(sec_done), [FE_FAILOVER] = NO, [FE_QUIT] = F(ft_standby_quit),
-		[FE_SET_DELAY] = F(set_delay), [FE_TICK] = F(ft_standby_timer),
+		[FE_DONE] = F(sec_done), [FE_FAILOVER] = NO, [FE_SWITCH] = NO, [FE_QUIT] = F(ft_standby_quit),
+		[FE_SET_DELAY] = F(set_delay), [FE_WITNESS] = F(ft_witness), [FE_TICK] = F(ft_standby_timer),
 	},
 	[FT_STANDBY] = {
 		[FE_START] = NO, [FE_LINK_UP] = NO, [FE_LINK_DOWN] = F(ft_standby_link_down),
@@ -177,23 +166,33 @@ static const struct ft_cell table[FT_STATE_MAX][FE_TYPE_MAX] = {
 		[FE_CTL] = F(ft_standby_ctl), [FE_NET] = F(sec_net), [FE_BULK_BARRIER] = F(sec_bulk),
 		[FE_PROGRESS] = F(sec_progress), [FE_WANT] = F(ft_standby_want), [FE_FULL] = F(ft_standby_full),
 		[FE_DISK_BARRIER] = F(sec_disk), [FE_DISK_FAILED] = F(sec_disk), [FE_DISK_MOVED] = F(sec_disk_moved), [FE_DONE] = F(ft_standby_done),
-		[FE_FAILOVER] = F(ft_standby_failover), [FE_QUIT] = F(ft_standby_quit),
-		[FE_SET_DELAY] = F(set_delay), [FE_TICK] = F(ft_standby_timer),
+		[FE_FAILOVER] = F(ft_standby_failover), [FE_SWITCH] = F(ft_standby_switch), [FE_QUIT] = F(ft_standby_quit),
+		[FE_SET_DELAY] = F(set_delay), [FE_WITNESS] = F(ft_witness), [FE_TICK] = F(ft_standby_timer),
 	},
 	[FT_PROMOTING] = {
 		[FE_START] = NO, [FE_LINK_UP] = NO, [FE_LINK_DOWN] = NO, [FE_SILENT] = NO, [FE_STUCK] = NO,
 		[FE_BEAT] = NO, [FE_QEMU_DIED] = F(ft_standby_qemu_lost), [FE_QEMU_HUNG] = NO,
 		[FE_GUEST_OFF] = F(ft_promoting_guest_off), [FE_GUEST_RESET] = NO, [FE_GUEST_PANIC] = NO,
 		[FE_CTL] = NO, [FE_NET] = NO, [FE_BULK_BARRIER] = NO, [FE_PROGRESS] = F(sec_progress),
-		[FE_WANT] = NO, [FE_FULL] = NO, [FE_DISK_BARRIER] = NO, [FE_DISK_FAILED] = NO, [FE_DISK_MOVED] = NO, [FE_DONE] = F(sec_done), [FE_FAILOVER] = NO, [FE_QUIT] = F(ft_alone_quit),
-		[FE_SET_DELAY] = F(set_delay), [FE_TICK] = F(ft_standby_timer),
+		[FE_WANT] = NO, [FE_FULL] = NO, [FE_DISK_BARRIER] = NO, [FE_DISK_FAILED] = NO, [FE_DISK_MOVED] = NO, [FE_DONE] = F(ft_promoting_done), [FE_FAILOVER] = NO, [FE_SWITCH] = NO, [FE_QUIT] = F(ft_alone_quit),
+		[FE_SET_DELAY] = F(set_delay), [FE_WITNESS] = F(ft_witness), [FE_TICK] = F(ft_promoting_timer),
+	},
+	[FT_FENCED] = {
+		[FE_START] = NO, [FE_LINK_UP] = F(ft_fenced_link_up), [FE_LINK_DOWN] = F(ft_fenced_link_down),
+		[FE_SILENT] = F(ft_fenced_silent), [FE_STUCK] = F(ft_fenced_silent), [FE_BEAT] = F(ft_pair_beat),
+		[FE_QEMU_DIED] = F(ft_fenced_dead), [FE_QEMU_HUNG] = NO, [FE_GUEST_OFF] = F(ft_fenced_guest_off),
+		[FE_GUEST_RESET] = NO, [FE_GUEST_PANIC] = NO, [FE_CTL] = F(ft_fenced_ctl), [FE_NET] = NO,
+		[FE_BULK_BARRIER] = NO, [FE_PROGRESS] = F(pri_progress), [FE_WANT] = NO, [FE_FULL] = NO,
+		[FE_DISK_BARRIER] = NO, [FE_DISK_FAILED] = F(ft_alone_disk_failed), [FE_DISK_MOVED] = NO,
+		[FE_DONE] = F(ft_fenced_done), [FE_FAILOVER] = NO, [FE_SWITCH] = NO, [FE_QUIT] = F(ft_fenced_quit),
+		[FE_SET_DELAY] = F(set_delay), [FE_WITNESS] = F(ft_witness), [FE_TICK] = F(ft_fenced_timer),
 	},
 	[FT_ENDED] = {
 		[FE_START] = NO, [FE_LINK_UP] = NO, [FE_LINK_DOWN] = NO, [FE_SILENT] = NO, [FE_STUCK] = NO,
 		[FE_BEAT] = NO, [FE_QEMU_DIED] = NO, [FE_QEMU_HUNG] = NO, [FE_GUEST_OFF] = NO,
 		[FE_GUEST_RESET] = NO, [FE_GUEST_PANIC] = NO, [FE_CTL] = NO, [FE_NET] = NO,
 		[FE_BULK_BARRIER] = NO, [FE_PROGRESS] = NO, [FE_WANT] = NO, [FE_FULL] = NO, [FE_DISK_BARRIER] = NO, [FE_DISK_FAILED] = NO, [FE_DISK_MOVED] = NO, [FE_DONE] = F(ended_done),
-		[FE_FAILOVER] = NO, [FE_QUIT] = NO, [FE_SET_DELAY] = NO, [FE_TICK] = NO,
+		[FE_FAILOVER] = NO, [FE_SWITCH] = NO, [FE_QUIT] = NO, [FE_SET_DELAY] = NO, [FE_WITNESS] = NO, [FE_TICK] = NO,
 	},
 };
 
@@ -238,6 +237,7 @@ nstime ft_deadline(const struct ft *ft)
 	t = ft_min(t, ft->s.deadline);
 	if (ft->state == FT_ALONE)
 		t = ft_min(t, ft->share.deadline);
+	t = ft_min(t, ft_ask_next(ft));
 	return ft_min(t, ft_min(pri_next(ft), pri_next_round(ft)));
 }
 
@@ -275,6 +275,8 @@ void ft_cfg_default(struct ft_cfg *cfg, enum ft_role role)
 		.drift = 10 * NS_PER_MS,
 		.share_after = 2 * NS_PER_S,
 		.fence_retry = 10 * NS_PER_S,
+		.witness_limit = 10 * NS_PER_S,
+		.witness_retry = 250 * NS_PER_MS,
 		.max_rounds = 10,
 		.round_goal = 2000,
 		.precopy = { .goal = 512, .min = 10 * NS_PER_MS, .max = 1 * NS_PER_S, .share = 4 },
@@ -288,7 +290,8 @@ void ft_init(struct ft *ft, const struct ft_cfg *cfg, uint32_t generation)
 	ft->failed = STEP_MAX;
 	ft->generation = generation;
 	ft->epoch = 1;
-	ft->takeover_at = NS_NEVER;
+	ft->takeover_at = ft->ask_at = ft->alone_at = NS_NEVER;
+	ft->reachable = true;
 	ft->lease = FT_LEASE_UNSET;
 	for (int i = 0; i < STEP_MAX; i++)
 		ft->busy[i].deadline = NS_NEVER;
@@ -325,6 +328,10 @@ enum ft_reason ft_reason(const struct ft *ft)
 
 const char *ft_phase(const struct ft *ft)
 {
+	if (ft->state == FT_FENCED)
+		return ft->still == STILL_DONE ? "stands" : "stopping";
+	if (ft->suspect || ft_claims(ft))
+		return "witness";
 	if (ft->parting)
 		return "parting";
 	if (ft->state == FT_STANDBY && ft->fence == FENCE_RUNS)

@@ -26,6 +26,7 @@ enum ft_state {
 	FT_JOINING,		/* secondary: empty or being filled; never competes */
 	FT_STANDBY,		/* secondary: the SVM runs or a complete checkpoint is there; can take over */
 	FT_PROMOTING,		/* taking over */
+	FT_FENCED,		/* it would serve, and may not yet: the VM stands, the witness is asked again and again */
 	FT_ENDED,		/* over: see reason */
 	FT_STATE_MAX
 };
@@ -46,6 +47,9 @@ enum ft_reason {
 	FT_WHY_GUEST_OFF,	/* the guest powered off */
 	FT_WHY_QUIT,		/* somebody ended lockstep */
 	FT_WHY_DISK,		/* a disk of this node failed */
+	FT_WHY_LOST,		/* the witness says that the peer serves */
+	FT_WHY_NO_WITNESS,	/* this node would serve alone, and the witness does not answer */
+	FT_WHY_SWITCH,		/* somebody has moved the VM to the other node */
 	FT_WHY_UNFENCED,	/* this node would take over, and nobody knows that the peer writes no more to the shared disks */
 	FT_WHY_MAX
 };
@@ -78,9 +82,18 @@ enum ft_step {
 	STEP_FLIP,	/* secondary, SVM stopped: epoch n is what the disks are, what the SVM wrote is gone; may come again */
 	STEP_FENCE,	/* secondary, about to take over: see to it that the peer writes to the shared disks no more. -EOPNOTSUPP:
 			 * nothing can; -ESTALE: the peer has gone on without this node; any other error: perhaps later */
+	STEP_WITNESS,	/* ask the witness for generation n, which is one more than this node's. 0: granted, now and for ever; -ESTALE:
+			 * lost, another node has it; any other error: unknown, to be asked again (it may have been granted: then
+			 * the next answer says so) */
 	STEP_MAX
 };
 const char *ft_step_name(enum ft_step s);
+
+/* Who decides which of two nodes that cannot talk to each other goes on. */
+enum ft_witness {
+	FT_WITNESS_NONE,	/* nobody: each takes the silence of the other for its death */
+	FT_WITNESS_ASK,		/* STEP_WITNESS */
+};
 
 struct ft_cfg {
 	enum ft_role role;		/* what the command line says; later the state decides */
@@ -101,6 +114,10 @@ struct ft_cfg {
 	bool disks;			/* the VM has disks that are replicated, or shared */
 	bool fence;			/* no promotion before STEP_FENCE, unless the peer has said that it has ended */
 	nstime fence_retry;		/* from a fence that failed to the next try */
+	enum ft_witness witness;
+	nstime witness_limit;		/* STEP_WITNESS; a later answer counts nothing, and is asked for again */
+	nstime witness_retry;		/* from an answer that said nothing to the next question */
+	bool strict_death;		/* connections that were closed prove nothing */
 	uint32_t faults;		/* planted faults (enum ft_fault), only in a build with LOCKSTEP_FAULTS */
 };
 void ft_cfg_default(struct ft_cfg *cfg, enum ft_role role);
@@ -122,6 +139,10 @@ enum ft_fault {
 	FT_FAULT_NO_FLIP = 1 << 6,	/* the SVM of n goes on with the disks that the one before had */
 	FT_FAULT_NO_FENCE = 1 << 8,	/* a secondary promotes without a fence */
 	FT_FAULT_DISK_LATE = 1 << 7,	/* the disks' barrier is placed when the VM runs again */
+	FT_FAULT_NO_CLAIM = 1 << 9,	/* nobody asks the witness */
+	FT_FAULT_NO_DEADLINE = 1 << 10,	/* who takes over before the witness has answered is heard for as long as it takes */
+	FT_FAULT_LEASE_LATE = 1 << 11,	/* a primary that goes alone does not wait until the other one has fallen silent */
+	FT_FAULT_NO_MUTE = 1 << 12,	/* heartbeats are answered while the role is being claimed */
 };
 
 /* Messages of the control connection. */
@@ -138,6 +159,7 @@ enum ctl_type {
 	CTL_CLAIM,	/* S->P: stop at once, I promote as soon as you have; value: enum ft_reason */
 	CTL_GUEST_OFF,	/* P->S: the guest has powered off: end */
 	CTL_QUIT,	/* P->S: somebody ended the pair: end */
+	CTL_SWITCH,	/* S->P: hand over to me */
 	CTL_ABORT,	/* P->S n: given up, n + 1 follows at once and brings its pages; the SVM stays stopped; value:
 			 * enum ft_step */
 	CTL_TYPE_MAX
@@ -158,9 +180,10 @@ enum ft_ev_type {
 			 * itself could not go on with it (a garbled message, a limit) */
 	FE_SILENT,	/* no heartbeat for the timeout, and the link is still open */
 	FE_STUCK,	/* the peer's heart beats, and says that its work stands still */
-	FE_BEAT,	/* value: send time of our last heartbeat that was answered (the primary's lease moves by it), or 0: a
-			 * heartbeat of the peer was answered. The secondary counts its wait from the time of the event, so
-			 * it must get one, no earlier than the answer was sent, for each that it answers */
+	FE_BEAT,	/* value: send time of our last heartbeat that was answered (the primary's lease moves by it, and that of a
+			 * secondary that takes over), or 0: a heartbeat of the peer was answered. Waits are counted from the
+			 * time of the event, so there must be one, no earlier than the answer was sent, for each that is
+			 * answered; also for those that were answered before FA_MUTE */
 	FE_QEMU_DIED,
 	FE_QEMU_HUNG,	/* QMP does not answer within its timeout */
 	FE_GUEST_OFF, FE_GUEST_RESET, FE_GUEST_PANIC,
@@ -177,6 +200,8 @@ enum ft_ev_type {
 	FE_DISK_MOVED,	/* something of the disks has moved: says nothing about memory or QEMU */
 	FE_DONE,	/* step, n, rc (0 or -errno), value; -ECONNRESET of a QMP step means that QEMU is dead */
 	FE_FAILOVER,	/* command: secondary: take over; primary: hand over */
+	FE_SWITCH,	/* command: the nodes change their roles */
+	FE_WITNESS,	/* value: whether the witness can be reached, which matters to people only */
 	FE_QUIT,	/* SIGTERM, or the user's command */
 	FE_SET_DELAY,	/* value: x-checkpoint-delay in ns */
 	FE_TICK,	/* the deadline has come */
@@ -200,7 +225,7 @@ enum ft_act_type {
 	FA_DO,		/* step, n: begin a step */
 	FA_DROP_LINK,	/* send what FA_CTL has queued, close all connections with the peer, answer no more heartbeats;
 			 * may come when they are closed already; nothing is reported about this link afterwards */
-	FA_MUTE,	/* secondary: answer no more heartbeats, so that the peer's lease runs out */
+	FA_MUTE,	/* answer no more heartbeats, so that the peer's lease runs out */
 	FA_LEASE,	/* value: nothing may be emitted after this time (NS_NEVER: no limit; 0: nothing at all) */
 	FA_KILL_QEMU,
 	FA_ANNOUNCE,	/* state has changed: log it, tell watchers; reason */
@@ -215,6 +240,7 @@ enum ft_exit {
 	FT_EXIT_OK = 0,		/* somebody or the guest wanted it */
 	FT_EXIT_FAILED = 1,	/* this node could not go on */
 	FT_EXIT_PEER = 3,	/* this node could not go on, the other one does */
+	FT_EXIT_REJOIN = 4,	/* the other one has the VM: this node begins anew, and is its secondary */
 };
 
 struct ft_act {
@@ -279,6 +305,11 @@ enum ft_memory {
 };
 enum ft_memory ft_memory(const struct ft *ft);
 const char *ft_memory_name(enum ft_memory m);		/* "shared", "private", "sharing", "stuck" */
+
+/* ft_claims() - this node serves or would serve, and the witness has not granted it yet: its generation is not its own */
+bool ft_claims(const struct ft *ft);
+/* ft_rival() - a peer could take over: it has all that it needs, and was not known to be gone */
+bool ft_rival(const struct ft *ft);
 enum ft_step ft_failed_step(const struct ft *ft);	/* of FT_WHY_STEP_FAILED; STEP_MAX: none */
 uint64_t ft_refused(const struct ft *ft);		/* actions that found no room in struct ft_acts: always 0 */
 

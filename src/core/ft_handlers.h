@@ -27,10 +27,12 @@ void ft_pair_qemu_died(struct ft *ft, struct ft_ctx *c);
 void ft_pair_qemu_hung(struct ft *ft, struct ft_ctx *c);
 void ft_pair_guest_off(struct ft *ft, struct ft_ctx *c);
 void ft_pair_ctl(struct ft *ft, struct ft_ctx *c);
+void ft_pair_done(struct ft *ft, struct ft_ctx *c);
 void ft_pair_want(struct ft *ft, struct ft_ctx *c);
 void ft_pair_disk_failed(struct ft *ft, struct ft_ctx *c);
 void ft_sync_quit(struct ft *ft, struct ft_ctx *c);
 void ft_protected_failover(struct ft *ft, struct ft_ctx *c);
+void ft_protected_switch(struct ft *ft, struct ft_ctx *c);
 void ft_protected_quit(struct ft *ft, struct ft_ctx *c);
 void ft_pair_timer(struct ft *ft, struct ft_ctx *c);
 
@@ -50,12 +52,22 @@ void ft_standby_want(struct ft *ft, struct ft_ctx *c);
 void ft_standby_done(struct ft *ft, struct ft_ctx *c);
 void ft_standby_full(struct ft *ft, struct ft_ctx *c);
 void ft_standby_failover(struct ft *ft, struct ft_ctx *c);
+void ft_standby_switch(struct ft *ft, struct ft_ctx *c);
 void ft_standby_timer(struct ft *ft, struct ft_ctx *c);
+void ft_promoting_done(struct ft *ft, struct ft_ctx *c);
+void ft_promoting_timer(struct ft *ft, struct ft_ctx *c);
 void ft_promoting_guest_off(struct ft *ft, struct ft_ctx *c);
 
-/*
- * ft_may_take_over() - may this node serve without its peer, whose silence is @why?
- */
-bool ft_may_take_over(const struct ft *ft, enum ft_reason why);
+/* ft_ask.c */
+void ft_witness(struct ft *ft, struct ft_ctx *c);
+void ft_fenced_link_up(struct ft *ft, struct ft_ctx *c);
+void ft_fenced_link_down(struct ft *ft, struct ft_ctx *c);
+void ft_fenced_silent(struct ft *ft, struct ft_ctx *c);
+void ft_fenced_ctl(struct ft *ft, struct ft_ctx *c);
+void ft_fenced_done(struct ft *ft, struct ft_ctx *c);
+void ft_fenced_timer(struct ft *ft, struct ft_ctx *c);
+void ft_fenced_dead(struct ft *ft, struct ft_ctx *c);
+void ft_fenced_guest_off(struct ft *ft, struct ft_ctx *c);
+void ft_fenced_quit(struct ft *ft, struct ft_ctx *c);
 
 #endif

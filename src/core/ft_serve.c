@@ -9,16 +9,18 @@
 
 void ft_alone(struct ft *ft, struct ft_ctx *c, enum ft_reason why)
 {
-	if (!ft_may_take_over(ft, why))
-		return;
-	if (ft->link && !ft->parting)
+	/* Its last words have their time; who has asked for the VM may have been granted it, so nothing is lifted then. */
+	bool off = ft->leave == LEAVE_OFF && ft->rival && ft_asks(ft);
+
+	if (ft->link && (!ft->parting || ft->suspect))
 		ft_say(ft, c, CTL_ALONE, ft->epoch, why);
 	ft_act(ft, c, FA_DROP_LINK);
 	ft->link = false;
-	ft->parting = false;
+	ft->parting = ft->suspect = ft->muted = false;
+	ft->ask = ASK_NO;
 	ft->covered = false;
 	ft->rival = false;
-	ft->beat_sent = 0;
+	ft->beat_sent = ft->beat_seen = 0;
 	if (ft->leave == LEAVE_QUIT) {
 		ft_end(ft, c, FT_WHY_QUIT, STEP_MAX, FT_EXIT_OK, CTL_TYPE_MAX);
 		return;
@@ -27,10 +29,12 @@ void ft_alone(struct ft *ft, struct ft_ctx *c, enum ft_reason why)
 		ft->part_at = ft_after(c->now, FT_OFF_FLUSH);
 	else
 		ft->leave = LEAVE_NO;
-	ft_lease(ft, c, NS_NEVER);
+	if (!off)
+		ft_lease(ft, c, NS_NEVER);
 	ft_net(ft, c, NEV_ALONE, 0, 0);
 	ft_set_state(ft, c, FT_ALONE, why);
 	pri_unwind(ft, c);
+	ft_resume(ft, c);
 }
 
 void ft_part(struct ft *ft, struct ft_ctx *c, enum ft_reason why, enum ft_step step)
@@ -41,14 +45,23 @@ void ft_part(struct ft *ft, struct ft_ctx *c, enum ft_reason why, enum ft_step s
 	ft->parting = true;
 	ft->why = why;
 	ft->part_at = ft_after(c->now, ft->cfg.lease);
+	ft->alone_at = NS_NEVER;
+	/* It may not read it. */
+	if (ft->rival && ft_asks(ft)) {
+		ft_mute(ft, c);
+		ft->alone_at = ft_after(ft->part_at, ft->cfg.drift);
+	}
 	ft_say(ft, c, CTL_ALONE, ft->epoch, why);
 	pri_unwind(ft, c);
 }
 
-/* Serving, the peer has gone or has been judged. */
+/* Serving, and the peer has said that it is gone. */
 static void peer_gone(struct ft *ft, struct ft_ctx *c, enum ft_reason why)
 {
-	ft_alone(ft, c, ft->parting ? ft->why : why);
+	/* The witness was asked already: only its answer says of which generation this node is. */
+	if (ft->ask == ASK_NO)
+		ft->rival = false;
+	ft_lose_peer(ft, c, why, true, c->now);
 }
 
 /* ALONE: this VM serves, nobody stands by */
@@ -56,7 +69,8 @@ static void peer_gone(struct ft *ft, struct ft_ctx *c, enum ft_reason why)
 void ft_alone_link_up(struct ft *ft, struct ft_ctx *c)
 {
 	ft->link = true;
-	ft->beat_sent = 0;
+	ft->muted = false;
+	ft->beat_sent = ft->beat_seen = 0;
 	share_refuse(ft, c);
 	pri_sync(ft, c);
 }
@@ -83,16 +97,32 @@ void ft_alone_ctl(struct ft *ft, struct ft_ctx *c)
 
 void ft_alone_done(struct ft *ft, struct ft_ctx *c)
 {
-	if (share_done(ft, c))
+	if (ft_ask_done(ft, c))
+		return;
+	if (share_done(ft, c)) {
 		pri_sync(ft, c);
-	else
-		pri_done(ft, c);
+		return;
+	}
+	/* Of the stop of a fence that is no more. */
+	if (ft->still == STILL_STOP && c->ev->step == STEP_STOP) {
+		if (ft_answered(ft, c->ev)) {
+			ft->still = STILL_DONE;
+			ft_resume(ft, c);
+		}
+		return;
+	}
+	pri_done(ft, c);
 }
 
 void ft_alone_timer(struct ft *ft, struct ft_ctx *c)
 {
-	if (!share_tick(ft, c))
+	if (ft->still == STILL_STOP && ft->busy[STEP_STOP].deadline <= c->now) {
+		ft_give_up(ft, STEP_STOP);
+		ft->still = STILL_DONE;
+		ft_resume(ft, c);
+	} else if (!share_tick(ft, c)) {
 		ft_pair_timer(ft, c);
+	}
 }
 
 void ft_alone_qemu_died(struct ft *ft, struct ft_ctx *c)
@@ -124,12 +154,12 @@ void ft_pair_link_down(struct ft *ft, struct ft_ctx *c)
 	/* After an error the connection may still carry our ALONE; a close by the peer's kernel has ended it. */
 	if (c->ev->value == 1)
 		ft->link = false;
-	peer_gone(ft, c, FT_WHY_LINK_CLOSED);
+	ft_lose_peer(ft, c, FT_WHY_LINK_CLOSED, c->ev->value == 1 && !ft->cfg.strict_death, c->now);
 }
 
 void ft_pair_silent(struct ft *ft, struct ft_ctx *c)
 {
-	peer_gone(ft, c, FT_WHY_SILENT);
+	ft_lose_peer(ft, c, FT_WHY_SILENT, false, ft->beat_seen ? ft->beat_seen : c->now);
 }
 
 void ft_pair_stuck(struct ft *ft, struct ft_ctx *c)
@@ -140,6 +170,10 @@ void ft_pair_stuck(struct ft *ft, struct ft_ctx *c)
 
 void ft_pair_beat(struct ft *ft, struct ft_ctx *c)
 {
+	ft->beat_seen = c->now;
+	/* It was answered before the suspicion, and the peer counts from that. */
+	if (ft->muted && ft->alone_at != NS_NEVER && ft->link)
+		ft->alone_at = ft_after(c->now, ft_after(ft->cfg.lease, ft->cfg.drift));
 	if (c->ev->value <= ft->beat_sent)
 		return;
 	ft->beat_sent = c->ev->value;
@@ -183,7 +217,7 @@ void ft_pair_ctl(struct ft *ft, struct ft_ctx *c)
 	const struct ctl_msg *m = &c->ev->ctl;
 
 	if (m->type == CTL_TOOK_OVER && m->generation >= ft->generation) {
-		ft_end(ft, c, FT_WHY_PEER_TOOK_OVER, STEP_MAX, FT_EXIT_PEER, CTL_TYPE_MAX);
+		ft_end(ft, c, FT_WHY_PEER_TOOK_OVER, STEP_MAX, ft_rejoin(ft), CTL_TYPE_MAX);
 		return;
 	}
 	if (m->generation != ft->generation)
@@ -191,7 +225,8 @@ void ft_pair_ctl(struct ft *ft, struct ft_ctx *c)
 	if (m->type == CTL_CLAIM) {
 		/* Parting, our ALONE is on its way and ends the peer. */
 		if (!ft->parting)
-			ft_end(ft, c, FT_WHY_PEER_TOOK_OVER, STEP_MAX, FT_EXIT_PEER, CTL_TYPE_MAX);
+			ft_end(ft, c, FT_WHY_PEER_TOOK_OVER, STEP_MAX, ft_rejoin(ft),
+			       ft->cfg.strict_death ? CTL_PROMOTE : CTL_TYPE_MAX);
 		return;
 	}
 	if (m->type == CTL_GONE || m->type == CTL_FAILED) {
@@ -200,7 +235,9 @@ void ft_pair_ctl(struct ft *ft, struct ft_ctx *c)
 	}
 	if (ft->parting)
 		return;
-	if (m->type == CTL_STAGED)
+	if (m->type == CTL_SWITCH && ft->state == FT_PROTECTED)
+		ft_protected_switch(ft, c);
+	else if (m->type == CTL_STAGED)
 		pri_staged(ft, c, m->n);
 	else if (m->type == CTL_LOADED)
 		pri_loaded(ft, c, m->n);
@@ -221,6 +258,12 @@ void ft_pair_disk_failed(struct ft *ft, struct ft_ctx *c)
 		ft_end(ft, c, FT_WHY_DISK, STEP_MAX, FT_EXIT_PEER, CTL_PROMOTE);
 	else
 		ft_part(ft, c, FT_WHY_DISK, STEP_MAX);
+}
+
+void ft_pair_done(struct ft *ft, struct ft_ctx *c)
+{
+	if (!ft_ask_done(ft, c))
+		pri_done(ft, c);
 }
 
 void ft_pair_want(struct ft *ft, struct ft_ctx *c)
@@ -244,6 +287,15 @@ void ft_protected_failover(struct ft *ft, struct ft_ctx *c)
 	pri_want(ft, c, CAUSE_COMMAND);
 }
 
+/* As a failover that was ordered; only this node comes back. */
+void ft_protected_switch(struct ft *ft, struct ft_ctx *c)
+{
+	if (ft->parting || ft->leave != LEAVE_NO)
+		return;
+	ft->leave = LEAVE_SWITCH;
+	pri_want(ft, c, CAUSE_COMMAND);
+}
+
 void ft_protected_quit(struct ft *ft, struct ft_ctx *c)
 {
 	if (ft->parting || ft->leave == LEAVE_QUIT) {
@@ -259,7 +311,7 @@ void ft_pair_timer(struct ft *ft, struct ft_ctx *c)
 	if (ft->leave == LEAVE_OFF && ft->state == FT_ALONE && ft->part_at <= c->now)
 		ft_end(ft, c, FT_WHY_GUEST_OFF, STEP_MAX, FT_EXIT_OK, CTL_TYPE_MAX);
 	else if (ft->parting && ft->part_at <= c->now)
-		ft_alone(ft, c, ft->why);
-	else
+		ft_lose_peer(ft, c, ft->why, false, c->now);
+	else if (!ft_ask_tick(ft, c))
 		pri_tick(ft, c);
 }

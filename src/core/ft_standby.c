@@ -14,6 +14,8 @@ void ft_joining_link_up(struct ft *ft, struct ft_ctx *c)
 	if (ft->link)
 		return;
 	ft->link = true;
+	ft->muted = false;
+	ft->beat_sent = 0;
 	ft->generation = (uint32_t)c->ev->value;
 	ft_net(ft, c, NEV_ROLE, ft->epoch, NET_SECONDARY);
 }
@@ -28,16 +30,24 @@ void ft_joining_lost(struct ft *ft, struct ft_ctx *c)
 void ft_standby_beat(struct ft *ft, struct ft_ctx *c)
 {
 	ft->beat_seen = c->now;
-	/* It was silent and is back before we took over. */
-	if (ft->link && !ft->claimed)
+	if (c->ev->value > ft->beat_sent)
+		ft->beat_sent = c->ev->value;
+	if (ft->muted) {
+		/* It was answered before, and the peer's lease counts from that. */
+		if (ft->takeover_at != NS_NEVER && ft->ask == ASK_NO)
+			ft->takeover_at = ft_after(c->now, ft_after(ft->cfg.lease, ft->cfg.drift));
+	} else if (ft->link && !ft->claimed) {
+		/* It was silent and is back before we took over. */
 		ft->takeover_at = NS_NEVER;
+	}
 }
 
 static void sec_ctl(struct ft *ft, struct ft_ctx *c)
 {
 	const struct ctl_msg *m = &c->ev->ctl;
 
-	if (m->generation != ft->generation)
+	/* Who goes on alone may have a generation of its own already. */
+	if (m->generation != ft->generation && !(m->type == CTL_ALONE && m->generation > ft->generation))
 		return;
 	switch (m->type) {
 	case CTL_EPOCH_END:
@@ -47,7 +57,10 @@ static void sec_ctl(struct ft *ft, struct ft_ctx *c)
 		sec_abort(ft, c, m->n);
 		break;
 	case CTL_ALONE:
-		ft_end(ft, c, FT_WHY_PEER_ALONE, STEP_MAX, FT_EXIT_PEER, CTL_TYPE_MAX);
+		/* A link that was lost may come back, another trouble is for people to look at. */
+		ft_end(ft, c, FT_WHY_PEER_ALONE, STEP_MAX,
+		       m->value == FT_WHY_SILENT || m->value == FT_WHY_LINK_CLOSED ? ft_rejoin(ft) : FT_EXIT_PEER,
+		       ft_asks(ft) ? CTL_GONE : CTL_TYPE_MAX);
 		break;
 	case CTL_QUIT:
 		ft_end(ft, c, FT_WHY_QUIT, STEP_MAX, FT_EXIT_OK, CTL_TYPE_MAX);
@@ -80,10 +93,17 @@ void ft_standby_quit(struct ft *ft, struct ft_ctx *c)
 
 /* STANDBY: a secondary that can take over */
 
+/* What is known of the peer's death. */
+enum proof {
+	PROOF_NONE,	/* it should be dead, or silent at least */
+	PROOF_CLOSED,	/* its kernel has closed its connections */
+	PROOF_WORD,	/* it has said so */
+};
+
 /* Return: whether the peer is known to write to no shared disk any more; else that is seen to, as far as it can be */
-static bool fenced(struct ft *ft, struct ft_ctx *c, enum ft_reason why)
+static bool fenced(struct ft *ft, struct ft_ctx *c, enum ft_reason why, enum proof proof)
 {
-	if (!ft->cfg.fence || ft->fence == FENCE_DONE || why == FT_WHY_PEER_PROMOTE)
+	if (!ft->cfg.fence || ft->fence == FENCE_DONE || proof == PROOF_WORD)
 		return true;
 	ft->takeover_at = NS_NEVER;
 	ft->why = why;
@@ -94,19 +114,38 @@ static bool fenced(struct ft *ft, struct ft_ctx *c, enum ft_reason why)
 	return false;
 }
 
-static void promote(struct ft *ft, struct ft_ctx *c, enum ft_reason why)
+static void promote(struct ft *ft, struct ft_ctx *c, enum ft_reason why, enum proof proof)
 {
-	if (!ft_may_take_over(ft, why) || (!ft_fault(ft, FT_FAULT_NO_FENCE) && !fenced(ft, c, why)))
+	nstime lease = NS_NEVER;
+
+	/* Its answer says the rest. */
+	if (ft_claims(ft))
+		return;
+	ft->why = why;
+	if (proof == PROOF_NONE && ft->fence != FENCE_DONE && ft->ask != ASK_GRANTED && ft_asks(ft)) {
+		ft->takeover_at = NS_NEVER;
+		ft_mute(ft, c);
+		ft_ask(ft, c);
+		return;
+	}
+	if (!ft_fault(ft, FT_FAULT_NO_FENCE) && !fenced(ft, c, why, proof))
 		return;
 	ft->takeover_at = NS_NEVER;
-	ft->generation++;
+	if (ft->ask != ASK_GRANTED && ft_asks(ft)) {
+		ft_ask(ft, c);
+		lease = ft_fault(ft, FT_FAULT_NO_DEADLINE) ? NS_NEVER : ft->beat_sent ? ft_after(ft->beat_sent, ft->cfg.lease) : 0;
+	} else {
+		if (ft->ask != ASK_GRANTED)
+			ft->generation++;
+		ft->ask = ASK_NO;
+	}
 	if (ft->link)
 		ft_say(ft, c, CTL_TOOK_OVER, ft->epoch, why);
 	ft_act(ft, c, FA_DROP_LINK);
 	ft->link = false;
-	ft->claimed = false;
+	ft->claimed = ft->muted = false;
 	ft->beat_sent = 0;
-	ft_lease(ft, c, NS_NEVER);
+	ft_lease(ft, c, lease);
 	ft_set_state(ft, c, FT_PROMOTING, why);
 	sec_promote(ft, c);
 }
@@ -115,6 +154,8 @@ void ft_standby_done(struct ft *ft, struct ft_ctx *c)
 {
 	int rc = c->ev->rc;
 
+	if (ft_ask_done(ft, c))
+		return;
 	if (c->ev->step != STEP_FENCE) {
 		sec_done(ft, c);
 		return;
@@ -123,7 +164,7 @@ void ft_standby_done(struct ft *ft, struct ft_ctx *c)
 		return;
 	if (!rc) {
 		ft->fence = FENCE_DONE;
-		promote(ft, c, ft->why);
+		promote(ft, c, ft->why, PROOF_NONE);
 	} else if (rc == -ESTALE) {
 		ft_end(ft, c, FT_WHY_PEER_ALONE, STEP_MAX, FT_EXIT_PEER, CTL_TYPE_MAX);
 	} else {
@@ -145,9 +186,12 @@ static void promote_later(struct ft *ft, struct ft_ctx *c, enum ft_reason why, n
 		at = ft_after(at, ft->cfg.lease);
 
 	ft->why = why;
-	if (at <= c->now)
-		promote(ft, c, why);
-	else
+	/* Heartbeats that were answered just before are news that may still be under way: time for those. */
+	if (ft_asks(ft))
+		at = at > c->now ? at : c->now;
+	else if (at <= c->now)
+		promote(ft, c, why, PROOF_NONE);
+	if (ft->state == FT_STANDBY)
 		ft->takeover_at = ft_min(ft->takeover_at, at);
 }
 
@@ -156,7 +200,7 @@ void ft_claim(struct ft *ft, struct ft_ctx *c, enum ft_reason why)
 	if (ft->claimed || !ft->link)
 		return;
 	ft->claimed = true;
-	ft_act(ft, c, FA_MUTE);
+	ft_mute(ft, c);
 	ft_say(ft, c, CTL_CLAIM, ft->epoch, why);
 	promote_later(ft, c, why, c->now);
 }
@@ -165,7 +209,12 @@ void ft_standby_link_down(struct ft *ft, struct ft_ctx *c)
 {
 	if (c->ev->value == 1) {
 		ft->link = false;
-		promote(ft, c, ft->claimed ? ft->why : FT_WHY_LINK_CLOSED);
+		if (ft->cfg.strict_death) {
+			ft_mute(ft, c);
+			promote_later(ft, c, ft->claimed ? ft->why : FT_WHY_LINK_CLOSED, c->now);
+		} else {
+			promote(ft, c, ft->claimed ? ft->why : FT_WHY_LINK_CLOSED, PROOF_CLOSED);
+		}
 	} else if (c->ev->value == 2) {
 		/* The trouble is ours as far as anybody knows, and the primary serves: it goes on without us. */
 		sec_give_up(ft, c, FT_WHY_LINK_CLOSED);
@@ -177,6 +226,8 @@ void ft_standby_link_down(struct ft *ft, struct ft_ctx *c)
 
 void ft_standby_silent(struct ft *ft, struct ft_ctx *c)
 {
+	if (ft_asks(ft))
+		ft_mute(ft, c);
 	promote_later(ft, c, FT_WHY_SILENT, ft->beat_seen ? ft->beat_seen : c->now);
 }
 
@@ -189,7 +240,7 @@ void ft_standby_stuck(struct ft *ft, struct ft_ctx *c)
 void ft_standby_ctl(struct ft *ft, struct ft_ctx *c)
 {
 	if (c->ev->ctl.type == CTL_PROMOTE && c->ev->ctl.generation == ft->generation)
-		promote(ft, c, FT_WHY_PEER_PROMOTE);
+		promote(ft, c, FT_WHY_PEER_PROMOTE, PROOF_WORD);
 	else
 		sec_ctl(ft, c);
 }
@@ -216,7 +267,7 @@ void ft_standby_full(struct ft *ft, struct ft_ctx *c)
 void ft_standby_failover(struct ft *ft, struct ft_ctx *c)
 {
 	if (ft->fence == FENCE_REFUSED && (!ft->link || ft->claimed))
-		promote(ft, c, FT_WHY_COMMAND);
+		promote(ft, c, FT_WHY_COMMAND, PROOF_NONE);
 	else
 		ft_claim(ft, c, FT_WHY_COMMAND);
 }
@@ -224,9 +275,27 @@ void ft_standby_failover(struct ft *ft, struct ft_ctx *c)
 void ft_standby_timer(struct ft *ft, struct ft_ctx *c)
 {
 	if (ft->takeover_at <= c->now)
-		promote(ft, c, ft->why);
-	else
+		promote(ft, c, ft->why, PROOF_NONE);
+	else if (!ft_ask_tick(ft, c))
 		sec_tick(ft, c);
+}
+
+void ft_granted(struct ft *ft, struct ft_ctx *c)
+{
+	promote(ft, c, ft->why, PROOF_NONE);
+}
+
+void ft_not_granted(struct ft *ft, struct ft_ctx *c)
+{
+	sec_hold(ft, c);
+	if (ft->reason != FT_WHY_NO_WITNESS)
+		ft_set_state(ft, c, FT_STANDBY, FT_WHY_NO_WITNESS);
+}
+
+void ft_standby_switch(struct ft *ft, struct ft_ctx *c)
+{
+	if (ft->link && !ft->claimed)
+		ft_say(ft, c, CTL_SWITCH, ft->epoch, 0);
 }
 
 /* PROMOTING: the peer is gone, this VM is being brought to run */
@@ -238,7 +307,21 @@ void ft_served(struct ft *ft, struct ft_ctx *c)
 	ft->covered = false;
 	ft->rival = false;
 	ft_set_state(ft, c, FT_ALONE, ft->reason);
-	share_served(ft, c);
+	/* Else when it is granted. */
+	if (!ft_claims(ft))
+		share_served(ft, c);
+}
+
+void ft_promoting_done(struct ft *ft, struct ft_ctx *c)
+{
+	if (!ft_ask_done(ft, c))
+		sec_done(ft, c);
+}
+
+void ft_promoting_timer(struct ft *ft, struct ft_ctx *c)
+{
+	if (!ft_ask_tick(ft, c))
+		sec_tick(ft, c);
 }
 
 void ft_promoting_guest_off(struct ft *ft, struct ft_ctx *c)

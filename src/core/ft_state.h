@@ -21,7 +21,16 @@ struct ft_busy {
 };
 
 enum ft_fence { FENCE_NO, FENCE_RUNS, FENCE_DONE, FENCE_REFUSED };
-enum ft_leave { LEAVE_NO, LEAVE_COMMAND, LEAVE_QUIT, LEAVE_OFF };
+enum ft_leave { LEAVE_NO, LEAVE_COMMAND, LEAVE_QUIT, LEAVE_OFF, LEAVE_SWITCH };
+/* What this node has from the witness for the generation after its own. See ft_ask.c. */
+enum ft_ask {
+	ASK_NO,
+	ASK_RUNS,	/* asked */
+	ASK_WAIT,	/* unknown; asked again at ask_at */
+	ASK_GRANTED,	/* it is this node's, which still waits until the peer must have fallen silent (alone_at) */
+};
+/* FENCED: how far the VM has been brought to stand. */
+enum ft_still { STILL_NO, STILL_UNWIND, STILL_STOP, STILL_DONE };
 
 struct ft {
 	struct ft_cfg cfg;
@@ -37,6 +46,13 @@ struct ft {
 	bool rival;			/* the peer could have become able to take over: the lease holds */
 	bool covered;			/* the peer has a complete checkpoint */
 	bool claimed;			/* we asked for the role: CTL_CLAIM sent, muted */
+	bool muted;			/* FA_MUTE was given for this peer */
+	bool suspect;			/* serving: the peer is lost, the claim of this node decides */
+	bool reachable;			/* the witness is, as far as is known */
+	enum ft_ask ask;
+	enum ft_still still;
+	nstime ask_at;			/* next question */
+	nstime alone_at;		/* serving, suspect: a peer that took over by itself must be silent by then */
 	nstime part_at;
 	nstime takeover_at;		/* secondary: promotion becomes safe */
 	nstime beat_sent;		/* primary: send time of the last answered heartbeat; 0: none */

@@ -102,6 +102,9 @@ void ft_end(struct ft *ft, struct ft_ctx *c, enum ft_reason why, enum ft_step st
 {
 	struct ft_act *a;
 
+	/* Who has asked the witness may have been granted the VM: its word that it is gone would be worth nothing. */
+	if (ft->ask != ASK_NO && (say == CTL_GONE || say == CTL_FAILED))
+		say = CTL_TYPE_MAX;
 	ft_lease(ft, c, 0);
 	ft_act(ft, c, FA_KILL_QEMU);
 	if (ft->link) {
@@ -110,7 +113,8 @@ void ft_end(struct ft *ft, struct ft_ctx *c, enum ft_reason why, enum ft_step st
 		ft_act(ft, c, FA_DROP_LINK);
 	}
 	ft->link = false;
-	ft->parting = false;
+	ft->parting = ft->suspect = false;
+	ft->ask = ASK_NO;
 	ft->takeover_at = NS_NEVER;
 	ft->failed = step;
 	for (int i = 0; i < STEP_MAX; i++)

@@ -83,6 +83,31 @@ void ft_alone(struct ft *ft, struct ft_ctx *c, enum ft_reason why);
 /* ft_served() - PROMOTING is over: the VM runs and its output is on */
 void ft_served(struct ft *ft, struct ft_ctx *c);
 
+/* ft_asks() - there is a witness to be asked */
+bool ft_asks(const struct ft *ft);
+/* ft_rejoin() - how a node ends whose peer has the VM */
+enum ft_exit ft_rejoin(const struct ft *ft);
+/* ft_mute() - once for each peer */
+void ft_mute(struct ft *ft, struct ft_ctx *c);
+/* ft_ask() - ask the witness, unless it was */
+void ft_ask(struct ft *ft, struct ft_ctx *c);
+/*
+ * ft_lose_peer() - serving: the peer is lost; go on alone as soon as that may be
+ * @sure: it is known to be dead
+ * @from: else, when it was answered last
+ */
+void ft_lose_peer(struct ft *ft, struct ft_ctx *c, enum ft_reason why, bool sure, nstime from);
+/* ft_ask_done() - an answer; false: it is not the witness's */
+bool ft_ask_done(struct ft *ft, struct ft_ctx *c);
+/* ft_ask_tick() - time has passed; false: nothing was due. ft_ask_next() - when something will be */
+bool ft_ask_tick(struct ft *ft, struct ft_ctx *c);
+nstime ft_ask_next(const struct ft *ft);
+/* ft_resume() - the VM that was fenced runs again */
+void ft_resume(struct ft *ft, struct ft_ctx *c);
+/* ft_granted(), ft_not_granted() - the witness's answer to a secondary that has waited for it (ft_standby.c) */
+void ft_granted(struct ft *ft, struct ft_ctx *c);
+void ft_not_granted(struct ft *ft, struct ft_ctx *c);
+
 /* ft_claim() - secondary: ask the primary to stop, take over when it has, or when its lease has run out */
 void ft_claim(struct ft *ft, struct ft_ctx *c, enum ft_reason why);
 

@@ -12,7 +12,8 @@ const char *ft_state_name(enum ft_state s)
 {
 	static const char *const names[FT_STATE_MAX] = {
 		[FT_INIT] = "init", [FT_ALONE] = "alone", [FT_SYNC] = "sync", [FT_PROTECTED] = "protected",
-		[FT_JOINING] = "joining", [FT_STANDBY] = "standby", [FT_PROMOTING] = "promoting", [FT_ENDED] = "ended",
+		[FT_JOINING] = "joining", [FT_STANDBY] = "standby", [FT_PROMOTING] = "promoting",
+		[FT_FENCED] = "fenced", [FT_ENDED] = "ended",
 	};
 
 	return NAME(names, s);
@@ -37,7 +38,8 @@ const char *ft_reason_name(enum ft_reason r)
 		[FT_WHY_QEMU_DIED] = "qemu died", [FT_WHY_QEMU_HUNG] = "qemu hung",
 		[FT_WHY_STEP_FAILED] = "step failed", [FT_WHY_COMMAND] = "command",
 		[FT_WHY_GUEST_OFF] = "guest powered off", [FT_WHY_QUIT] = "quit", [FT_WHY_DISK] = "disk failed",
-		[FT_WHY_UNFENCED] = "peer not fenced",
+		[FT_WHY_UNFENCED] = "peer not fenced", [FT_WHY_LOST] = "peer has the witness",
+		[FT_WHY_NO_WITNESS] = "no answer from the witness", [FT_WHY_SWITCH] = "switch",
 	};
 
 	return NAME(names, r);
@@ -50,7 +52,7 @@ const char *ft_step_name(enum ft_step s)
 		[STEP_PRECOPY] = "precopy", [STEP_COPY] = "copy", [STEP_SEND] = "send", [STEP_RESERVE] = "reserve", [STEP_APPLY] = "apply",
 		[STEP_LOAD] = "load", [STEP_MEND] = "mend", [STEP_RESTART] = "restart", [STEP_FORGET] = "forget",
 		[STEP_SHARE] = "share", [STEP_AGAIN] = "again", [STEP_RESYNC] = "resync", [STEP_DISK] = "disk",
-		[STEP_FLIP] = "flip", [STEP_FENCE] = "fence",
+		[STEP_FLIP] = "flip", [STEP_FENCE] = "fence", [STEP_WITNESS] = "witness",
 	};
 
 	return NAME(names, s);
@@ -62,7 +64,7 @@ const char *ctl_type_name(enum ctl_type t)
 		[CTL_EPOCH_END] = "EPOCH_END", [CTL_STAGED] = "STAGED", [CTL_LOADED] = "LOADED", [CTL_WANT] = "WANT",
 		[CTL_FAILED] = "FAILED", [CTL_PROMOTE] = "PROMOTE", [CTL_GONE] = "GONE", [CTL_ALONE] = "ALONE",
 		[CTL_TOOK_OVER] = "TOOK_OVER", [CTL_CLAIM] = "CLAIM", [CTL_GUEST_OFF] = "GUEST_OFF", [CTL_QUIT] = "QUIT",
-		[CTL_ABORT] = "ABORT",
+		[CTL_ABORT] = "ABORT", [CTL_SWITCH] = "SWITCH",
 	};
 
 	return NAME(names, t);
@@ -79,7 +81,7 @@ const char *ft_ev_name(enum ft_ev_type t)
 		[FE_WANT] = "want", [FE_FULL] = "full", [FE_DISK_BARRIER] = "disk-barrier", [FE_DISK_FAILED] = "disk-failed",
 		[FE_DISK_MOVED] = "disk-moved",
 		[FE_DONE] = "done", [FE_FAILOVER] = "failover", [FE_QUIT] = "quit",
-		[FE_SET_DELAY] = "set-delay", [FE_TICK] = "tick",
+		[FE_SET_DELAY] = "set-delay", [FE_SWITCH] = "switch", [FE_WITNESS] = "witness", [FE_TICK] = "tick",
 	};
 
 	return NAME(names, t);
@@ -113,7 +115,7 @@ const char *pri_phase_name(enum pri_phase p)
 	static const char *const names[PRI_PHASE_MAX] = {
 		[PRI_OFF] = "idle", [PRI_START] = "start", [PRI_RESYNC] = "resync", [PRI_ROUND] = "precopy", [PRI_IDLE] = "idle",
 		[PRI_GATE] = "gate", [PRI_STOP] = "stop", [PRI_COLLECT] = "collect", [PRI_CONT] = "cont",
-		[PRI_STAGE] = "staged", [PRI_LOAD] = "loaded", [PRI_ABORT] = "abort", [PRI_UNWIND] = "unwind",
+		[PRI_STAGE] = "staged", [PRI_LOAD] = "loaded", [PRI_ABORT] = "abort", [PRI_UNWIND] = "unwind", [PRI_RESUME] = "resume",
 	};
 
 	return NAME(names, p);

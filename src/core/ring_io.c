@@ -20,7 +20,7 @@
 #include "base/cursor.h"
 #include "base/siphash.h"
 
-enum { RING_VERSION = 7, RING_SUM = 8 };
+enum { RING_VERSION = 8, RING_SUM = 8 };
 
 struct io {
 	struct cursor r;
@@ -116,6 +116,10 @@ static void io_cfg(struct io *io, struct ft_cfg *c)
 	io_bool(io, &c->disks);
 	io_bool(io, &c->fence);
 	io_u64(io, &c->fence_retry);
+	IO_ENUM(io, c->witness, FT_WITNESS_ASK);
+	io_u64(io, &c->witness_limit);
+	io_u64(io, &c->witness_retry);
+	io_bool(io, &c->strict_death);
 	io_u32(io, &c->faults);
 }
 
@@ -198,7 +202,7 @@ static void io_ft(struct io *io, struct ft *ft)
 	IO_ENUM(io, ft->reason, FT_WHY_MAX - 1);
 	IO_ENUM(io, ft->failed, STEP_MAX);
 	IO_ENUM(io, ft->fence, FENCE_REFUSED);
-	IO_ENUM(io, ft->leave, LEAVE_OFF);
+	IO_ENUM(io, ft->leave, LEAVE_SWITCH);
 	io_u32(io, &ft->generation);
 	io_u64(io, &ft->epoch);
 	io_bool(io, &ft->link);
@@ -206,6 +210,13 @@ static void io_ft(struct io *io, struct ft *ft)
 	io_bool(io, &ft->rival);
 	io_bool(io, &ft->covered);
 	io_bool(io, &ft->claimed);
+	io_bool(io, &ft->muted);
+	io_bool(io, &ft->suspect);
+	io_bool(io, &ft->reachable);
+	IO_ENUM(io, ft->ask, ASK_GRANTED);
+	IO_ENUM(io, ft->still, STILL_DONE);
+	io_u64(io, &ft->ask_at);
+	io_u64(io, &ft->alone_at);
 	io_u64(io, &ft->part_at);
 	io_u64(io, &ft->takeover_at);
 	io_u64(io, &ft->beat_sent);

@@ -179,9 +179,9 @@ bool share_tick(struct ft *ft, struct ft_ctx *c)
 		follow(ft, c);
 		return true;
 	}
-	/* Something of the promotion is not answered yet. */
+	/* Something of the promotion is not answered yet, or of a fence. */
 	for (int i = 0; i < STEP_MAX; i++)
-		if (ft->busy[i].on) {
+		if (ft->busy[i].on || ft->p.phase != PRI_OFF) {
 			h->deadline = ft_after(c->now, ft->cfg.share_after);
 			return true;
 		}

@@ -62,13 +62,15 @@ static struct ft_ev random_event(const struct ft *ft)
 	uint64_t near = ft->epoch + rnd(4) - 2;
 	unsigned int s = (unsigned int)rnd(STEP_MAX);
 
-	if (rnd(2))
+	if (ft->state != FT_FENCED && rnd(2))
 		ev.type = (enum ft_ev_type[]){ FE_DONE, FE_NET, FE_CTL, FE_BULK_BARRIER, FE_DISK_BARRIER }[rnd(5)];
 	ev.n = rnd(8) ? near : rng;
 	ev.cause = rnd(CAUSE_MAX + 2);
 	ev.step = rnd(STEP_MAX + 2);
 	ev.value = rnd(4) ? rnd(12) : rng;
 	ev.rc = rnd(6) ? 0 : rnd(2) ? -EIO : -ETIMEDOUT;
+	if (ev.step == STEP_WITNESS)
+		ev.rc = (int[]){ 0, 0, -EIO, -EIO, -EIO, -ESTALE }[rnd(6)];
 	if (ev.type == FE_NET)
 		ev.value = NA_CUT + rnd(5);
 	if (ev.type == FE_DONE && ft->busy[s].on) {
@@ -78,7 +80,7 @@ static struct ft_ev random_event(const struct ft *ft)
 	ev.ctl = (struct ctl_msg){ .type = rnd(CTL_TYPE_MAX + 1), .generation = ft->generation + (rnd(10) ? 0 : 1),
 				   .n = near, .value = rnd(2) ? rnd(20) : rng };
 	/* Ends would hide the rest. */
-	if (ft->state != FT_PROMOTING &&
+	if (ft->state != FT_PROMOTING && ft->state != FT_FENCED &&
 	    (ev.type == FE_QUIT || ev.type == FE_QEMU_DIED || ev.type == FE_QEMU_HUNG || ev.type == FE_GUEST_OFF ||
 	     (ev.type == FE_CTL && ev.ctl.type >= CTL_FAILED)) && rnd(40))
 		ev.type = FE_PROGRESS;
@@ -126,7 +128,7 @@ static void check(const struct drive *d, const struct ft *before)
 	assert_true(before->state != FT_ENDED || (d->acts.n == 0 && ft->state == FT_ENDED));
 	/* A serving node never becomes a secondary, a joining one never serves. */
 	if (before->state >= FT_ALONE && before->state <= FT_PROTECTED)
-		assert_true(ft->state <= FT_PROTECTED || ft->state == FT_ENDED);
+		assert_true(ft->state <= FT_PROTECTED || ft->state == FT_FENCED || ft->state == FT_ENDED);
 	if (before->state == FT_JOINING)
 		assert_true(ft->state == FT_JOINING || ft->state == FT_STANDBY || ft->state == FT_ENDED);
 	for (unsigned int i = 0; i < d->acts.n; i++) {
@@ -183,13 +185,16 @@ static void random_events(void **state)
 		if (d.ft.state == FT_ENDED && (lives == 0 || rnd(20) == 0)) {
 			start(&d, rnd(2) ? FT_PRIMARY : FT_SECONDARY);
 			d.ft.cfg.disks = rnd(2);
+			d.ft.cfg.witness = rnd(2) ? FT_WITNESS_ASK : FT_WITNESS_NONE;
+			d.ft.cfg.strict_death = !rnd(4);
 			lives++;
 			if (rnd(10)) {
 				ev0(&d, FE_START, 0);
 				ev0(&d, FE_LINK_UP, 7);
 			}
 		}
-		ev = rnd(3) ? next_event(&d.ft) : random_event(&d.ft);
+		/* There what would come next is an answer of the witness, and then it is over. */
+		ev = rnd(3) && d.ft.state != FT_FENCED ? next_event(&d.ft) : random_event(&d.ft);
 		d.now += rnd(20) * NS_PER_MS;
 		if (ev.type == FE_TICK && rnd(2) && ft_deadline(&d.ft) != NS_NEVER && ft_deadline(&d.ft) > d.now)
 			d.now = ft_deadline(&d.ft);
