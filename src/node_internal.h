@@ -235,6 +235,8 @@ struct node_view {
 	const char *disk_ids[CMDLINE_DISKS_MAX];
 	struct disk_stats disks;
 	struct condition_why why;	/* the caller's */
+	struct hb_stats beat;
+	char lost[120];			/* of the heartbeat's paths */
 };
 /* node_view() - fill @v, which is zero */
 void node_view(struct node *n, struct node_view *v);

@@ -23,6 +23,17 @@ static double ms(nstime t)
 	return (double)t / (double)NS_PER_MS;
 }
 
+/* Return: whether there is something to warn of; a single path is the link's own matter */
+static bool lost_paths(const struct hb_stats *st, char *text, size_t size)
+{
+	unsigned int up = 0;
+
+	for (unsigned int i = 0; i < st->n_paths; i++)
+		up += st->path[i].up;
+	snprintf(text, size, "heartbeats come over %u of %u paths only", up, st->n_paths);
+	return st->n_paths > 1 && up < st->n_paths;
+}
+
 void node_view(struct node *n, struct node_view *v)
 {
 	struct status *s = &v->s;
@@ -67,6 +78,11 @@ void node_view(struct node *n, struct node_view *v)
 	s->link.beat_at = n->beat_at;
 	s->link.rtt = n->beat_at ? n->rtt : STATUS_UNKNOWN;
 	s->link.silent = n->silent;
+	if (n->beat) {
+		heartbeat_stats(n->beat, &v->beat);
+		s->beat = &v->beat;
+		s->suspicion = hb_level_name(v->beat.level);
+	}
 	s->link.bytes_sent = m.sent;
 	s->link.bytes_received = m.received;
 	s->qemu.pid = vm_pid(n->vm);
@@ -109,10 +125,10 @@ void node_view(struct node *n, struct node_view *v)
 	s->failover.gap = n->failover_gap;
 	s->failover.wall = n->failover_wall;
 	s->failover.over = n->failover_past;
-	if (n->beat) {
-		s->n_paths = 1;
-		snprintf(s->paths[0].name, sizeof(s->paths[0].name), "%s", n->peer_text);
-		s->paths[0].silent = n->beat_silent;
+	for (unsigned int i = 0; s->beat && i < v->beat.n_paths && i < STATUS_MAX_PATHS; i++) {
+		snprintf(s->paths[i].name, sizeof(s->paths[i].name), "%s", v->beat.name[i]);
+		s->paths[i].silent = !v->beat.path[i].up;
+		s->n_paths = i + 1;
 	}
 	s->hybrid_at = n->hybrid_at;
 	s->svm_stuck = s->role == FT_SECONDARY && m.limit.private_pages >= 2 * n->limits.private_pages;
@@ -126,6 +142,8 @@ void node_view(struct node *n, struct node_view *v)
 		s->warnings[w++] = RUN_WARN_UNFENCED;
 	if (n->px && proxy_taps_gone(n->px))
 		s->troubles[t++] = s->warnings[w++] = "a TAP interface of the VM is gone: see the log";
+	if (s->beat && lost_paths(&v->beat, v->lost, sizeof(v->lost)))
+		s->warnings[w++] = v->lost;
 	if (m.memcheck_differs)
 		s->troubles[t++] = s->warnings[w++] = "the memory check has found a difference: see the log";
 }

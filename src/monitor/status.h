@@ -6,6 +6,7 @@
 #include <stdint.h>
 #include <stdio.h>
 
+#include "cluster/heartbeat.h"
 #include "core/ft.h"
 #include "disk/disk.h"
 #include "core/net.h"
@@ -74,6 +75,8 @@ struct status {
 		uint64_t silent;	/* how often the peer was silent for the timeout */
 		uint64_t bytes_sent, bytes_received;
 	} link;
+	const struct hb_stats *beat;	/* NULL: there is no peer; borrowed during the call */
+	const char *suspicion;		/* hb_level_name() of it */
 
 	struct {
 		int pid;		/* 0: does not run */

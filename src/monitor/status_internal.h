@@ -56,6 +56,10 @@ void text_row(FILE *f, const char *label, const char *fmt, ...)
 struct json_object *status_disks_json(const struct status *s);
 void status_disks_text(struct json_object *s, FILE *f);
 
+/* status_beat.c: link's member heartbeat, and rows of it; no object while there is none */
+struct json_object *status_beat_json(const struct status *s);
+void status_beat_text(struct json_object *b, FILE *f);
+
 /* status_net_text.c: rows of the member net */
 void status_net_text(struct json_object *n, FILE *f);
 

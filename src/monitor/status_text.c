@@ -190,6 +190,8 @@ static void text_link(struct json_object *s, FILE *f)
 			 text_bool(l, "encrypted") ? "encrypted" : "not encrypted");
 	else if (l)
 		text_row(f, "  link", "no peer is connected");
+	if (l && text_obj(l, "heartbeat"))
+		status_beat_text(text_obj(l, "heartbeat"), f);
 	if (l && text_u64(l, "silent"))
 		text_row(f, "", "how often the peer was silent: %" PRIu64, text_u64(l, "silent"));
 	if (sync)

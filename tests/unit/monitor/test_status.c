@@ -13,6 +13,7 @@
 #include "monitor/status.h"
 
 static struct status_ckpts ckpts;
+static struct hb_stats beat;
 
 static void fill(struct status *s)
 {
@@ -21,6 +22,12 @@ static void fill(struct status *s)
 		.copy = 900000, .cont = 500000, .pause = 3125000, .staged = 4000000, .loaded = 21000000, .pages = 812,
 	};
 
+	beat = (struct hb_stats){
+		.n_paths = 3, .lates = 5, .suspects = 2, .silences = 1, .freezes = 1, .frozen_max = 70 * NS_PER_MS,
+		.name = { "192.0.2.2:9998", "198.51.100.2:9998", "203.0.113.2:9998" },
+		.path = { { .up = true, .heard = 999 * NS_PER_S, .rtt_last = 210000, .rtt_max = 300000, .received = 90, .lost = 10 },
+			  { .up = false, .heard = 995 * NS_PER_S, .losses = 3 }, { .up = false } },
+	};
 	memset(&ckpts, 0, sizeof(ckpts));
 	status_ckpts_add(&ckpts, &t, 3400000);
 	*s = (struct status){
@@ -31,6 +38,7 @@ static void fill(struct status *s)
 		.link = { .peer = "192.0.2.2:9998", .connected_at = 870 * NS_PER_S,
 			.beat_at = 1000 * NS_PER_S - 13 * NS_PER_MS,
 			  .rtt = 210000, .silent = 1, .bytes_sent = 5, .bytes_received = 6 },
+		.beat = &beat, .suspicion = "late",
 		.qemu = { .pid = 4712, .version = "7.2.22", .state = "running" },
 		.memory = { .guest = 512ull << 20, .staged = 1 << 20, .private_pages = 77, .buffered = 4096,
 			    .private_limit = 1 << 26, .staged_limit = 1 << 25, .pool = 1 << 23, .limit_private = 4,
@@ -140,6 +148,8 @@ static void json(void **state)
 		{ "link/connected", "true" }, { "link/peer", "\"192.0.2.2:9998\"" }, { "link/connected_ms",
 		  "130000.0" },
 		{ "link/rtt_ms", "0.21" }, { "link/last_heartbeat_ms", "13.0" }, { "link/silent", "1" },
+		{ "link/heartbeat/suspicion", "\"late\"" }, { "link/heartbeat/suspect", "2" }, { "link/heartbeat/late", "5" },
+		{ "link/heartbeat/frozen", "1" }, { "link/heartbeat/frozen_max_ms", "70.0" },
 		{ "link/encrypted", "false" }, { "link/bytes_received", "6" },
 		{ "qemu/pid", "4712" }, { "qemu/version", "\"7.2.22\"" }, { "qemu/state", "\"running\"" },
 		{ "memory/guest_bytes", "536870912" }, { "memory/private_pages", "77" },
@@ -180,6 +190,8 @@ static void text(void **state)
 			"3.2 MiB",
 		"checkpoint 12 (mismatch)", "gate 0.20 ms, stop 0.60 ms", "3 packets", "logged input 9",
 			"in 100 (146.5 KiB)",
+		"the peer is late\n", "path 0, 192.0.2.2:9998: round trip 0.21 ms, 10 of 100 lost\n",
+		"path 1, 198.51.100.2:9998: LOST, last heard 5.0 s ago\n", "path 2, 203.0.113.2:9998: nothing heard yet\n",
 		"dropped 7", "guest 512.0 MiB", "private pages 77",
 	};
 	struct json_object *o;
@@ -319,6 +331,8 @@ static void network(void **state)
 	/* What is zero is not shown, and a quiet day fits on a small screen. */
 	fill(&s);
 	s.net.drop_bad = s.net.drop_held = 0;
+	beat.n_paths = 1;
+	s.suspicion = "fine";
 	memset(&cfg.nic, 0, sizeof(cfg.nic));
 	cfg.n_nics = 1;
 	s.net_cfg = &cfg;
