@@ -16,7 +16,7 @@ _lockstep()
 	--point)
 		COMPREPLY=($(compgen -W "client pvm svm released client,released pvm,svm all" -- "$cur"))
 		return ;;
-	-w | --write | --socket | --psk-file)
+	-w | --write | --config | --socket | --psk-file)
 		COMPREPLY=($(compgen -f -- "$cur"))
 		return ;;
 	--tls-dir)
@@ -52,10 +52,13 @@ _lockstep()
 		COMPREPLY=($(compgen -c -f -- "$cur")) ;;
 	nbd)
 		COMPREPLY=($(compgen -f -- "$cur")) ;;
-	status | checkpoint | failover | set | rule | events | capture | quit)
+	status | checkpoint | failover | set | rule | events | blackbox | capture | quit)
 		dir=${LOCKSTEP_RUN_DIR:-/run/lockstep}
 		[ -n "$LOCKSTEP_RUN_DIR" ] || [ "$(id -u)" = 0 ] || dir=$XDG_RUNTIME_DIR/lockstep
-		COMPREPLY+=($(cd "$dir" 2>/dev/null && compgen -G "$cur*.sock" | sed 's/\.sock$//')) ;;
+		COMPREPLY+=($(cd "$dir" 2>/dev/null && compgen -G "$cur*.sock" | sed 's/\.sock$//'))
+		[ "$cmd" != blackbox ] ||
+			COMPREPLY+=($(cd "$dir" 2>/dev/null && compgen -G "$cur*.blackbox" | sed 's/\.blackbox$//') $(compgen -f -- "$cur"))
+		;;
 	esac
 }
 complete -o default -F _lockstep lockstep

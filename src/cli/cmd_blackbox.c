@@ -123,16 +123,17 @@ static int blackbox_fn(int argc, char **argv)
 	if (rc)
 		return cli_fail(&cmd_blackbox, CLI_USAGE, &e);
 	rc = find(&a, now, path, sizeof(path), &e);
-	if (!rc)
+	if (!rc) {
 		buf = read_file(path, &len, &e);
+		rc = buf ? 0 : e.code;
+	}
 	if (buf)
 		r = blackbox_unpack(buf, len, &h, &e);
+	if (buf && !r)
+		err_prefix(&e, "%.200s", path);
 	free(buf);
-	if (!r) {
-		if (!rc && buf)
-			err_prefix(&e, "%.200s", path);
+	if (!r)
 		return cli_fail(&cmd_blackbox, rc == -EINVAL ? CLI_USAGE : rc == -ENOENT ? CLI_NO_VM : CLI_FAILED, &e);
-	}
 	if (a.json) {
 		struct json_object *o = blackbox_json(&h, r, last);
 

@@ -282,6 +282,15 @@ static void nobody_runs(void **state)
 		snprintf(line, sizeof(line), "%s web more", verbs[i]);
 		expect(line, 2, "", "unexpected argument 'more'");
 	}
+	expect("blackbox", 3, "", "no VM runs here");
+	expect("blackbox web", 3, "", "web does not run here");
+	expect("blackbox --now web", 3, "", "web does not run here");
+	expect("blackbox /nonexistent/file", 3, "", "cannot open /nonexistent/file: No such file");
+	expect("blackbox /dev/null", 2, "", "it is no regular file");
+	expect("blackbox /proc/self/exe", 1, "", "/proc/self/exe: this is no blackbox of Lockstep");
+	expect("blackbox --now /proc/self/exe", 2, "", "--now is for a node that runs");
+	expect("blackbox --last 0 web", 2, "", "--last: '0' is not a whole number of steps");
+	expect("blackbox .web", 2, "", "cannot be a VM's name");
 	expect("capture -w /nonexistent/file", 3, "", "no VM runs here");
 	expect("capture web -w /nonexistent/file", 3, "", "web does not run here");
 	expect("set checkpoint-delay=5", 3, "", "no VM runs here");
@@ -293,16 +302,17 @@ static void status(void **state)
 	pid_t a = vm_start("web"), b;
 	struct json_object *o;
 
-	expect("status web", 0, "web: primary, protected, for 10.0 s\n", "");
+	expect("status web", 0, "web: protected (primary, state protected for 10.0 s)\n", "");
 	assert_non_null(strstr(out, "beware"));
-	expect("status", 0, "web: primary", "");
+	expect("status", 0, "web: protected (primary", "");
 	expect("status --json web", 0, "\"protected\":true", "");
 	expect("status web --json", 0, "\"protected\":true", "");
 	assert_ptr_equal(strchr(out, '\n'), out + strlen(out) - 1);
 	o = json_tokener_parse(out);
 	assert_true(json_object_is_type(o, json_type_object));
 	json_object_put(o);
-	expect("status -- web", 0, "web: primary", "");
+	expect("status --short web", 0, "primary protected protected\n", "");
+	expect("status -- web", 0, "web: protected (primary", "");
 	expect("status other", 3, "", "other does not run here");
 	assert_non_null(strstr(err, "there: web"));
 	b = vm_start("web2");
@@ -310,7 +320,7 @@ static void status(void **state)
 	expect("status web2", 0, "primary", "");
 	vm_kill(b);
 	/* The dead one's socket is still there and does not count. */
-	expect("status", 0, "web: primary", "");
+	expect("status", 0, "web: protected (primary", "");
 	expect("status web2", 3, "", "web2 does not run here");
 	vm_kill(a);
 	expect("status", 3, "", "no VM runs here");
@@ -580,7 +590,7 @@ static void frozen(void **state)
 	expect("checkpoint --wait 1", 1, "", "lockstep of web does not answer");
 	assert_in_range(clock_ns() - begun, 900 * NS_PER_MS, 8 * NS_PER_S);
 	kill(a, SIGCONT);
-	expect("status", 0, "web: primary", "");
+	expect("status", 0, "web: protected (primary", "");
 	vm_kill(a);
 }
 

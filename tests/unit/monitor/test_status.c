@@ -134,6 +134,8 @@ static void json(void **state)
 		{ "name", "\"web\"" }, { "role", "\"primary\"" }, { "state", "\"protected\"" }, { "protected", "true" },
 		{ "state_ms", "123000.0" }, { "phase", "\"idle\"" }, { "epoch", "13" }, { "generation", "2" },
 		{ "sync", "null" }, { "failover", "null" },
+		{ "condition", "\"protected\"" }, { "condition_why", "[]" }, { "failed_over", "null" },
+		{ "last_failover", "null" },
 		{ "checkpoints/total", "12" }, { "checkpoints/by_cause/mismatch", "11" },
 		{ "checkpoints/by_cause/first", "1" }, { "checkpoints/by_cause/delay", "0" },
 		{ "checkpoints/by_cause/none", "none" }, { "checkpoints/aborted", "4" },
@@ -181,7 +183,7 @@ static void json(void **state)
 static void text(void **state)
 {
 	static const char *const parts[] = {
-		"web: primary, protected, for 2 min 3 s\n", "warning      one\n", "warning      two\n",
+		"web: protected (primary, state protected for 2 min 3 s)\n", "warning      one\n", "warning      two\n",
 		"epoch        13, generation 2", "lockstep     0.1.0, pid 4711, up for 10 min 0 s",
 			"7.2.22, pid 4712, running",
 		"192.0.2.2:9998, connected for 2 min 10 s, round trip 0.21 ms, last heartbeat 13.0 ms ago, not encrypted",
@@ -235,6 +237,9 @@ static void secondary_and_sync(void **state)
 	o = status_json(&s);
 	assert_string_equal(at(o, "sync/percent"), "75.0");
 	assert_true(strtod(at(o, "sync/time_left_ms"), NULL) == 2000);
+	assert_string_equal(at(o, "sync/phase"), "\"memory\"");
+	assert_string_equal(at(o, "sync/memory/percent"), "75.0");
+	assert_string_equal(at(o, "sync/disks"), "null");
 	assert_string_equal(at(o, "protected"), "false");
 	assert_string_equal(at(o, "checkpoints/pause_ms"), "none");
 	assert_string_equal(at(o, "link/connected_ms"), "null");
@@ -242,8 +247,8 @@ static void secondary_and_sync(void **state)
 	assert_string_equal(at(o, "qemu/pid"), "null");
 	assert_true(strtod(at(o, "failover/took_ms"), NULL) == 7);
 	t = text_of(o);
-	assert_non_null(strstr(t, "secondary, joining, not protected, for"));
-	assert_non_null(strstr(t, "75.0 %, round 2, 100.0 MiB left, 50.0 MiB/s, time left 2.0 s"));
+	assert_non_null(strstr(t, "web: unprotected (secondary, state joining for 2 min 3 s)\n  why          this node waits for"));
+	assert_non_null(strstr(t, "memory     75.0 %, round 2, 100.0 MiB left, 50.0 MiB/s, time left 2.0 s"));
 	assert_non_null(strstr(t, "no peer is connected"));
 	assert_non_null(strstr(t, "does not run"));
 	assert_non_null(strstr(t, "5.0 s ago"));
