@@ -74,7 +74,7 @@ static ssize_t conn_write(struct nbd_conn *c, struct iovec *iov, int n)
 	ssize_t done;
 
 	if (c->in_tls)
-		return nbd_tls_send(c->tls, iov, n);
+		return tls_writev(c->tls, iov, n);
 	done = sendmsg(c->watch.fd, &m, MSG_NOSIGNAL);
 	return done < 0 ? -errno : done;
 }
@@ -116,7 +116,7 @@ static ssize_t conn_recv(struct nbd_conn *c, void *to, size_t n)
 	ssize_t got;
 
 	if (c->in_tls)
-		return nbd_tls_recv(c->tls, to, n);
+		return tls_read(c->tls, to, n);
 	do
 		got = recv(c->watch.fd, to, n, 0);
 	while (got < 0 && errno == EINTR);
@@ -177,21 +177,21 @@ static bool conn_step(struct nbd_conn *c)
 
 static void conn_handshake(struct nbd_conn *c)
 {
-	char why[160];
 	int rc;
 
 	/* The permission to begin goes out in the clear. */
 	if (c->out)
 		return;
 	c->out_blocked = false;
-	rc = nbd_tls_handshake(c->tls, why, sizeof(why));
+	rc = tls_handshake(c->tls);
 	if (rc == -EAGAIN) {
-		c->out_blocked = nbd_tls_wants_write(c->tls);
+		c->out_blocked = tls_wants_write(c->tls);
 		return;
 	}
 	if (rc) {
-		log_note("NBD: a client's TLS handshake has failed: %s", why);
+		log_note("NBD: a client's TLS handshake has failed: %s", *tls_why(c->tls) ? tls_why(c->tls) : strerror(-rc));
 		c->s->stats.refused++;
+		tls_alert(c->tls);
 		nbd_conn_die(c);
 		return;
 	}
@@ -230,7 +230,7 @@ static void conn_work(struct nbd_conn *c, bool readable)
 				return;
 			conn_flush(c);
 		} while (conn_step(c));
-		if (c->st == NBD_ST_DEAD || !conn_has_room(c) || !(readable || (c->in_tls && nbd_tls_pending(c->tls))))
+		if (c->st == NBD_ST_DEAD || !conn_has_room(c) || !(readable || (c->in_tls && tls_pending(c->tls))))
 			break;
 		if (recvs++ == NBD_RECVS) {
 			/* The others' turn. What gnutls has read already no event will tell of. */
@@ -341,8 +341,10 @@ void nbd_conn_die(struct nbd_conn *c)
 		return;
 	if (c->st >= NBD_ST_REQUEST && conn_reads(c))
 		nbd_request_abandon(c);
-	if (c->tls)
-		nbd_tls_end(c->tls, c->in_tls && c->st == NBD_ST_CLOSING);
+	/* It is the end, and no attack. */
+	if (c->in_tls && c->st == NBD_ST_CLOSING)
+		tls_bye(c->tls);
+	tls_end(c->tls);
 	c->tls = NULL;
 	c->st = NBD_ST_DEAD;
 	c->short_of_memory = false;

@@ -289,7 +289,7 @@ static void opt_starttls(struct nbd_conn *c)
 		refuse(c, NBD_REP_ERR_POLICY, "TLS is not configured here");
 		return;
 	}
-	c->tls = c->in_at == c->in_end ? nbd_tls_begin(c->listener->tls, c->watch.fd) : NULL;
+	c->tls = c->in_at == c->in_end ? tls_begin(c->listener->tls, c->watch.fd, true, NULL) : NULL;
 	if (!c->tls) {
 		nbd_conn_die(c);
 		return;

@@ -11,7 +11,7 @@
  *	nbd_greet.c	negotiation
  *	nbd_request.c	transmission: take a request, check it, give it to the device
  *	nbd_reply.c	transmission: what is answered
- *	nbd_tls.c	gnutls
+ * TLS is base/tls.h's.
  */
 #include <stdbool.h>
 #include <stddef.h>
@@ -21,6 +21,7 @@
 
 #include "base/cursor.h"
 #include "base/loop.h"
+#include "base/tls.h"
 #include "disk/nbd_server.h"
 #include "disk/nbd_wire.h"
 
@@ -38,8 +39,6 @@ enum nbd_inner_limit {
 };
 
 struct nbd_conn;
-struct nbd_tls;
-struct nbd_session;
 
 /* A piece of output. */
 struct nbd_seg {
@@ -79,7 +78,7 @@ struct nbd_listener {
 	int id;
 	struct loop_fd watch;	/* fd -1: not listened at any more; freed with its last connection */
 	struct loop_timer pause;	/* descriptors had run out */
-	struct nbd_tls *tls;
+	struct tls *tls;
 	char *unix_path;
 	dev_t dev;
 	ino_t ino;
@@ -109,7 +108,7 @@ struct nbd_conn {
 	uint32_t watched;		/* EPOLLIN, EPOLLOUT */
 	struct loop_timer kick;		/* at the end of this turn: go on */
 	struct loop_timer greet;
-	struct nbd_session *tls;	/* NULL: in the clear */
+	struct tls_session *tls;	/* NULL: in the clear */
 	bool in_tls;			/* the handshake is done */
 
 	uint8_t *in;			/* NBD_IN_BUF; [in_at, in_end) is there */
@@ -187,16 +186,5 @@ void nbd_reply_error(struct nbd_req *q, uint32_t error, const char *why);
 void nbd_reply_done(struct nbd_req *q);		/* success without data */
 void nbd_reply_read(struct nbd_req *q);
 void nbd_reply_status(struct nbd_req *q);
-
-/* nbd_tls.c */
-struct nbd_tls *nbd_tls_new(const char *dir, const char *psk_file, struct err *e);
-void nbd_tls_free(struct nbd_tls *t);
-struct nbd_session *nbd_tls_begin(struct nbd_tls *t, int fd);
-int nbd_tls_handshake(struct nbd_session *t, char *why, size_t n);	/* 0, -EAGAIN, or -errno with a sentence */
-bool nbd_tls_wants_write(struct nbd_session *t);
-ssize_t nbd_tls_recv(struct nbd_session *t, void *to, size_t n);	/* bytes, 0 at the end, -errno */
-ssize_t nbd_tls_send(struct nbd_session *t, const struct iovec *iov, int n);
-size_t nbd_tls_pending(struct nbd_session *t);
-void nbd_tls_end(struct nbd_session *t, bool bye);
 
 #endif

@@ -30,7 +30,7 @@ void nbd_export_leave(struct nbd_exp *x)
 static void listener_free(struct nbd_listener *n)
 {
 	nbd_listen_close(n);
-	nbd_tls_free(n->tls);
+	tls_free(n->tls);
 	free(n->unix_path);
 	free(n);
 }
@@ -151,7 +151,9 @@ int nbd_server_listen(struct nbd_server *s, const struct nbd_listen *where, stru
 	n->id = ++s->last_id;
 	n->watch.fd = -1;
 	if (where->tls_dir || where->psk_file) {
-		n->tls = nbd_tls_new(where->tls_dir, where->psk_file, e);
+		struct tls_cfg cfg = { .role = TLS_SERVER, .dir = where->tls_dir, .psk_file = where->psk_file };
+
+		n->tls = tls_new(&cfg, e);
 		rc = n->tls ? 0 : e ? e->code : -EINVAL;
 	}
 	if (!rc)
