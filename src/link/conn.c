@@ -21,7 +21,10 @@
  * spoken. A failed write is not yet the end: what the peer had sent before it died (it may be PROMOTE) still lies in
  * our receive buffer, so reading goes on until it is empty. closed() is called exactly once, from the loop.
  *
- * Not done: no checksum of our own (TCP's, and TLS's later), no compression, no multiplexing; four connections.
+ * With TLS the kernel's close of a dead process's connection is what it is without (tls_session.c), and what a stream has
+ * decrypted ahead goes with it to the loop that it is handed to: conn_new() looks.
+ *
+ * Not done: no checksum of our own (TCP's, or TLS's), no compression, no multiplexing; four connections.
  */
 #include "link/conn.h"
 
@@ -179,7 +182,8 @@ static void conn_end_errno(struct conn *c, int error)
 		err_set(&e, error, "the peer has acknowledged nothing on the %s connection for too long", ch);
 		break;
 	default:
-		err_set(&e, error, "the %s connection failed: %s", ch, strerror(-error));
+		err_set(&e, error, "the %s connection failed: %s", ch, *c->s->ops->why(c->s) ? c->s->ops->why(c->s) :
+			strerror(-error));
 	}
 	conn_end(c, why, e.msg);
 }
@@ -575,6 +579,9 @@ struct conn *conn_new(struct loop *l, struct stream *s, const struct conn_cfg *c
 		goto fail;
 	}
 	conn_grant(c);
+	/* Decrypted during the handshake: no poll will tell of it. */
+	if (s->ops->pending(s))
+		conn_soon(c);
 	return c;
 nomem:
 	err_set(e, -ENOMEM, "no memory for a connection");

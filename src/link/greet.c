@@ -5,10 +5,15 @@
  * Whoever reaches the port may send anything, so: the first four bytes already decide whether it is our protocol, a
  * length above the limit is refused before anything is allocated, there is one deadline for all of it, and nothing
  * is read beyond the message that is being awaited. pair.c limits how many of these there are.
+ *
+ * With TLS its handshake comes first, under the same deadline, and who fails it has not come as far as the code that
+ * reads messages. It has heard an alert, or nothing. One that begins with our magic is a node that was started without TLS: it
+ * is told in its own way, in the clear.
  */
 #include "link/greet.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -24,7 +29,12 @@ struct greet {
 	const struct greet_ops *ops;
 	void *arg;
 	nstime born;
+	struct loop_timer more;		/* due at once: there is more to read that no poll tells of */
 	bool connecting, lingering, paused;
+	bool dialed;
+	bool shaking;			/* TLS's handshake is under way */
+	bool stranger;			/* it has failed */
+	bool clear;			/* ... because the peer speaks our protocol in the clear */
 	char peer[ADDR_TEXT];
 
 	uint8_t hdr[WIRE_HDR_LEN];
@@ -38,8 +48,8 @@ struct greet {
 
 static void greet_poll(struct greet *g)
 {
-	loop_fd_mod(g->loop, &g->watch,
-		    g->s->ops->wants(g->s, !g->connecting && !g->paused, g->connecting || g->out_done < g->out_len));
+	loop_fd_mod(g->loop, &g->watch, g->connecting ? (uint32_t)EPOLLOUT :
+		    g->s->ops->wants(g->s, !g->paused, g->out_done < g->out_len));
 }
 
 /* Last thing its caller does with @g. */
@@ -50,6 +60,15 @@ static void greet_end(struct greet *g, int code, const char *what)
 	if (!g->lingering)
 		err_set(&e, code, "%s", what);
 	g->ops->ended(g, &e);
+}
+
+static void greet_end_errno(struct greet *g, int code)
+{
+	char why[256];
+
+	/* The stream may be gone before the sentence is read. */
+	snprintf(why, sizeof(why), "%s", *g->s->ops->why(g->s) ? g->s->ops->why(g->s) : strerror(-code));
+	greet_end(g, code, why);
 }
 
 static void greet_write(struct greet *g)
@@ -94,11 +113,21 @@ void greet_linger(struct greet *g, const uint8_t vm_id[LINK_ID_LEN], uint8_t cha
 	struct wire_head h = { .type = WIRE_REFUSE, .channel = channel, .generation = serves };
 	uint8_t text[WIRE_MAX_SENTENCE];
 
-	memcpy(h.vm_id, vm_id, LINK_ID_LEN);
-	h.len = (uint32_t)codec_refuse_put(text, sizeof(text), sentence);
 	g->lingering = true;
 	g->paused = false;
 	greet_set_deadline(g, clock_ns() + GREET_LINGER);
+	if (greet_stranger(g)) {
+		g->shaking = false;
+		g->stranger = true;
+		stream_plain(g->s);
+	}
+	if (g->stranger && !g->clear) {
+		g->s->ops->shut(g->s);
+		greet_poll(g);
+		return;
+	}
+	memcpy(h.vm_id, vm_id, LINK_ID_LEN);
+	h.len = (uint32_t)codec_refuse_put(text, sizeof(text), sentence);
 	greet_send(g, &h, text, h.len);
 }
 
@@ -135,7 +164,7 @@ static int greet_fill(struct greet *g, uint8_t *p, size_t *n, size_t want)
 		if (r == 0)
 			greet_end(g, -ECONNRESET, "the peer closed the connection during the handshake");
 		else if (r < 0)
-			greet_end(g, (int)r, strerror((int)-r));
+			greet_end_errno(g, (int)r);
 		if (r <= 0)
 			return -1;
 		*n += (size_t)r;
@@ -170,7 +199,10 @@ static void greet_read(struct greet *g)
 		if (greet_fill(g, g->hdr, &g->hdr_n, 4) <= 0)
 			return;
 		if (cursor_u32(&c) != WIRE_MAGIC) {
-			greet_end(g, -EPROTO, "what it sends is not Lockstep's link protocol");
+			/* A record of TLS that belongs to a handshake (22), or an alert (21). */
+			greet_end(g, -EPROTO, (g->hdr[0] == 22 || g->hdr[0] == 21) && g->hdr[1] == 3 ?
+				  "one of the two nodes speaks TLS and the other one does not: give both the same --psk-file, "
+				  "or certificates of one CA (--tls-dir)" : "what it sends is not Lockstep's link protocol");
 			return;
 		}
 	}
@@ -187,8 +219,52 @@ static void greet_read(struct greet *g)
 	body = g->body;
 	g->body = NULL;
 	g->hdr_n = 0;
+	if (g->s->ops->pending(g->s))
+		loop_timer_set(g->loop, &g->more, loop_now(g->loop));
 	g->ops->message(g, &g->head, body);
 	free(body);
+}
+
+/* Something has come, or may have. */
+static void greet_input(struct greet *g)
+{
+	if (g->lingering)
+		greet_discard(g);
+	else
+		greet_read(g);
+}
+
+static void greet_more(struct loop_timer *t)
+{
+	struct greet *g = t->arg;
+
+	if (!g->paused)
+		greet_input(g);
+}
+
+static void greet_shake(struct greet *g)
+{
+	int rc = g->s->ops->handshake(g->s);
+	char why[256];
+
+	if (rc == -EAGAIN) {
+		greet_poll(g);
+		return;
+	}
+	g->shaking = false;
+	if (!rc) {
+		greet_poll(g);
+		if (g->s->ops->pending(g->s))
+			loop_timer_set(g->loop, &g->more, loop_now(g->loop));
+		if (g->dialed)
+			g->ops->connected(g);
+		return;
+	}
+	g->stranger = true;
+	g->clear = stream_clear_peer(g->s);
+	snprintf(why, sizeof(why), "%s", *g->s->ops->why(g->s) ? g->s->ops->why(g->s) : strerror(-rc));
+	greet_end(g, rc, g->clear ? "this node speaks TLS and the other one does not: give both the same --psk-file, or "
+				    "certificates of one CA (--tls-dir)" : why);
 }
 
 static void greet_event(struct loop_fd *w, uint32_t events)
@@ -206,8 +282,16 @@ static void greet_event(struct loop_fd *w, uint32_t events)
 			return;
 		}
 		g->connecting = false;
+		if (g->shaking) {
+			greet_shake(g);
+			return;
+		}
 		greet_poll(g);
 		g->ops->connected(g);
+		return;
+	}
+	if (g->shaking) {
+		greet_shake(g);
 		return;
 	}
 	if ((events & EPOLLOUT) && g->out_done < g->out_len) {
@@ -220,10 +304,8 @@ static void greet_event(struct loop_fd *w, uint32_t events)
 	if (events & ~(uint32_t)EPOLLOUT) {
 		if (g->paused)
 			greet_end(g, -ECONNRESET, "the peer closed the connection during the handshake");
-		else if (g->lingering)
-			greet_discard(g);
 		else
-			greet_read(g);
+			greet_input(g);
 	}
 }
 
@@ -235,10 +317,9 @@ static void greet_timeout(struct loop_timer *t)
 						 "the handshake took too long");
 }
 
-struct greet *greet_new(struct loop *l, int fd, bool connecting, const struct link_addr *peer, nstime deadline,
+struct greet *greet_new(struct loop *l, struct stream *s, bool connecting, const struct link_addr *peer, nstime deadline,
 			const struct greet_ops *ops, void *arg)
 {
-	struct stream *s = stream_tcp(fd);
 	struct greet *g = s ? calloc(1, sizeof(*g)) : NULL;
 
 	if (!g)
@@ -248,11 +329,13 @@ struct greet *greet_new(struct loop *l, int fd, bool connecting, const struct li
 	g->ops = ops;
 	g->arg = arg;
 	g->born = clock_ns();
-	g->connecting = connecting;
+	g->connecting = g->dialed = connecting;
+	g->shaking = s->ops->handshake;
 	addr_text(peer, g->peer);
 	g->watch = (struct loop_fd){ .fd = s->fd, .fn = greet_event, .arg = g };
 	g->timer = (struct loop_timer){ .fn = greet_timeout, .arg = g };
-	if (loop_fd_add(l, &g->watch, s->ops->wants(s, !connecting, connecting)) < 0)
+	g->more = (struct loop_timer){ .fn = greet_more, .arg = g };
+	if (loop_fd_add(l, &g->watch, connecting ? (uint32_t)EPOLLOUT : s->ops->wants(s, true, false)) < 0)
 		goto fail;
 	greet_set_deadline(g, deadline);
 	return g;
@@ -268,6 +351,7 @@ static struct stream *greet_leave(struct greet *g)
 	struct stream *s = g->s;
 
 	loop_timer_del(g->loop, &g->timer);
+	loop_timer_del(g->loop, &g->more);
 	loop_fd_del(g->loop, &g->watch);
 	free(g->body);
 	free(g->out);
@@ -318,6 +402,16 @@ nstime greet_born(const struct greet *g)
 bool greet_lingers(const struct greet *g)
 {
 	return g->lingering;
+}
+
+bool greet_stranger(const struct greet *g)
+{
+	return g->stranger || g->shaking;
+}
+
+bool greet_key(const struct greet *g, const char *label, uint8_t key[32])
+{
+	return stream_key(g->s, label, key);
 }
 
 int greet_fd(const struct greet *g)

@@ -16,7 +16,7 @@ struct greet;
 
 /* Each may free the greet: it is the last thing that a greet's own code does with it. */
 struct greet_ops {
-	/* connect() has worked */
+	/* connect() has worked, and TLS's handshake after it */
 	void (*connected)(struct greet *g);
 	/* a HELLO, WELCOME or REFUSE is there; payload of h->len bytes, during the call */
 	void (*message)(struct greet *g, const struct wire_head *h, const uint8_t *payload);
@@ -28,14 +28,14 @@ struct greet_ops {
 
 /*
  * greet_new() - watch a socket
- * @fd:         given away; connected, or still connecting
+ * @s:          given away; connected, or still connecting. Its handshake of TLS, if it has one, is done here first
  * @connecting: connect() said EINPROGRESS
  * @peer:       address, for sentences
  * @deadline:   absolute; past it, ended() with -ETIMEDOUT
  *
- * Return: the greet, or NULL without memory (then @fd is closed)
+ * Return: the greet, or NULL without memory (then @s is closed)
  */
-struct greet *greet_new(struct loop *l, int fd, bool connecting, const struct link_addr *peer, nstime deadline,
+struct greet *greet_new(struct loop *l, struct stream *s, bool connecting, const struct link_addr *peer, nstime deadline,
 			const struct greet_ops *ops, void *arg);
 void greet_free(struct greet *g);
 
@@ -44,6 +44,8 @@ bool greet_send(struct greet *g, const struct wire_head *h, const uint8_t *paylo
 
 /*
  * greet_linger() - refuse with @sentence, then wait a moment for the peer to close, so that it can read it
+ *
+ * Without TLS where it is wanted nothing is said, but to a peer that speaks the link's protocol in the clear.
  * @serves: generation of the VM that is known to run, so that the peer must not begin one; 0: none is
  */
 void greet_linger(struct greet *g, const uint8_t vm_id[LINK_ID_LEN], uint8_t channel, uint32_t serves,
@@ -64,5 +66,9 @@ const char *greet_peer(const struct greet *g);
 nstime greet_born(const struct greet *g);
 bool greet_lingers(const struct greet *g);
 int greet_fd(const struct greet *g);
+/* greet_stranger() - whether it has failed at TLS's handshake, or has not got through it yet */
+bool greet_stranger(const struct greet *g);
+/* greet_key() - as stream_key() */
+bool greet_key(const struct greet *g, const char *label, uint8_t key[32]);
 
 #endif

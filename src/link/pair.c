@@ -21,7 +21,11 @@
  * way is put out, so that silent strangers cannot keep the peer out. While paired (and while a set is being built)
  * others are refused; a set whose control connection closes is dropped at once.
  *
- * Not done: more than one path (later: more --peer), encryption (a stream below this, later).
+ * With TLS (pair_cfg.tls) each of the connections is encrypted from its first byte, and both ends have proven who they
+ * are before a HELLO is sent or read. Two nodes of which only one has TLS tell each other so: who listens knows the other
+ * one by its first bytes; who connects with TLS is answered in the clear.
+ *
+ * Not done: more than one path (later: more --peer).
  */
 #include "link/pair_internal.h"
 
@@ -34,6 +38,16 @@
 #include <unistd.h>
 
 #include "base/log.h"
+
+#define BEAT_LABEL	"EXPORTER-lockstep-heartbeat"
+
+struct greet *pair_greet(struct pair *p, int fd, bool connecting, const struct link_addr *a)
+{
+	struct stream *s = p->cfg.tls ? stream_tls(fd, p->cfg.tls, !connecting, *p->cfg.tls_peer ? p->cfg.tls_peer : NULL) :
+					stream_tcp(fd);
+
+	return s ? greet_new(p->cfg.loop, s, connecting, a, clock_ns() + p->cfg.deadline, &pair_ops, p) : NULL;
+}
 
 bool pair_in_set(const struct pair *p, const struct greet *g)
 {
@@ -202,6 +216,11 @@ void pair_complete(struct pair *p)
 				    false);
 		return;
 	}
+	p->link.keyed = greet_key(p->set[WIRE_CONTROL], BEAT_LABEL, p->link.beat_key);
+	if (p->cfg.tls && !p->link.keyed) {
+		pair_attempt_failed(p, greet_peer(p->set[0]), "no key for the heartbeats could be made", false);
+		return;
+	}
 	log_debug("link: paired with %s (%s, generation %u)", greet_peer(p->set[0]),
 		 p->link.peer.role == FT_PRIMARY ? "primary" : "secondary", p->link.peer.generation);
 	for (int i = 0; i < WIRE_CHANNELS; i++) {
@@ -221,6 +240,8 @@ void pair_complete(struct pair *p)
 	memcpy(link.vm_id, p->vm_id, LINK_ID_LEN);
 	link.listener = p->cfg.listen;
 	p->cfg.paired(p->cfg.arg, &link);
+	explicit_bzero(link.beat_key, sizeof(link.beat_key));
+	explicit_bzero(p->link.beat_key, sizeof(p->link.beat_key));
 	free(shape);
 }
 
@@ -289,14 +310,17 @@ static void pair_flushed(struct greet *g)
 static void pair_ended(struct greet *g, const struct err *e)
 {
 	struct pair *p = greet_arg(g);
+	/* It heard no, or said no, for a reason that will not go away by itself. */
+	bool unknown = p->cfg.tls && (e->code == -EBADMSG || (e->code == -EPROTO && greet_stranger(g)));
 	char peer[ADDR_TEXT];
 
+	p->st.strangers += greet_stranger(g) && e->code;
 	if (!pair_in_set(p, g)) {
 		if (e->code) {
 			p->st.failed++;
 			log_stranger(p, "dropped", g, e->msg);
 			if (e->code == -EPROTO || e->code == -ETIMEDOUT) {
-				greet_linger(g, p->vm_id, WIRE_CONTROL, 0, e->msg);
+				greet_linger(g, p->vm_id, WIRE_CONTROL, serves(p), e->msg);
 				return;
 			}
 		}
@@ -309,7 +333,9 @@ static void pair_ended(struct greet *g, const struct err *e)
 		log_warn("link: the handshake with %s failed: %s", peer, e->msg);
 		pair_drop_set(p);
 	} else {
-		pair_attempt_failed(p, peer, e->msg, false);
+		pair_attempt_failed(p, peer, e->msg, unknown);
+		if (unknown)
+			pair_tell(p, false, 0, e->msg);
 	}
 }
 

@@ -8,6 +8,7 @@
 
 #include "base/err.h"
 #include "base/loop.h"
+#include "base/tls.h"
 #include "link/addr.h"
 #include "link/codec.h"
 #include "link/stream.h"
@@ -34,6 +35,8 @@ struct pair_link {
 	struct hello peer;		/* generation, role, shape of the other node */
 	struct link_addr local, remote;	/* of the control connection; the heartbeat goes the same way */
 	bool listener;			/* this node has accepted */
+	bool keyed;			/* the connections are encrypted, and there is: */
+	uint8_t beat_key[TLS_KEY_LEN];	/* known to the two nodes only, of this session; for the heartbeats */
 };
 
 struct pair_cfg {
@@ -46,6 +49,8 @@ struct pair_cfg {
 	uint32_t generation;
 	const char *shape;		/* lines of key=value, each with its newline; copied */
 	size_t shape_len;
+	struct tls *tls;		/* what the connections are encrypted with, for both roles; outlives the pair. NULL: not */
+	char tls_peer[256];		/* X.509, connecting: what the peer's certificate must be for; empty: anything */
 	nstime deadline;		/* 0: PAIR_DEADLINE */
 	nstime backoff_min, backoff_max; /* 0: PAIR_BACKOFF_* */
 	nstime tcp_timeout;		/* 0: PAIR_TCP_TIMEOUT; not below the heartbeat's silence */
@@ -71,7 +76,8 @@ struct pair_stats {
 	uint64_t accepted;
 	uint64_t refused;	/* handshakes that ended with REFUSE from either side */
 	uint64_t evicted;	/* half-open connections that had to make room */
-	uint64_t failed;	/* handshakes that ended otherwise: garbage, too slow, closed */
+	uint64_t failed;	/* handshakes that ended otherwise: garbage, too slow, closed, no key */
+	uint64_t strangers;	/* of these, those that did not get through TLS */
 	uint64_t paired;
 	uint32_t half_open;	/* now */
 };

@@ -51,7 +51,7 @@ static struct greet *pair_dial(struct pair *p, const struct link_addr *a, struct
 		return NULL;
 	}
 	/* A connect that worked at once is found by the first poll like any other. */
-	g = greet_new(p->cfg.loop, fd, true, a, clock_ns() + p->cfg.deadline, &pair_ops, p);
+	g = pair_greet(p, fd, true, a);
 	if (!g)
 		err_set(e, -ENOMEM, "no memory for a connection");
 	else

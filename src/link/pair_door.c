@@ -78,7 +78,7 @@ static void pair_accept(struct loop_fd *w, uint32_t events)
 		}
 		p->st.accepted++;
 		stream_tcp_tune(fd, p->cfg.tcp_timeout);
-		g = greet_new(p->cfg.loop, fd, false, &a, clock_ns() + p->cfg.deadline, &pair_ops, p);
+		g = pair_greet(p, fd, false, &a);
 		if (g)
 			pair_remember(p, g);
 	}

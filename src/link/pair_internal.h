@@ -39,6 +39,8 @@ struct pair {
 /* pair.c */
 extern const struct greet_ops pair_ops;
 
+/* pair_greet() - a greet over a stream as this pair has it; @fd is gone in any case. Return: NULL without memory */
+struct greet *pair_greet(struct pair *p, int fd, bool connecting, const struct link_addr *a);
 bool pair_in_set(const struct pair *p, const struct greet *g);
 void pair_drop(struct pair *p, struct greet *g);
 /* pair_remember() - one more half-open connection; at the limit the oldest stranger goes */

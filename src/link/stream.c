@@ -11,6 +11,12 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+static const char *tcp_why(struct stream *s)
+{
+	(void)s;
+	return "";
+}
+
 static ssize_t tcp_read(struct stream *s, void *buf, size_t n)
 {
 	ssize_t r;
@@ -55,7 +61,8 @@ static void tcp_close(struct stream *s)
 	free(s);
 }
 
-static const struct stream_ops tcp_ops = {
+const struct stream_ops stream_tcp_ops = {
+	.why = tcp_why,
 	.read = tcp_read,
 	.writev = tcp_writev,
 	.wants = tcp_wants,
@@ -74,7 +81,7 @@ struct stream *stream_tcp(int fd)
 		free(s);
 		return NULL;
 	}
-	s->ops = &tcp_ops;
+	s->ops = &stream_tcp_ops;
 	s->fd = fd;
 	return s;
 }
