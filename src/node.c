@@ -379,8 +379,21 @@ static void take_down(struct node *n)
 	loop_free(n->disk_loop);
 	loop_free(n->control);
 	cmdline_free(&n->cl);
+	tls_free(n->tls);
 	free(n->shape);
 	free(n);
+}
+
+/* Once, at the start: later this process may not be allowed to. */
+static int read_keys(struct node *n, struct err *e)
+{
+	struct tls_cfg cfg = { .role = TLS_BOTH, .dir = n->o->tls_dir, .psk_file = n->o->psk_file,
+			       .psk_user = n->o->psk_file ? n->o->psk_user : NULL };
+
+	if (!run_encrypted(n->o))
+		return 0;
+	n->tls = tls_new(&cfg, e);
+	return n->tls ? 0 : e->code;
 }
 
 int node_run(const struct run_opts *o, struct err *e)
@@ -396,7 +409,9 @@ int node_run(const struct run_opts *o, struct err *e)
 	n->closer = closer_start(e);
 	if (!n->closer)
 		log_warn("%s; the peer will notice the death of this process later", e->msg);
-	rc = look_at_command(n, e);
+	rc = read_keys(n, e);
+	if (!rc)
+		rc = look_at_command(n, e);
 	if (!rc) {
 		n->control = loop_new("control", e);
 		n->frames = loop_new("frames", e);

@@ -8,6 +8,7 @@
 #include <stdio.h>
 
 #include "base/loop.h"
+#include "base/tls.h"
 #include "cluster/fence.h"
 #include "cluster/heartbeat.h"
 #include "core/ft.h"
@@ -83,6 +84,7 @@ struct node {
 	bool started, restarting, copied, saved;
 	uint64_t restart_n;
 
+	struct tls *tls;		/* what the link is encrypted with; NULL: it is not */
 	struct pair *pair;
 	struct node_conn conns[WIRE_CHANNELS];
 	bool linked;

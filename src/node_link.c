@@ -522,6 +522,9 @@ int node_link_start(struct node *n, struct err *e)
 	n->closing = (struct loop_timer){ .fn = on_closing, .arg = n };
 	n->silence = (struct loop_timer){ .fn = on_silence, .arg = n };
 	memcpy(cfg.addrs, at->addr, sizeof(cfg.addrs));
+	cfg.tls = n->tls;
+	if (!cfg.listen)
+		addr_host(at->text, cfg.tls_peer, sizeof(cfg.tls_peer));
 	snprintf(cfg.name, sizeof(cfg.name), "%s", n->o->name);
 	n->ask = (struct loop_timer){ .fn = on_ask, .arg = n };
 	n->pair = pair_new(&cfg, e);

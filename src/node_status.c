@@ -76,6 +76,7 @@ void node_view(struct node *n, struct node_view *v)
 		s->link.connected_at = n->linked_at;
 	}
 	s->link.beat_at = n->beat_at;
+	s->link.encrypted = n->tls ? tls_name(n->tls) : "no";
 	s->link.rtt = n->beat_at ? n->rtt : STATUS_UNKNOWN;
 	s->link.silent = n->silent;
 	if (n->beat) {
@@ -134,7 +135,7 @@ void node_view(struct node *n, struct node_view *v)
 	s->svm_stuck = s->role == FT_SECONDARY && m.limit.private_pages >= 2 * n->limits.private_pages;
 	monitor_stats_get(n->monitor, &s->monitor);
 	s->warnings[w++] = RUN_WARN_NO_ARBITRATION;
-	if (n->o->insecure)
+	if (n->o->insecure && !n->tls)
 		s->warnings[w++] = RUN_WARN_NOT_ENCRYPTED;
 	if (n->disk && n->o->shared_disk && !*n->o->fence_command)
 		s->warnings[w++] = RUN_WARN_NO_FENCE;

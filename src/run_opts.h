@@ -17,7 +17,7 @@
 #define RUN_MAX_PATHS	4	/* ways to the other node */
 #define RUN_MAX_NICS	8	/* --nic, once for each NIC */
 
-/* True at every start until arbitration and encryption exist; said once in the log and by status as long as true. */
+/* Said once in the log and by status as long as true. */
 #define RUN_WARN_NO_ARBITRATION \
 	"link loss means the peer is dead: no arbitration yet, split brain is possible"
 #define RUN_WARN_NOT_ENCRYPTED \
@@ -60,6 +60,10 @@ struct run_opts {
 	struct run_path paths[RUN_MAX_PATHS];	/* all of them; on those after path 0 there are heartbeats only */
 	unsigned int n_paths;
 	bool insecure;			/* --insecure was given */
+	/* What the link is encrypted with, one of the first two or neither; borrowed as the lists below. */
+	const char *psk_file;		/* keys, or a directory with keys.psk; NULL: none */
+	const char *tls_dir;		/* certificates; NULL: none */
+	const char *psk_user;		/* whose key in psk_file */
 	nstime heartbeat;		/* time between two heartbeats */
 	nstime timeout;			/* silence of the peer that counts as its death; at least three heartbeats */
 	nstime checkpoint_delay;	/* longest time without a checkpoint */
@@ -91,5 +95,11 @@ struct run_opts {
 	char **qemu_argv;		/* borrowed from main()'s argv, or from conf; ends with NULL; [0] is the program */
 	struct conf *conf;		/* the configuration file, which texts here are borrowed from; NULL: there is none */
 };
+
+/* run_encrypted() - whether the link will be */
+static inline bool run_encrypted(const struct run_opts *o)
+{
+	return o->psk_file || o->tls_dir;
+}
 
 #endif

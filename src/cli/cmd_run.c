@@ -45,7 +45,7 @@ static int run_fn(int argc, char **argv)
 	}
 	log_init(o->name, o->log_level);
 	notify_init();
-	if (!(o->listen.n ? &o->listen : &o->peer)->loopback)
+	if (!run_encrypted(o) && !(o->listen.n ? &o->listen : &o->peer)->loopback)
 		log_warn("%s", RUN_WARN_NOT_ENCRYPTED);
 	log_warn("%s", RUN_WARN_NO_ARBITRATION);
 	if (o->shared_disk && !*o->fence_command)
@@ -64,9 +64,9 @@ const struct cli_cmd cmd_run = {
 	.args = "-- QEMU-COMMAND...",
 	.summary = "run one of the two nodes of a VM",
 	.more = "On the secondary, which is started first:\n"
-		"  lockstep run --name web --listen 192.0.2.2:9998 --insecure -- qemu-system-x86_64 ...\n"
+		"  lockstep run --name web --listen 192.0.2.2:9998 --psk-file web.psk -- qemu-system-x86_64 ...\n"
 		"and on the primary:\n"
-		"  lockstep run --name web --peer 192.0.2.2:9998 --primary --insecure -- qemu-system-x86_64 ...\n"
+		"  lockstep run --name web --peer 192.0.2.2:9998 --primary --psk-file web.psk -- qemu-system-x86_64 ...\n"
 		"For rules (--rule) and settings of a NIC (--nic) see lockstep-run(1).\n",
 	.opts = run_opts_table,
 	.fn = run_fn,

@@ -13,6 +13,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "base/tls.h"
 #include "cli/conf.h"
 #include "cli/run_paths.h"
 #include "engine/workers.h"
@@ -35,6 +36,7 @@ enum {
 	OPT_COMPARE, OPT_SCAN, OPT_QUEUE, OPT_NIC, OPT_RULE, OPT_NO_HYBRID, OPT_COMPRESS, OPT_WORKERS, OPT_NO_PRECOPY, OPT_QEMU_TIMEOUT,
 	OPT_RUN_DIR, OPT_SPILL_DIR, OPT_LOG_LEVEL, OPT_PRIVATE_LIMIT, OPT_STAGED_LIMIT, OPT_DISK_DIR, OPT_DISCARD,
 	OPT_RESYNC_RATE, OPT_SHARED_DISK, OPT_FENCE, OPT_FENCE_TIMEOUT, OPT_CONFIG = 300,
+	OPT_PSK_FILE, OPT_PSK_USER, OPT_TLS_DIR,
 };
 
 const struct cli_opt run_opts_table[] = {
@@ -43,6 +45,9 @@ const struct cli_opt run_opts_table[] = {
 	{ "listen", OPT_LISTEN, "ADDRESS[:PORT]", "accept the link with the other node here (port 9998); up to 4 times" },
 	{ "peer", OPT_PEER, "ADDRESS[:PORT]", "where the other node is; up to 4 times, the first carries the link" },
 	{ "primary", OPT_PRIMARY, NULL, "begin the VM here; without it this node is the other one's secondary" },
+	{ "psk-file", OPT_PSK_FILE, "FILE", "encrypt the link with a key in FILE, the same on both nodes, as psktool writes it" },
+	{ "psk-user", OPT_PSK_USER, "NAME", "whose key that is, the same on both nodes (default " TLS_DEF_USER ")" },
+	{ "tls-dir", OPT_TLS_DIR, "DIR", "encrypt the link by certificates: ca-cert.pem, server-cert.pem, client-cert.pem, ..." },
 	{ "insecure", OPT_INSECURE, NULL, "allow a link beyond this host, though it is not encrypted" },
 	{ "heartbeat", OPT_HEARTBEAT, "MS", "time between two heartbeats (default 50)" },
 	{ "timeout", OPT_TIMEOUT, "MS", "silence that counts as the peer's death (default 500)" },
@@ -128,6 +133,13 @@ static int run_text(const char *opt, const char *text, const char **list, unsign
 	return 0;
 }
 
+static int run_once(const char *opt, const char *text, const char **out, struct err *e)
+{
+	unsigned int n = !!*out;
+
+	return run_text(opt, text, out, &n, 1, e);
+}
+
 static int run_path(const char *opt, const char *text, char *out, struct err *e)
 {
 	if (!*text)
@@ -180,6 +192,12 @@ static int run_option(int id, const char *arg, struct run_opts *o, struct err *e
 	case OPT_PRIMARY:
 		o->role = RUN_PRIMARY;
 		return 0;
+	case OPT_PSK_FILE:
+		return run_once("--psk-file", arg, &o->psk_file, e);
+	case OPT_PSK_USER:
+		return run_once("--psk-user", arg, &o->psk_user, e);
+	case OPT_TLS_DIR:
+		return run_once("--tls-dir", arg, &o->tls_dir, e);
 	case OPT_INSECURE:
 		o->insecure = true;
 		return 0;
@@ -260,14 +278,25 @@ static int run_check_role(struct run_opts *o, struct err *e)
 	if (o->role == RUN_PRIMARY && !o->paths[0].other.n)
 		return err_set(e, -EINVAL, "--primary needs --peer with the other node's address, not this node's alone: "
 			       "where the VM begins the other one is asked first");
-	for (unsigned int i = 0; i < o->n_paths && !o->insecure; i++) {
+	for (unsigned int i = 0; i < o->n_paths && !o->insecure && !run_encrypted(o); i++) {
 		const struct run_addr *a = o->paths[i].own.n ? &o->paths[i].own : &o->paths[i].other;
 
 		if (!a->loopback)
-			return err_set(e, -EINVAL, "%s %.80s: the link is not encrypted and not authenticated yet, so whoever "
-				       "reaches this address could read and change the VM; say --insecure if the network "
-				       "between the nodes is yours alone", o->paths[i].own.n ? "--listen" : "--peer", a->text);
+			return err_set(e, -EINVAL, "%s %.80s: the link is not encrypted and not authenticated, so whoever "
+				       "reaches this address could read and change the VM; give both nodes a key (--psk-file) "
+				       "or certificates (--tls-dir), or say --insecure if the network between them is yours alone", o->paths[i].own.n ? "--listen" : "--peer", a->text);
 	}
+	return 0;
+}
+
+static int run_check_tls(struct run_opts *o, struct err *e)
+{
+	if (o->psk_file && o->tls_dir)
+		return err_set(e, -EINVAL, "--psk-file and --tls-dir exclude each other");
+	if (o->psk_user && !o->psk_file)
+		return err_set(e, -EINVAL, "--psk-user goes with --psk-file");
+	if (!o->psk_user)
+		o->psk_user = TLS_DEF_USER;
 	return 0;
 }
 
@@ -279,7 +308,9 @@ static int run_check(struct run_opts *o, struct err *e)
 
 	if (!*o->name)
 		return err_set(e, -EINVAL, "the VM needs a name, the same on both nodes: --name NAME");
-	rc = run_check_role(o, e);
+	rc = run_check_tls(o, e);
+	if (!rc)
+		rc = run_check_role(o, e);
 	if (rc)
 		return rc;
 	if (o->timeout < RUN_MIN_BEATS * o->heartbeat)

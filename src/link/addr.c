@@ -68,6 +68,20 @@ int addr_resolve(const char *text, bool listening, struct link_addr *out, struct
 	return k ? k : err_set(e, -ENOENT, "\"%.200s\" has no address that can be used", h);
 }
 
+void addr_host(const char *text, char *out, size_t size)
+{
+	const char *colon = strchr(text, ':');
+	size_t n;
+
+	if (*text == '[')
+		n = strcspn(++text, "]%");
+	else if (colon && colon == strrchr(text, ':'))
+		n = (size_t)(colon - text);
+	else
+		n = strcspn(text, "%");
+	snprintf(out, size, "%.*s", n < size ? (int)n : (int)size - 1, text);
+}
+
 bool addr_is_loopback(const struct link_addr *a)
 {
 	const struct sockaddr_in *in = (const struct sockaddr_in *)&a->ss;

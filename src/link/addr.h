@@ -30,6 +30,9 @@ struct link_addr {
  */
 int addr_resolve(const char *text, bool listening, struct link_addr *out, struct err *e);
 
+/* addr_host() - the host of an address as it was written: without port, brackets and scope; cut off at @size */
+void addr_host(const char *text, char *out, size_t size);
+
 /* addr_is_loopback() - whether traffic with this address cannot leave the host; the unspecified address can */
 bool addr_is_loopback(const struct link_addr *a);
 

@@ -158,7 +158,7 @@ static struct json_object *link_json(const struct status *s)
 	put_u64(o, "silent", s->link.silent);
 	put_u64(o, "bytes_sent", s->link.bytes_sent);
 	put_u64(o, "bytes_received", s->link.bytes_received);
-	put(o, "encrypted", json_object_new_boolean(false));
+	put_str(o, "encrypted", s->link.encrypted);
 	put(o, "heartbeat", status_beat_json(s));
 	return o;
 }

@@ -74,6 +74,7 @@ struct status {
 		uint64_t rtt;		/* ns, STATUS_UNKNOWN */
 		uint64_t silent;	/* how often the peer was silent for the timeout */
 		uint64_t bytes_sent, bytes_received;
+		const char *encrypted;	/* "psk", "x509" or "no" */
 	} link;
 	const struct hb_stats *beat;	/* NULL: there is no peer; borrowed during the call */
 	const char *suspicion;		/* hb_level_name() of it */

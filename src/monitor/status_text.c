@@ -181,13 +181,14 @@ static void text_head(struct json_object *s, FILE *f)
 static void text_link(struct json_object *s, FILE *f)
 {
 	struct json_object *l = text_obj(s, "link"), *sync = text_obj(s, "sync"), *fo = text_obj(s, "failover");
+	bool plain = l && !strcmp(text_str(l, "encrypted"), "no");
 	char a[32], b[32], c[32];
 
 	if (l && text_bool(l, "connected"))
-		text_row(f, "  link", "%s, connected for %s, round trip %s, last heartbeat %s ago, %s",
+		text_row(f, "  link", "%s, connected for %s, round trip %s, last heartbeat %s ago, %s%s",
 			 text_str(l, "peer"), text_ms(text_num(l, "connected_ms"), a), text_ms(text_num(l, "rtt_ms"), b),
 			 text_ms(text_num(l, "last_heartbeat_ms"), c),
-			 text_bool(l, "encrypted") ? "encrypted" : "not encrypted");
+			 plain ? "not encrypted" : "encrypted: ", plain ? "" : text_str(l, "encrypted"));
 	else if (l)
 		text_row(f, "  link", "no peer is connected");
 	if (l && text_obj(l, "heartbeat"))

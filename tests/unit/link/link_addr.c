@@ -88,9 +88,27 @@ static void order(void **state)
 	assert_true(addr_is_any(a));
 }
 
+/* What a certificate must name. */
+static void host(void **state)
+{
+	static const char *const texts[][2] = {
+		{ "192.0.2.1:9998", "192.0.2.1" }, { "192.0.2.1", "192.0.2.1" }, { "b.example:9", "b.example" },
+		{ "[2001:db8::1]:9998", "2001:db8::1" }, { "[2001:db8::1]", "2001:db8::1" }, { "2001:db8::1", "2001:db8::1" },
+		{ "[fe80::1%eth0]:9", "fe80::1" }, { "fe80::1%eth0", "fe80::1" }, { ":9998", "" }, { "", "" },
+		{ "abcdefghijklmnopqrstuvwxyz:9", "abcdefghijklmno" },
+	};
+	char out[16];
+
+	for (size_t i = 0; i < sizeof(texts) / sizeof(*texts); i++) {
+		addr_host(texts[i][0], out, sizeof(out));
+		assert_string_equal(out, texts[i][1]);
+	}
+}
+
 int main(void)
 {
-	const struct CMUnitTest tests[] = { cmocka_unit_test(good), cmocka_unit_test(bad), cmocka_unit_test(order) };
+	const struct CMUnitTest tests[] = { cmocka_unit_test(good), cmocka_unit_test(bad), cmocka_unit_test(order),
+					    cmocka_unit_test(host) };
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
