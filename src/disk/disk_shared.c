@@ -454,11 +454,11 @@ bool disk_silence(struct disk *d)
 	struct timespec until;
 	bool ok;
 
-	clock_gettime(CLOCK_REALTIME, &until);
+	clock_gettime(CLOCK_MONOTONIC, &until);
 	until.tv_sec += SILENCE_NS / NS_PER_S;
 	loop_post(d->loop, silence, d, NULL, 0);
 	pthread_mutex_lock(&d->lock);
-	while (!d->is_silent && pthread_cond_timedwait(&d->closed, &d->lock, &until) != ETIMEDOUT)
+	while (!d->is_silent && pthread_cond_clockwait(&d->closed, &d->lock, CLOCK_MONOTONIC, &until) != ETIMEDOUT)
 		;
 	ok = d->is_silent;
 	pthread_mutex_unlock(&d->lock);
