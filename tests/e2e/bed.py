@@ -30,8 +30,8 @@ import sys
 import tempfile
 import time
 
-from wires import (CLIENT_IP, CLIENT_IP6, GUEST_IP, GUEST_IP6, NODE_IP, PATIENCE, SANITIZED,  # noqa: F401 (for tests)
-                   BedError, Plan, Wires, enter, family, ip, sweep)
+from wires import (CLIENT_IP, CLIENT_IP6, GUEST_IP, GUEST_IP6, NODE_IP, NODE_IP2, PATIENCE,  # noqa: F401 (for tests)
+                   SANITIZED, WITNESS_IP, BedError, Plan, Wires, enter, family, ip, sweep)
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(os.path.dirname(HERE))

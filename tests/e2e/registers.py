@@ -8,8 +8,8 @@ once in the life of the test, or GET. An answer that does not come in time, or a
 operation *unknown*; the client then connects anew and goes on. That is allowed here, other than in a Load: what is
 promised of a client's connection is judged there, and here what the machine says to anybody.
 
-One thread with an epoll loop runs all of them. A question's time is taken before it is handed to the kernel, an answer's
-after it was read, so that both lie on the safe side: an interval may be longer than it was, never shorter.
+One thread with an epoll loop runs all of them. A question's time is taken before it is handed to the kernel, an
+answer's after it was read, so that both lie on the safe side: an interval may be longer than it was, never shorter.
 
 Probe asks by datagrams, many times a second, whether anybody serves: a connection that has waited long is slow to
 notice that somebody does again, since TCP doubles the times after which it sends again.

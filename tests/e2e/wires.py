@@ -4,7 +4,11 @@ The plumbing of the bed: namespaces, bridges, cables and addresses (bed.py has t
 programs in them.
 
 What every bed has: one NIC a node, IPv4, 1500 bytes. What a test may have besides (Plan): IPv6, a second NIC with a
-bridge, a switch and a client's port of its own, a VLAN on the first NIC, and a longer MTU on the whole path.
+bridge, a switch and a client's port of its own, a VLAN on the first NIC, a longer MTU on the whole path, a second cable
+between the nodes (link1), and a namespace e for a witness with a cable to each node (wit0).
+
+A cable can be made to swallow what goes one way (Wires.block), with the interfaces up as before: so a broken switch
+looks, or a firewall.
 
 IPv6 is off on every port but the client's, and there only when it is wanted, without autoconfiguration, router
 solicitation and duplicate address detection. Neighbours are found out by ARP and ND, nothing is put in by hand.
@@ -26,12 +30,16 @@ PATIENCE = int(os.environ.get("LOCKSTEP_PATIENCE", 3 if SANITIZED else 1))
 
 GUEST_IP, CLIENT_IP, NODE_IP = "192.0.2.10", "192.0.2.100", {"a": "192.0.2.129", "b": "192.0.2.130"}
 GUEST_IP6, CLIENT_IP6 = "2001:db8::10", "2001:db8::100"
+# The second cable between the nodes; the witness's cables: (the node's address, the witness's)
+NODE_IP2 = {"a": "192.0.2.133", "b": "192.0.2.134"}
+WITNESS_IP = {"a": ("192.0.2.194", "192.0.2.193"), "b": ("192.0.2.198", "192.0.2.197")}
 GUEST_MAC = "52:54:00:00:02:10"
 # The second NIC and the VLAN: (the guest's address, the client's, prefix length)
 ETH1, ETH1_6 = ("192.0.2.161", "192.0.2.174", 28), ("2001:db8:1::10", "2001:db8:1::100", 64)
 VLAN_NET, VLAN_NET6 = ("192.0.2.177", "192.0.2.190", 28), ("2001:db8:7::10", "2001:db8:7::100", 64)
 
 CLONE_NEWNET = 0x40000000
+DROP_ALL = "1,6 0 0 2"      # classic BPF for tc: return TC_ACT_SHOT
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -46,6 +54,13 @@ def ip(*words, ns=None, check=True):
     if check and r.returncode:
         raise BedError("%s: %s" % (" ".join(cmd), r.stderr.strip()))
     return r.stdout
+
+
+def tc(*words, ns):
+    """What tc complains of, or nothing."""
+    r = subprocess.run(["tc", "-n", ns] + list(words), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                       stderr=subprocess.PIPE, text=True, check=False)
+    return r.stderr.strip() or "exit %d" % r.returncode if r.returncode else ""
 
 
 def _alive(pid):
@@ -96,8 +111,8 @@ def family(host):
 class Plan:
     """What a bed has beyond the least."""
 
-    def __init__(self, v6=False, nics=1, vlan=None, mtu=1500):
-        self.v6, self.nics, self.vlan, self.mtu = v6, nics, vlan, mtu
+    def __init__(self, v6=False, nics=1, vlan=None, mtu=1500, links=1, witness=False):
+        self.v6, self.nics, self.vlan, self.mtu, self.links, self.witness = v6, nics, vlan, mtu, links, witness
 
     def append(self):
         """What the guest must be told of it on its kernel's command line."""
@@ -219,8 +234,15 @@ class Wires:
     def _mac(self, dev):
         return re.search(r"link/ether (\S+)", ip("link", "show", "dev", dev, ns=self.ns("c")))[1]
 
+    def _direct(self, n, far, near_dev, far_dev, near_ip, far_ip):
+        """A cable between two namespaces with an address at each end."""
+        ip("link", "add", near_dev, "type", "veth", "peer", "name", far_dev, "netns", self.ns(far), ns=self.ns(n))
+        for where, dev, address in ((n, near_dev, near_ip), (far, far_dev, far_ip)):
+            ip("address", "add", address + "/30", "dev", dev, ns=self.ns(where))
+            ip("link", "set", dev, "up", ns=self.ns(where))
+
     def build(self):
-        for n in "abcs":
+        for n in "abcse" if self.plan.witness else "abcs":
             ip("netns", "add", self.ns(n))
             self.made.append(self.ns(n))
             for key in ("all", "default"):
@@ -231,12 +253,22 @@ class Wires:
             self._set("c", "default/disable_ipv6", 1)
         for i in range(self.plan.nics):
             self._network(i)
-        ip("link", "add", "link0", "type", "veth", "peer", "name", "link0", "netns", self.ns("b"), ns=self.ns("a"))
-        for n in "ab":
-            ip("address", "add", NODE_IP[n] + "/30", "dev", "link0", ns=self.ns(n))
-            ip("link", "set", "link0", "up", ns=self.ns(n))
+        for i, address in enumerate((NODE_IP, NODE_IP2)[:self.plan.links]):
+            self._direct("a", "b", "link%d" % i, "link%d" % i, address["a"], address["b"])
+        for n in "ab" if self.plan.witness else "":
+            self._direct(n, "e", "wit0", "wit-" + n, *WITNESS_IP[n])
         for dev, v4, v6 in self.plan.client_addresses():
             self._client(dev, v4, v6)
+
+    def block(self, name, dev, on=True):
+        """
+        From now on nothing comes in at an interface any more, or everything does again. Who sends notices nothing.
+        False: this kernel cannot do it.
+        """
+        if not on:
+            return not tc("qdisc", "del", "dev", dev, "clsact", ns=self.ns(name))
+        return not (tc("qdisc", "add", "dev", dev, "clsact", ns=self.ns(name)) or
+                    tc("filter", "add", "dev", dev, "ingress", "bpf", "da", "bytecode", DROP_ALL, ns=self.ns(name)))
 
     def patient(self):
         """
