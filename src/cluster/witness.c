@@ -289,8 +289,8 @@ static void answer_one(struct witness *w, const struct witness_ask *q)
 	}
 	if (a.answer == WITNESS_UNKNOWN || a.answer == WITNESS_LOST)
 		snprintf(a.why, sizeof(a.why), "%.*s", WITNESS_WHY_MAX - 1, e.msg);
-	if (q->ticket && rc < 0 && strlen(e.msg) >= sizeof(a.why))
-		log_info("witness: %s", e.msg);
+	if (rc < 0)
+		log_debug("witness: %s", e.msg);
 	pthread_mutex_lock(&w->post_lock);
 	if (!w->closing)
 		loop_post(w->cfg.loop, answered, NULL, &a, sizeof(a));

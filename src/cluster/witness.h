@@ -20,7 +20,7 @@
 #define WITNESS_NAME_MAX	63	/* bytes of a VM's name */
 #define WITNESS_ENDPOINTS_MAX	8	/* of etcd */
 #define WITNESS_TEXT_MAX	1024	/* bytes of --witness */
-#define WITNESS_WHY_MAX		128	/* bytes of a sentence that comes with an answer; longer ones are cut */
+#define WITNESS_WHY_MAX		176	/* bytes of a sentence that comes with an answer; longer ones are cut */
 #define WITNESS_QUEUE		8	/* questions that may be open; one more is not taken */
 
 enum witness_kind {

@@ -236,7 +236,7 @@ static int round_of(struct etcd *d, const struct witness_ask *q, const char *pat
 		int left;
 
 		if (now >= q->until) {
-			rc = err_set(e, -ETIMEDOUT, "etcd has not answered within %llu ms", (unsigned long long)(q->limit / NS_PER_MS));
+			rc = err_set(e, -ETIMEDOUT, "no answer within %llu ms", (unsigned long long)(q->limit / NS_PER_MS));
 			break;
 		}
 		if (begun < n && now >= next) {
@@ -284,7 +284,7 @@ static int rounds(struct etcd *d, const struct witness_ask *q, const char *path,
 		if (!elsewhere(rc))
 			return rc;
 		if (clock_ns() + ETCD_PAUSE >= q->until)
-			return err_prefix(e, "no endpoint has answered within %llu ms, one says", (unsigned long long)(q->limit / NS_PER_MS));
+			return err_prefix(e, "no answer within %llu ms", (unsigned long long)(q->limit / NS_PER_MS));
 		if (shell_wait(q->stop, -1, clock_ns() + ETCD_PAUSE) < 0)
 			return err_set(e, -ECANCELED, "given up");
 	}

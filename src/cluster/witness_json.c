@@ -218,7 +218,7 @@ static int read_error(long status, struct json_object *o, struct err *e)
 	else if (status == 403 || strstr(text, "permission denied") || strstr(text, "user name is empty") ||
 		 strstr(text, "authentication failed"))
 		rc = -EPERM;
-	return err_set(e, rc, "etcd answers with HTTP status %ld%s%.100s", status, *text ? ": " : "", text);
+	return err_set(e, rc, "HTTP status %ld%s%.100s", status, *text ? ": " : "", text);
 }
 
 int etcd_read(long status, const char *text, size_t len, struct etcd_answer *a, struct err *e)
