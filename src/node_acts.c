@@ -114,11 +114,11 @@ static void on_vm_died(void *arg, const char *how)
 	node_event(n, &ev);
 }
 
-static void on_vm_hung(void *arg)
+static void on_vm_hung(void *arg, const char *how)
 {
 	struct ft_ev ev = { .type = FE_QEMU_HUNG };
 
-	log_error("QEMU does not answer");
+	log_error("%s", how);
 	node_event(arg, &ev);
 }
 

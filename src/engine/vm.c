@@ -13,7 +13,9 @@
  * memory is made right.
  *
  * A living process can hang. Whenever nothing is under way a query-status is sent each PING_NS; an answer that is
- * overdue by the timeout is a hang, reported once. (The heartbeat says nothing about QEMU.)
+ * overdue by the timeout is a hang, reported once; that is also how a QEMU shows that was stopped by a signal. A monitor
+ * that answers does not say that the guest runs: so at each ping the processors' threads are looked at too (vcpu.c), and
+ * one that could not run for the timeout is a hang. (The heartbeat says nothing about QEMU: each node judges its own.)
  *
  * The guest's own acts come as events: SHUTDOWN by the guest is a poweroff and not a death.
  */
@@ -33,6 +35,7 @@
 #include "engine/ramblock.h"
 #include "engine/process.h"
 #include "engine/qmp.h"
+#include "engine/vcpu.h"
 
 #define PING_NS		(500 * NS_PER_MS)
 #define START_NS	(20 * NS_PER_S)
@@ -49,7 +52,8 @@ struct vm {
 	struct ident ident;
 	struct loop_timer ping;
 	nstime ping_at;			/* when it was due: the timer itself forgets */
-	bool share, ready, killed, hung_told;
+	bool share, ready, killed, hung_told, stuck_told;
+	struct vcpus cpus;
 	bool off;			/* run state shutdown: needs a reset before it can run again */
 	char version[32];
 	char run_state[32];
@@ -295,6 +299,15 @@ static int take_memory(struct vm *vm, struct err *e)
 	return rc;
 }
 
+static void on_cpus(void *arg, int code, struct json_object *ret, const char *desc)
+{
+	struct vm *vm = arg;
+
+	(void)desc;
+	if (!code)
+		vcpu_take(&vm->cpus, ret, clock_ns());
+}
+
 static void on_identified(void *arg, int code, const struct err *why)
 {
 	struct vm *vm = arg;
@@ -311,6 +324,7 @@ static void on_identified(void *arg, int code, const struct err *why)
 		return;
 	}
 	vm->ready = true;
+	qmp_cmd(vm->qmp, "query-cpus-fast", NULL, NS_NEVER, on_cpus, vm);
 	arm_ping(vm);
 	vm->ops.ready(vm->ops.arg, vm->agent);
 }
@@ -375,19 +389,50 @@ static void on_pong(void *arg, int code, struct json_object *ret, const char *de
 	snprintf(vm->run_state, sizeof(vm->run_state), "%s", s);
 }
 
-static void on_ping(struct loop_timer *t)
+/* @in_time: this node itself has run when it should; one that was frozen gives QEMU the time that it did not have */
+static void look_at_qmp(struct vm *vm, nstime now, bool in_time)
 {
-	struct vm *vm = t->arg;
-	nstime now = clock_ns(), since = qmp_waiting_since(vm->qmp);
+	nstime since = qmp_waiting_since(vm->qmp);
+	char how[80];
 
 	if (!since)
 		qmp_cmd(vm->qmp, "query-status", NULL, NS_NEVER, on_pong, vm);
-	/* A node that was itself frozen has to give QEMU the time that it did not have. */
-	if (since && now - since > vm->spec.qemu_timeout && now - vm->ping_at < PING_NS && !vm->hung_told) {
-		vm->hung_told = true;
-		vm->ops.hung(vm->ops.arg);
+	if (!since || now - since <= vm->spec.qemu_timeout || !in_time || vm->hung_told)
+		return;
+	vm->hung_told = true;
+	snprintf(how, sizeof(how), "QEMU does not answer, for %llu ms", (unsigned long long)((now - since) / NS_PER_MS));
+	vm->ops.hung(vm->ops.arg, how);
+}
+
+static void look_at_cpus(struct vm *vm, nstime now, bool in_time)
+{
+	unsigned int which = 0;
+	nstime stuck = vcpu_look(&vm->cpus, "/proc", vm->proc.pid, now, !in_time, &which);
+	char how[120];
+
+	if (stuck <= vm->spec.qemu_timeout) {
+		vm->stuck_told = false;
+		return;
 	}
+	if (vm->stuck_told)
+		return;
+	vm->stuck_told = true;
+	snprintf(how, sizeof(how), "the guest's processor %u (thread %d) has not run for %llu ms", which,
+		 (int)vm->cpus.cpu[which].tid, (unsigned long long)(stuck / NS_PER_MS));
+	vm->ops.hung(vm->ops.arg, how);
+}
+
+static void on_ping(struct loop_timer *t)
+{
+	struct vm *vm = t->arg;
+	nstime now = clock_ns();
+	bool in_time = now - vm->ping_at < PING_NS;
+
+	/* Being told may end QEMU, and the ping with it. */
 	arm_ping(vm);
+	look_at_qmp(vm, now, in_time);
+	if (vm->ready)
+		look_at_cpus(vm, now, in_time);
 }
 
 struct vm *vm_new(struct loop *loop, const struct vm_spec *spec, const struct vm_ops *ops, struct err *e)
@@ -440,7 +485,8 @@ int vm_start(struct vm *vm, bool share, int nic_fd[CMDLINE_NICS_MAX], struct err
 
 	memset(nic, -1, sizeof(nic));
 	vm->share = share;
-	vm->ready = vm->killed = vm->hung_told = vm->off = false;
+	vm->ready = vm->killed = vm->hung_told = vm->stuck_told = vm->off = false;
+	vm->cpus.n = 0;
 	snprintf(vm->run_state, sizeof(vm->run_state), "starting");
 	vm->agent = agentctl_new(e);
 	if (!vm->agent)

@@ -30,8 +30,8 @@ struct vm_ops {
 	void (*done)(void *arg, enum vm_job job, uint64_t n, int rc, const char *why);
 	/* the process is gone (not called after vm_kill()); @how: "was killed by signal 9 (Killed)" */
 	void (*died)(void *arg, const char *how);
-	/* QMP has not answered for the timeout; called once for each hang */
-	void (*hung)(void *arg);
+	/* QMP has not answered, or a processor has not run, for the timeout; called once for each hang; @how: a sentence */
+	void (*hung)(void *arg, const char *how);
 	/* after vm_settle(): QEMU's main loop has been once around */
 	void (*settled)(void *arg);
 	/* during a VM_STOP: the processors stand; QEMU's disks are drained and flushed after it, before done() */
@@ -49,7 +49,7 @@ struct vm_spec {
 	struct devstate *ds;
 	const char *disk_socket;	/* of the NBD server for cl->disks[]; NULL when there are none */
 	const char *agent_lib;		/* path of liblockstep-agent.so */
-	nstime qemu_timeout;		/* without an answer for so long QEMU counts as hung */
+	nstime qemu_timeout;		/* without an answer, or with a processor that does not run, for so long it is hung */
 };
 
 /* Numbers of descriptors inside QEMU. */
