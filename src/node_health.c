@@ -83,16 +83,39 @@ void node_health_failed_over(struct node *n, bool took_over)
 	free(v);
 }
 
-void node_health_path(struct node *n, unsigned int path, const char *name, bool silent)
+/* A path of heartbeats has fallen silent, or is heard again. */
+static void tell_paths(struct node *n, const struct status *st)
 {
-	struct json_object *o = json_object_new_object();
+	for (unsigned int i = 0; i < st->n_paths; i++) {
+		struct json_object *o;
 
-	if (o) {
-		json_object_object_add(o, "path", json_object_new_uint64(path));
-		json_object_object_add(o, "name", json_object_new_string(name));
-		json_object_object_add(o, "silent", json_object_new_boolean(silent));
+		if (st->paths[i].silent == n->path_silent[i])
+			continue;
+		n->path_silent[i] = st->paths[i].silent;
+		o = json_object_new_object();
+		if (o) {
+			json_object_object_add(o, "path", json_object_new_uint64(i));
+			json_object_object_add(o, "name", json_object_new_string(st->paths[i].name));
+			json_object_object_add(o, "silent", json_object_new_boolean(st->paths[i].silent));
+		}
+		monitor_event(n->monitor, "PATH", o);
 	}
-	monitor_event(n->monitor, "PATH", o);
+}
+
+void node_health_witness(struct node *n, const char *kind, bool lost)
+{
+	struct json_object *o;
+
+	if (n->witness_kind && n->witness_lost == lost)
+		return;
+	n->witness_kind = kind;
+	n->witness_lost = lost;
+	o = json_object_new_object();
+	if (o) {
+		json_object_object_add(o, "kind", json_object_new_string(kind));
+		json_object_object_add(o, "reachable", json_object_new_boolean(!lost));
+	}
+	monitor_event(n->monitor, "WITNESS", o);
 	node_health(n);
 }
 
@@ -100,6 +123,8 @@ void node_health_link(struct node *n, bool up, const char *how)
 {
 	struct json_object *o = json_object_new_object();
 
+	if (up)
+		memset(n->path_silent, 0, sizeof(n->path_silent));
 	if (o) {
 		json_object_object_add(o, "connected", json_object_new_boolean(up));
 		json_object_object_add(o, "peer", json_object_new_string(n->peer_text));
@@ -138,6 +163,7 @@ void node_health(struct node *n)
 	if (!v)
 		return;
 	node_view(n, v);
+	tell_paths(n, &v->s);
 	c = condition_of(&v->s, &v->why);
 	if (!n->health.told || c != n->health.word || !condition_same(&v->why, &n->health.why)) {
 		n->health.told = true;

@@ -109,7 +109,10 @@ struct node {
 	bool took_over, failover_past;	/* the last failover: to this node; protected again since */
 	nstime lost_beat, promoted_at, failover_gap;
 	int64_t lost_wall, failover_wall;	/* microseconds since 1970 */
-	bool beat_silent;		/* on path 0 */
+	bool stood_by;			/* was a secondary that could take over, when it last was one of the two */
+	const char *witness_kind;	/* NULL: there is none */
+	bool witness_lost;
+	bool path_silent[STATUS_MAX_PATHS];	/* as it was told last */
 	nstime hybrid_at;
 	struct {
 		bool told;
@@ -225,8 +228,8 @@ void node_health_start(struct node *n);
 void node_health_noticed(struct node *n);
 void node_health_step(struct node *n, const char *step);
 void node_health_failed_over(struct node *n, bool took_over);
-/* node_health_path() - no heartbeats come over a path any more, or they do again */
-void node_health_path(struct node *n, unsigned int path, const char *name, bool silent);
+/* node_health_witness() - the witness, by its kind (a literal), can be reached, or cannot */
+void node_health_witness(struct node *n, const char *kind, bool lost);
 /* node_health_link() - a peer is connected, or is not any more; @how: a few words */
 void node_health_link(struct node *n, bool up, const char *how);
 
@@ -236,6 +239,7 @@ struct node_view {
 	struct status s;
 	const char *disk_ids[CMDLINE_DISKS_MAX];
 	struct disk_stats disks;
+	struct hb_stats beat;
 	struct condition_why why;	/* the caller's */
 	struct hb_stats beat;
 	char lost[120];			/* of the heartbeat's paths */

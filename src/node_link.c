@@ -259,9 +259,8 @@ static void on_beat(void *arg, const struct hb_event *hb)
 		break;
 	case HB_SILENT:
 		n->silent++;
-		n->beat_silent = true;
-		node_health_path(n, 0, n->peer_text, true);
 		node_noticed(n, hb->since);
+		node_health(n);
 		/* As a timer, which comes after everything that can be read: after a freeze that may be the peer's last words. */
 		loop_timer_set(n->control, &n->silence, loop_now(n->control));
 		break;
@@ -273,11 +272,10 @@ static void on_beat(void *arg, const struct hb_event *hb)
 		}
 		break;
 	case HB_HEARD:
-		n->beat_silent = false;
 		/* Nothing is lost after all; a loss to come counts from its own beginning. */
 		if (n->linked && !n->down_told)
 			n->lost_at = 0;
-		node_health_path(n, 0, n->peer_text, false);
+		node_health(n);
 		break;
 	case HB_MOVING:
 		break;
@@ -394,7 +392,6 @@ static void on_paired(void *arg, struct pair_link *l)
 	n->n_closed = n->n_kernel = 0;
 	n->down_told = false;
 	n->lost_at = 0;
-	n->beat_silent = false;
 	node_health_link(n, true, "paired");
 	a.s = l->s[WIRE_CONTROL];
 	make_conn(&n->conns[WIRE_CONTROL], &a);

@@ -131,6 +131,8 @@ void node_view(struct node *n, struct node_view *v)
 		s->paths[i].silent = !v->beat.path[i].up;
 		s->n_paths = i + 1;
 	}
+	s->witness.kind = n->witness_kind;
+	s->witness.lost = n->witness_lost;
 	s->hybrid_at = n->hybrid_at;
 	s->svm_stuck = s->role == FT_SECONDARY && m.limit.private_pages >= 2 * n->limits.private_pages;
 	monitor_stats_get(n->monitor, &s->monitor);
@@ -368,8 +370,11 @@ void node_tell_state(struct node *n, const struct ft_act *a)
 		n->failed_over_at = n->lost_at ? n->lost_at : n->state_at;
 		n->failover_reason = a->reason;
 		n->failover_took = now - n->failed_over_at;
-		node_health_failed_over(n, was == FT_PROMOTING || was == FT_STANDBY);
+		node_health_failed_over(n, n->stood_by);
 	}
+	/* Who is fenced may have been either before. */
+	if (s != FT_FENCED && s != FT_ENDED)
+		n->stood_by = s == FT_STANDBY || s == FT_PROMOTING;
 	if (s == FT_PROMOTING && was != s && !n->lost_at)
 		n->lost_at = now;
 	/* The control machine announces a reason of its own sometimes, and the end once more when it is final. */

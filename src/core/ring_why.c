@@ -27,6 +27,7 @@ static const char *ctl_evidence(enum ctl_type t)
 	case CTL_TOOK_OVER: return "the secondary said that it has taken over";
 	case CTL_CLAIM: return "the secondary asked for the VM";
 	case CTL_GUEST_OFF: return "the primary said that the guest has powered off";
+	case CTL_SWITCH: return "the secondary asked for the VM, as it was told to";
 	case CTL_QUIT: return "the primary said that somebody ended the pair";
 	default: return NULL;
 	}
@@ -46,9 +47,12 @@ const char *ring_evidence(const struct ring_view *v)
 	case FE_GUEST_OFF: return "the guest powered off";
 	case FE_DISK_FAILED: return "a disk of this node failed";
 	case FE_FAILOVER: return "somebody asked for a failover";
+	case FE_SWITCH: return "somebody asked for the VM to be moved to the other node";
 	case FE_QUIT: return "somebody ended lockstep on this node";
 	case FE_CTL: return ctl_evidence(v->ev->ctl.type);
 	case FE_DONE:
+		if (v->ev->step == STEP_WITNESS)
+			return v->ev->rc == -ESTALE ? "the witness said that another node has the VM" : NULL;
 		return v->ev->rc && v->ev->rc != -ECANCELED && v->ev->rc != -ENOTSUP ? "a step of a checkpoint failed" : NULL;
 	default: return NULL;
 	}
@@ -93,6 +97,8 @@ static void follow(const struct ring *r, struct ring_why *w)
 		w->last = i;
 		w->now = v.state;
 		w->ended_at = v.at;
+		if (v.ev->type == FE_DONE && v.ev->step == STEP_WITNESS && !v.ev->rc && !w->granted_at)
+			w->granted_at = v.at;
 		for (unsigned int k = 0; k < v.n_acts; k++) {
 			const struct ft_act *a = v.act[k];
 

@@ -19,6 +19,7 @@ struct ring_why {
 	nstime noticed;		/* times of the steps above */
 	nstime decided_at;
 	nstime open_at;		/* output was let out (or what was held was released); 0: not */
+	nstime granted_at;	/* the witness has said yes; 0: it has not, or nobody asked */
 	nstime ended_at;	/* time of @last */
 };
 

@@ -74,6 +74,8 @@ static const char *what_happened(const struct ring_why *w)
 		return "ended";
 	if (w->now == FT_ALONE)
 		return secondary ? "took over" : "went on without its secondary";
+	if (w->now == FT_FENCED)
+		return "was fenced";
 	if (w->now == FT_PROMOTING)
 		return "began to take over";
 	return secondary ? "ceased to stand by" : "lost its protection";
@@ -108,6 +110,8 @@ void blackbox_summary(const struct blackbox_head *h, const struct ring *r, char 
 	} else {
 		add(&o, "; decided at once");
 	}
+	if (w.granted_at)
+		add(&o, "; the witness agreed %.1f ms after the notice", ms(w.noticed, w.granted_at));
 	if (w.open_at)
 		add(&o, "; output was open %.1f ms after the notice", ms(w.noticed, w.open_at));
 	if (w.over)
@@ -214,6 +218,7 @@ static struct json_object *why_json(const struct blackbox_head *h, const struct 
 	json_object_object_add(o, "over", json_object_new_boolean(w->over));
 	put_ms(o, "last_heartbeat_ms", w->noticed, w->beat);
 	put_ms(o, "decided_ms", w->noticed, w->decided_at);
+	put_ms(o, "granted_ms", w->noticed, w->granted_at);
 	put_ms(o, "open_ms", w->noticed, w->open_at);
 	put_ms(o, "ended_ms", w->noticed, w->ended_at);
 	return o;

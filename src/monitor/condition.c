@@ -98,6 +98,9 @@ enum condition condition_of(const struct status *s, struct condition_why *w)
 			add(w, "the link to the peer is gone: it is being decided who serves");
 		degraded(s, w);
 		return w->n ? COND_DEGRADED : COND_PROTECTED;
+	case FT_FENCED:
+		add(w, "the VM stands until it is known that no other node has it: %s", ft_reason_name(s->reason));
+		return COND_FENCED;
 	case FT_PROMOTING:
 		add(w, "this node is taking over: %s", ft_reason_name(s->reason));
 		return COND_FAILED_OVER;

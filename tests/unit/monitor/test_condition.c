@@ -54,6 +54,9 @@ static void words(void **state)
 	is(&s, COND_DEGRADED, "link to the peer is gone");
 	s.reason = FT_WHY_UNFENCED;
 	is(&s, COND_FENCED, "not fenced");
+	s.state = FT_FENCED;
+	s.reason = FT_WHY_NO_WITNESS;
+	is(&s, COND_FENCED, "the VM stands until");
 	s.state = FT_PROMOTING;
 	s.reason = FT_WHY_SILENT;
 	is(&s, COND_FAILED_OVER, "peer silent");
