@@ -190,7 +190,7 @@ static int key_parse(struct tls_key *k, const char *line, size_t len, struct err
 	const char *colon = memchr(line, ':', len);
 	size_t user = colon ? (size_t)(colon - line) : 0, hex = colon ? len - user - 1 : 0;
 
-	if (!user || !hex || hex % 2)
+	if (!user || !hex || hex % 2 || memchr(line, 0, len))
 		return err_set(e, -EINVAL, "not user:key with the key in hexadecimal, as psktool writes it");
 	for (size_t i = 0; i < hex; i++)
 		if (!isxdigit((unsigned char)colon[1 + i]))

@@ -171,9 +171,10 @@ class Node:
 
     def lockstep_argv(self, role, machine, options=(), name=VM_NAME):
         where = {"secondary": ["--listen"], "primary": ["--primary", "--peer"], "joiner": ["--peer"]}[role]
+        secure = any(o in ("--psk-file", "--tls-dir") for o in MORE_OPTIONS + list(options))
         return ([LOCKSTEP, "run", "--name", name, "--run-dir", self.run_dir] + where +
-                ["%s:%d" % (NODE_IP["b"], LINK_PORT), "--insecure"] + MORE_OPTIONS + list(options) + ["--"] +
-                self.vm_argv(machine))
+                ["%s:%d" % (NODE_IP["b"], LINK_PORT)] + ([] if secure else ["--insecure"]) + MORE_OPTIONS +
+                list(options) + ["--"] + self.vm_argv(machine))
 
     def vm_argv(self, machine=None):
         machine = machine or Machine()

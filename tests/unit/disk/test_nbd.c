@@ -902,7 +902,7 @@ static void refused_listeners(void **state)
 		{ { 0 }, "either" },
 		{ { .host = "127.0.0.1", .tls_dir = none }, "ca-cert.pem" },
 		{ { .host = "127.0.0.1", .psk_file = none }, "cannot be read" },
-		{ { .host = "127.0.0.1", .psk_file = "/dev/null" }, "no key" },
+		{ { .host = "127.0.0.1", .psk_file = "/dev/null" }, "is no file" },
 		{ { .host = "127.0.0.1", .psk_file = bad }, "line 2" },
 		{ { .host = "127.0.0.1", .psk_file = bad, .tls_dir = none }, "either" },
 		{ { .unix_path = "" }, "from 1 to" },
@@ -912,7 +912,8 @@ static void refused_listeners(void **state)
 	snprintf(none, sizeof(none), "%s/none", w->dir);
 	snprintf(bad, sizeof(bad), "%s/bad", w->dir);
 	f = fopen(bad, "w");
-	fprintf(f, "alice:00ff\nbob:0ff\n");
+	fprintf(f, "alice:000102030405060708090a0b0c0d0e0f\nbob:0ff\n");
+	assert_int_equal(fchmod(fileno(f), 0600), 0);
 	fclose(f);
 	for (unsigned int i = 0; i < sizeof(t) / sizeof(t[0]); i++) {
 		struct listening l = { .where = t[i].where };
