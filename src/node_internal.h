@@ -241,7 +241,6 @@ struct node_view {
 	struct disk_stats disks;
 	struct hb_stats beat;
 	struct condition_why why;	/* the caller's */
-	struct hb_stats beat;
 	char lost[120];			/* of the heartbeat's paths */
 };
 /* node_view() - fill @v, which is zero */
