@@ -9,8 +9,8 @@
  *
  * Which addresses are guest memory is read from /proc/self/maps when asked: the mappings of the file that Lockstep
  * made and passed by number. (An mmap() wrapper was the other way. It would have to follow munmap and mremap too,
- * and sees nothing of mappings that libc makes inside; the kernel's own list is never wrong.) The list and the page
- * map are opened before QEMU's main(), so that -chroot, -runas and -sandbox, which come later, take nothing away.
+ * and sees nothing of mappings that libc makes inside; the kernel's own list is never wrong.) The list and all that
+ * Lockstep gets of /proc/self are opened before QEMU's main(), so that -sandbox, which comes later, takes nothing away.
  *
  * Promises:
  * - QEMU is never brought down from here: no abort, no exit, no signal is taken (all are blocked in the thread), and
@@ -44,7 +44,7 @@
 enum { AGENT_STACK = 256 * 1024 };	/* thread-local storage of QEMU's libraries comes out of it, too */
 
 struct agent ag = {
-	.sock = -1, .ram = -1, .maps = -1, .pagemap = -1, .clear_refs = -1, .pidfd = -1, .uffd = -1,
+	.sock = -1, .ram = -1, .maps = -1, .pagemap = -1, .mem = -1, .status = -1, .clear_refs = -1, .pidfd = -1, .uffd = -1,
 };
 _Alignas(8) uint8_t agent_request[AGENT_MAX_MSG];
 
@@ -202,6 +202,8 @@ __attribute__((constructor)) static void agent_start(void)
 	agent_block_init();
 	ag.maps = open("/proc/self/maps", O_RDONLY | O_CLOEXEC);
 	ag.pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+	ag.mem = open("/proc/self/mem", O_RDONLY | O_CLOEXEC);
+	ag.status = open("/proc/self/status", O_RDONLY | O_CLOEXEC);
 	ag.clear_refs = open("/proc/self/clear_refs", O_WRONLY | O_CLOEXEC);
 	ag.pidfd = (int)syscall(SYS_pidfd_open, getpid(), 0);
 

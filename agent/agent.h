@@ -18,6 +18,8 @@ struct agent {
 	int ram;		/* the guest memory's file; -1: it did not arrive */
 	int maps;
 	int pagemap;
+	int mem;		/* for Lockstep, as are the next two */
+	int status;
 	int clear_refs;
 	int pidfd;		/* of ourselves; -1: process_madvise is not to be had */
 	int uffd;		/* -1 until TRACK */

@@ -93,14 +93,14 @@ void agent_hello(const struct agent_msg *req)
 {
 	struct agent_hello h = { .pid = (uint32_t)getpid() };
 	struct iovec iov[2] = { { &h, sizeof(h) }, { ag.range, 0 } };
-	int fds[2], n = 0, rc;
+	int fds[AGENT_FD_MAX] = { ag.pagemap, ag.mem, ag.status, ag.clear_refs }, rc;
 
 	if (ag.ram == -1) {
 		agent_refuse(req, -ENOENT, "the descriptor of the guest's memory did not arrive in QEMU");
 		return;
 	}
-	if (ag.maps == -1 || ag.pagemap == -1) {
-		agent_refuse(req, -EACCES, "/proc/self/maps or pagemap cannot be opened inside QEMU");
+	if (ag.maps == -1 || ag.pagemap == -1 || ag.mem == -1 || ag.status == -1) {
+		agent_refuse(req, -EACCES, "maps, pagemap, mem or status of /proc/self cannot be opened inside QEMU");
 		return;
 	}
 	rc = agent_find_ranges();
@@ -111,10 +111,7 @@ void agent_hello(const struct agent_msg *req)
 	}
 	h.n_ranges = ag.n_ranges;
 	iov[1].iov_len = ag.n_ranges * sizeof(ag.range[0]);
-	fds[n++] = ag.pagemap;
-	if (ag.clear_refs != -1)
-		fds[n++] = ag.clear_refs;
-	agent_reply(req, 0, iov, 2, fds, n);
+	agent_reply(req, 0, iov, 2, fds, ag.clear_refs == -1 ? AGENT_FD_CLEAR_REFS : AGENT_FD_MAX);
 }
 
 void *agent_locate(uint64_t offset, uint64_t len, bool private)

@@ -16,7 +16,7 @@
 
 enum {
 	AGENT_MAGIC = 0x4c4b4147,
-	AGENT_VERSION = 2,
+	AGENT_VERSION = 3,
 	AGENT_MAX_RANGES = 64,		/* mappings of guest memory in one QEMU */
 	AGENT_MAX_RUNS = 4096,		/* runs of pages in one request */
 	AGENT_MAX_BLOCKS = 64,		/* blocks of memory in one QEMU */
@@ -25,7 +25,7 @@ enum {
 };
 
 enum agent_type {
-	AGENT_HELLO = 1,	/* no payload -> struct agent_hello, ranges; descriptors: pagemap, clear_refs */
+	AGENT_HELLO = 1,	/* no payload -> struct agent_hello, ranges; descriptors: enum agent_hello_fd */
 	AGENT_TRACK,		/* no payload -> struct agent_track; descriptor: userfaultfd */
 	AGENT_DROP,		/* struct agent_run[] -> struct agent_dropped */
 	AGENT_STOPPED,		/* struct agent_stopped -> nothing */
@@ -55,6 +55,18 @@ struct agent_range {
 	uint32_t zero;
 } __attribute__((packed));
 static_assert(sizeof(struct agent_range) == 32, "agent_range");
+
+/*
+ * The files of /proc/self that come with a HELLO, in this order. The kernel asks only who opens one of them whether it may;
+ * so whoever gets them needs no right over QEMU's process, whichever user that is.
+ */
+enum agent_hello_fd {
+	AGENT_FD_PAGEMAP,
+	AGENT_FD_MEM,		/* only to be read */
+	AGENT_FD_STATUS,
+	AGENT_FD_CLEAR_REFS,	/* missing where the kernel does not know it */
+	AGENT_FD_MAX
+};
 
 struct agent_hello {
 	uint32_t pid;

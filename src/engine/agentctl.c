@@ -52,7 +52,7 @@ struct agentctl *agentctl_new(struct err *e)
 	}
 	a->sock = sv[0];
 	a->child_fd = sv[1];
-	a->pagemap = a->clear_refs = a->uffd = -1;
+	a->pagemap = a->mem = a->status = a->clear_refs = a->uffd = -1;
 	return a;
 }
 
@@ -63,6 +63,8 @@ void agentctl_free(struct agentctl *a)
 	close_fd(&a->sock);
 	close_fd(&a->child_fd);
 	close_fd(&a->pagemap);
+	close_fd(&a->mem);
+	close_fd(&a->status);
 	close_fd(&a->clear_refs);
 	close_fd(&a->uffd);
 	free(a);
@@ -259,7 +261,7 @@ int agentctl_hello(struct agentctl *a, const struct ram *ram, uint32_t pid, nsti
 	if (rc < 0)
 		return rc;
 	cursor_copy(&r.body, &h, sizeof(h));
-	if (r.body.bad || r.n_fds < 1)
+	if (r.body.bad || r.n_fds < AGENT_FD_CLEAR_REFS)
 		rc = err_set(e, -EPROTO, "the agent in QEMU sent an unusable greeting");
 	else if (pid != 0 && h.pid != pid)
 		rc = err_set(e, -EINVAL, "the agent is in process %u, not in QEMU (%u): is it started by a wrapper?",
@@ -267,14 +269,15 @@ int agentctl_hello(struct agentctl *a, const struct ram *ram, uint32_t pid, nsti
 	else
 		rc = read_map(&r.body, h.n_ranges, ram, &a->map, e);
 	if (rc == 0) {
-		close_fd(&a->pagemap);
-		close_fd(&a->clear_refs);
+		int *to[AGENT_FD_MAX] = { &a->pagemap, &a->mem, &a->status, &a->clear_refs };
+
 		a->pid = h.pid;
-		a->pagemap = r.fds[0];
-		r.fds[0] = -1;
-		if (r.n_fds > 1) {
-			a->clear_refs = r.fds[1];
-			r.fds[1] = -1;
+		for (int i = 0; i < AGENT_FD_MAX; i++) {
+			close_fd(to[i]);
+			if (i < r.n_fds) {
+				*to[i] = r.fds[i];
+				r.fds[i] = -1;
+			}
 		}
 	}
 	agentctl_reply_end(&r);

@@ -18,8 +18,10 @@ struct agentctl {
 	int child_fd;		/* QEMU's end, to be handed to it; -1 after agentctl_started() */
 	uint32_t seq;
 	uint32_t pid;		/* QEMU, as it calls itself; 0 before HELLO */
-	int pagemap;		/* /proc/PID/pagemap and clear_refs of QEMU; -1 before HELLO */
-	int clear_refs;
+	int pagemap;		/* of QEMU's /proc/self, opened by itself; -1 before HELLO */
+	int mem;
+	int status;
+	int clear_refs;		/* -1 also where there is none */
 	int uffd;		/* keeps the registration known; -1 before TRACK */
 	uint64_t features;
 	struct mem_map map;
@@ -53,7 +55,7 @@ void agentctl_started(struct agentctl *a);
  * @pid:      QEMU's, as it was started; 0: do not compare
  * @deadline: absolute
  *
- * After QEMU's first answer on QMP: its memory is mapped by then. Fills pid, pagemap, clear_refs, map.
+ * After QEMU's first answer on QMP: its memory is mapped by then. Fills pid, map and the descriptors of /proc/self.
  * Return: 0, or -errno with @e filled
  */
 int agentctl_hello(struct agentctl *a, const struct ram *ram, uint32_t pid, nstime deadline, struct err *e);

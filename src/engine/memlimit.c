@@ -16,7 +16,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -149,13 +148,10 @@ void memlimit_free(struct memlimit *m)
 	free(m);
 }
 
-void memlimit_begin(struct memlimit *m, struct svmmem *svm, pid_t pid)
+void memlimit_begin(struct memlimit *m, struct svmmem *svm, int status)
 {
-	char path[64];
-
 	memlimit_end(m);
-	snprintf(path, sizeof(path), "/proc/%d/status", (int)pid);
-	m->status_fd = open(path, O_RDONLY | O_CLOEXEC);
+	m->status_fd = fcntl(status, F_DUPFD_CLOEXEC, 0);
 	m->base = memlimit_anon(m->status_fd);
 	m->scanned_at = clock_ns();
 	m->scan_took = 0;

@@ -4,7 +4,6 @@
 
 #include <stdbool.h>
 #include <stdint.h>
-#include <sys/types.h>
 
 #include "base/err.h"
 #include "base/loop.h"
@@ -40,9 +39,9 @@ void memlimit_free(struct memlimit *m);
 /*
  * memlimit_begin() - the SVM is about to run, and has no pages of its own now
  * @svm: borrowed until memlimit_end()
- * @pid: QEMU's
+ * @status: /proc/self/status of QEMU, opened by itself; need not stay open
  */
-void memlimit_begin(struct memlimit *m, struct svmmem *svm, pid_t pid);
+void memlimit_begin(struct memlimit *m, struct svmmem *svm, int status);
 
 /* memlimit_end() - it is stopped or gone */
 void memlimit_end(struct memlimit *m);
@@ -53,7 +52,7 @@ void memlimit_staged(struct memlimit *m, uint64_t pages);
 /* memlimit_stats() - any thread */
 void memlimit_stats(const struct memlimit *m, struct memlimit_stats *out);
 
-/* memlimit_anon() - pages of a process's own, in memory or swapped out, from an open /proc/PID/status; -1: unknown */
+/* memlimit_anon() - pages of a process's own, in memory or swapped out, from an open /proc/self/status of its; -1: unknown */
 int64_t memlimit_anon(int status_fd);
 
 #endif

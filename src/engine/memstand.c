@@ -3,8 +3,6 @@
 #include "engine/memwork_internal.h"
 
 #include <errno.h>
-#include <fcntl.h>
-#include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 #include <xxhash.h>
@@ -69,13 +67,9 @@ static void compare_memory(struct memwork *w)
 {
 	static uint8_t piece[256 * RAM_PAGE];
 	XXH3_state_t *h = XXH3_createState();
-	char path[64];
-	bool ok;
-	int fd;
+	int fd = w->agent->mem;
+	bool ok = h && fd >= 0;
 
-	snprintf(path, sizeof(path), "/proc/%u/mem", w->agent->pid);
-	fd = open(path, O_RDONLY | O_CLOEXEC);
-	ok = h && fd >= 0;
 	if (h)
 		XXH3_64bits_reset(h);
 	for (uint32_t i = 0; ok && i < w->agent->map.n; i++) {
@@ -96,14 +90,10 @@ static void compare_memory(struct memwork *w)
 	if (!ok) {
 		log_warn("memcheck: memory cannot be read epoch=%llu: %s", (unsigned long long)w->marker_n,
 			 strerror(errno));
-		if (fd >= 0)
-			close(fd);
 		XXH3_freeState(h);
 		return;
 	}
 	ok = XXH3_64bits_digest(h) == w->marker_hash;
-	if (fd >= 0)
-		close(fd);
 	XXH3_freeState(h);
 	pthread_mutex_lock(&w->lock);
 	if (ok)
@@ -136,7 +126,7 @@ void memstand_mend(struct memwork *w)
 	w->st.mended_pages += n;
 	pthread_mutex_unlock(&w->lock);
 	if (!rc)
-		memlimit_begin(w->limit, w->svm, (pid_t)w->agent->pid);
+		memlimit_begin(w->limit, w->svm, w->agent->status);
 	if (!rc && w->memcheck && w->marker_hash)
 		compare_memory(w);
 	/* Else QEMU is started anew, and n applied once more. */

@@ -23,7 +23,7 @@
  *
  * LOCKSTEP_MEMCHECK=1 in the environment of both nodes: the primary hashes its memory while the VM is stopped and
  * sends the hash with the marker; the secondary, before its VM runs, hashes what QEMU there has mapped, as seen
- * through /proc/PID/mem, and says whether it is the same. For tests; it lengthens the pause by the time of a hash.
+ * through its own /proc/self/mem, and says whether it is the same. For tests; it lengthens the pause by the time of a hash.
  */
 #include "engine/memwork_internal.h"
 

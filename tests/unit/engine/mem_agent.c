@@ -897,7 +897,7 @@ struct told {
 	struct spun spun;
 	struct memlimit *m;
 	struct svmmem *svm;
-	pid_t pid;
+	int status;
 	uint64_t staged;
 	_Atomic unsigned int n[3];
 };
@@ -913,7 +913,7 @@ static void told_begin(void *arg, const void *data, size_t len)
 {
 	struct told *t = arg;
 
-	memlimit_begin(t->m, t->svm, t->pid);
+	memlimit_begin(t->m, t->svm, t->status);
 	sem_post(&t->spun.said);
 }
 
@@ -966,7 +966,7 @@ static void limits(void **state)
 	kid_start(&k, "private", true);
 	assert_int_equal(agentctl_hello(k.agent, k.ram, (uint32_t)k.pid, soon(), &e), 0);
 	spun_start(&t.spun);
-	t.pid = k.pid;
+	t.status = k.agent->status;
 	t.svm = svmmem_new(k.agent, k.ram, &e);
 	t.m = memlimit_new(t.spun.loop, &cfg, on_told, &t, &e);
 	assert_true(t.svm && t.m);
