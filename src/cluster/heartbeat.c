@@ -43,6 +43,7 @@
 #include <unistd.h>
 
 #include "base/log.h"
+#include "base/sandbox.h"
 
 const char *hb_event_name(enum hb_event_type t)
 {
@@ -434,7 +435,7 @@ struct heartbeat *heartbeat_start(const struct hb_cfg *cfg, struct err *e)
 		goto fail;
 	}
 	/* Signals are the main thread's business. */
-	sigfillset(&all);
+	sandbox_block(&all);
 	pthread_sigmask(SIG_SETMASK, &all, &old);
 	rc = pthread_create(&hb->thread, NULL, hb_thread, hb);
 	pthread_sigmask(SIG_SETMASK, &old, NULL);

@@ -14,6 +14,8 @@
 #include <poll.h>
 #include <unistd.h>
 
+#include "base/sandbox.h"
+
 #include "disk/io_internal.h"
 
 struct io_threads {
@@ -153,7 +155,7 @@ static int grow(struct io_threads *t)
 	sigset_t all, old;
 	int rc;
 
-	sigfillset(&all);
+	sandbox_block(&all);
 	pthread_sigmask(SIG_SETMASK, &all, &old);
 	rc = pthread_create(&t->thread[t->n], NULL, work, t);
 	pthread_sigmask(SIG_SETMASK, &old, NULL);

@@ -20,6 +20,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/sandbox.h"
+
 struct workers {
 	unsigned int n;			/* threads besides the caller's */
 	pthread_t thread[WORKERS_MAX];
@@ -87,7 +89,7 @@ struct workers *workers_new(unsigned int n, struct err *e)
 	pthread_cond_init(&w->begun, NULL);
 	pthread_cond_init(&w->ended, NULL);
 	/* Signals are the main thread's. */
-	sigfillset(&all);
+	sandbox_block(&all);
 	pthread_sigmask(SIG_SETMASK, &all, &before);
 	while (!rc && w->n < n - 1) {
 		rc = pthread_create(&w->thread[w->n], NULL, serve, w);
