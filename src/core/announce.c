@@ -58,6 +58,12 @@ void announce_learn(struct net *net, uint8_t nic, const struct packet *p)
 		learn(net, nic, p, 4, l3 + 14);
 }
 
+void announce_begin(struct net *net)
+{
+	net->announce_left = ANNOUNCE_TIMES;
+	net->announce_at = net->now;
+}
+
 void announce_now(struct net *net)
 {
 	static const uint16_t untagged[PACKET_MAX_TAGS];

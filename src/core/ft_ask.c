@@ -151,8 +151,13 @@ void ft_resume(struct ft *ft, struct ft_ctx *c)
 /* A VM that was promoted before the witness had answered. */
 static void confirmed(struct ft *ft, struct ft_ctx *c)
 {
+	bool silent = ft->lease < c->now;
+
 	ft->ask = ASK_NO;
 	ft_lease(ft, c, NS_NEVER);
+	/* What was to tell the switches where the VM is now has not left. */
+	if (silent)
+		ft_net(ft, c, NEV_ANNOUNCE, ft->epoch, 0);
 	if (ft->state == FT_FENCED) {
 		ft_set_state(ft, c, FT_ALONE, ft->why);
 		ft_resume(ft, c);

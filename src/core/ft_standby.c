@@ -119,8 +119,10 @@ static void promote(struct ft *ft, struct ft_ctx *c, enum ft_reason why, enum pr
 	nstime lease = NS_NEVER;
 
 	/* Its answer says the rest. */
-	if (ft_claims(ft))
+	if (ft_claims(ft)) {
+		ft->takeover_at = NS_NEVER;
 		return;
+	}
 	ft->why = why;
 	if (proof == PROOF_NONE && ft->fence != FENCE_DONE && ft->ask != ASK_GRANTED && ft_asks(ft)) {
 		ft->takeover_at = NS_NEVER;

@@ -400,8 +400,7 @@ static void promote(struct net *net)
 		inlog_replay(net);
 	else
 		net->replay_due = true;
-	net->announce_left = ANNOUNCE_TIMES;
-	net->announce_at = net->now;
+	announce_begin(net);
 }
 
 static void alone(struct net *net)
@@ -484,6 +483,9 @@ static void event(struct net *net, const struct net_ev *ev)
 		break;
 	case NEV_ALONE:
 		alone(net);
+		break;
+	case NEV_ANNOUNCE:
+		announce_begin(net);
 		break;
 	case NEV_MSG:
 		peer_message(net, ev);

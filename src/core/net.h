@@ -124,6 +124,7 @@ enum net_ev_type {
 	NEV_LOADED,	/* n, primary: the SVM runs from n; secondary: device state n is loaded, not yet running */
 	NEV_PROMOTE,	/* secondary: this VM is the one now; NEV_OPEN follows or came before */
 	NEV_ALONE,	/* primary: the secondary is gone for sure: let go what is held */
+	NEV_ANNOUNCE,	/* after NEV_PROMOTE: say once more where the VM is, for it could not be heard before */
 	/* from the peer */
 	NEV_MSG,	/* msg (and frame where the message has one), in order of the frame connection */
 };

@@ -358,6 +358,8 @@ void keep_told(struct net *net, const struct net_msg *m);
 /* announce.c: the guest's addresses */
 /* announce_learn() - on the secondary: a frame of the guest */
 void announce_learn(struct net *net, uint8_t nic, const struct packet *p);
+/* announce_begin() - the first of some announcements is due; announce_now(): one is */
+void announce_begin(struct net *net);
 void announce_now(struct net *net);
 
 #endif

@@ -183,6 +183,7 @@ static const char *net_order_name(enum net_ev_type t)
 	case NEV_LOADED: return "loaded";
 	case NEV_PROMOTE: return "promote";
 	case NEV_ALONE: return "alone";
+	case NEV_ANNOUNCE: return "announce";
 	default: return "?";
 	}
 }

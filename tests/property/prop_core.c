@@ -47,6 +47,7 @@ struct fault {
 	const char *name;
 	uint32_t net, ft;
 	const char *about;
+	uint32_t world;		/* of who carries out what core/ says */
 };
 
 static const struct fault faults[] = {
@@ -69,6 +70,12 @@ static const struct fault faults[] = {
 	{ "no-fence", 0, FT_FAULT_NO_FENCE, "may still write" },
 	{ "disk-late", 0, FT_FAULT_DISK_LATE, "isk" },
 	{ "abort-run", 0, FT_FAULT_ABORT_RUN, "the SVM runs on" },
+	{ "no-claim", 0, FT_FAULT_NO_CLAIM, "both may be heard" },
+	{ "no-deadline", 0, FT_FAULT_NO_DEADLINE, "both may be heard" },
+	{ "lease-late", 0, FT_FAULT_LEASE_LATE, "both may be heard" },
+	{ "no-mute", 0, FT_FAULT_NO_MUTE, "both may be heard" },
+	{ "not-owner", 0, 0, "both may be heard", WORLD_NOT_OWNER },
+	{ "cold-early", 0, 0, "both may be heard", WORLD_COLD_EARLY },
 };
 enum { N_FAULTS = sizeof(faults) / sizeof(faults[0]) };
 
@@ -77,7 +84,7 @@ struct opts {
 	double seconds;
 	int jobs;
 	bool trace, keep_going;
-	uint32_t net, ft;
+	uint32_t net, ft, world;
 	const char *about;
 };
 
@@ -102,6 +109,7 @@ static void work(struct shared *sh, const struct opts *o, int job, double until)
 	s->trace = o->trace;
 	s->net_faults = o->net;
 	s->ft_faults = o->ft;
+	s->world_faults = o->world;
 	for (uint64_t i = (uint64_t)job; i < o->count && !sh->stop; i += (uint64_t)o->jobs) {
 		w->running = o->seed + i;
 		bool bad = !sim_run(s, o->seed + i);
@@ -109,15 +117,16 @@ static void work(struct shared *sh, const struct opts *o, int job, double until)
 		/* A planted fault is found by a schedule that is good without it. */
 		if (bad && o->about && !strstr(s->why, o->about))
 			bad = false;
-		if (bad && (o->net || o->ft) && !o->trace) {
+		if (bad && (o->net || o->ft || o->world) && !o->trace) {
 			const char *promise = s->promise;
 			char why[sizeof(s->why)];
 
 			memcpy(why, s->why, sizeof(why));
-			s->net_faults = s->ft_faults = 0;
+			s->net_faults = s->ft_faults = s->world_faults = 0;
 			bad = sim_run(s, o->seed + i);
 			s->net_faults = o->net;
 			s->ft_faults = o->ft;
+			s->world_faults = o->world;
 			s->promise = promise;
 			memcpy(s->why, why, sizeof(why));
 		}
@@ -213,7 +222,9 @@ static int never_happened(const struct stats *st)
 		M(rel_staged), M(splits), M(acks_lowered), M(acks_made), M(acks_swallowed), M(replayed), M(purged), M(vanished),
 		M(silent_drops), M(p1_checked), M(switch_checked), M(det_checked), M(p2_checked), M(replay_checked),
 		M(staged_checked), M(syn_checked), M(fail_kill), M(fail_power), M(fail_qemu_dies), M(fail_qemu_hangs),
-		M(fail_qemu_pauses), M(fail_freeze), M(fail_step), M(fail_command), M(aborts), M(aborts_first),
+		M(fail_qemu_pauses), M(fail_freeze), M(fail_step), M(fail_command), M(fail_cut),
+		M(fail_cut_one), M(fail_cut_data), M(fail_cut_beats), M(fail_switch), M(witnessed), M(granted), M(lost_claims),
+		M(unknown_claims), M(fenced), M(early_takeovers), M(cold_starts), M(cold_served), M(switched), M(aborts), M(aborts_first),
 		M(aborts_retried), M(aborts_parted), M(fo_in_abort), M(rejoins), M(rejoins_promoted),
 		M(third_lives), M(fourth_lives), M(second_failovers),
 		M(zero_windows), M(probes), M(scaled), M(wraps), M(tfo_sent), M(tfo_taken), M(tfo_refused), M(tfo_early),
@@ -260,6 +271,7 @@ static int run_faults(struct shared *sh, struct opts o, const char *only)
 			continue;
 		o.net = faults[i].net;
 		o.ft = faults[i].ft;
+		o.world = faults[i].world;
 		o.about = faults[i].about;
 		n = run_all(sh, &o, &took);
 		add_up(sh, o.jobs, &st);
@@ -314,6 +326,7 @@ int main(int argc, char **argv)
 				if (!strcmp(optarg, faults[i].name)) {
 					o.net |= faults[i].net;
 					o.ft |= faults[i].ft;
+					o.world |= faults[i].world;
 				}
 			break;
 		default:
@@ -342,7 +355,7 @@ int main(int argc, char **argv)
 	add_up(sh, o.jobs, &st);
 	print_found(sh, o.jobs);
 	print_stats(&st);
-	if (st.schedules >= ENOUGH && !(o.net | o.ft) && never_happened(&st))
+	if (st.schedules >= ENOUGH && !(o.net | o.ft | o.world) && never_happened(&st))
 		n += !n;
 	if (!counted && !n && st.schedules < WANTED)
 		printf("prop_core: fewer than the %d schedules wanted: a slow machine, or LOCKSTEP_PROP_SECONDS\n", WANTED);

@@ -31,6 +31,7 @@
  *   sim_node.c    the shell of a node: events for ft and net
  *   sim_acts.c    the same: carries out what ft and net say
  *   sim_fail.c    failures and deaths
+ *   sim_witness.c the witness, cuts of the link, cold starts
  *   sim_step.c    the steps of a checkpoint
  *   sim_check.c   the promises: what every frame that is let out must satisfy, and what the end must look like
  *   sim_inside.c  the promises that no client sees at once: input log, STAGED, what waits, FLOW
@@ -251,7 +252,9 @@ struct node {
 	uint64_t mark_n, barrier_n, said_staged, loaded_n, applied_n;
 	bool dirty_all;
 	/* heartbeat */
-	nstime heard, beat_t0;
+	nstime heard, deaf_from, deaf_until;	/* deaf to the witness */
+	nstime beat_at[256];		/* when its last heartbeats were sent */
+	uint16_t beat_n, beat_echo;	/* the last one's number; the last number of the peer's */
 	bool silent_told, muted, ever_linked, checked;
 	unsigned int eofs;
 	bool down_told;
@@ -345,7 +348,7 @@ struct bad_plan {
 
 enum fail_kind {
 	FAIL_NONE, FAIL_KILL, FAIL_POWER, FAIL_QEMU_DIES, FAIL_QEMU_HANGS, FAIL_QEMU_PAUSES, FAIL_FREEZE, FAIL_STEP,
-	FAIL_COMMAND, FAIL_KINDS
+	FAIL_COMMAND, FAIL_CUT, FAIL_CUT_ONE, FAIL_CUT_DATA, FAIL_CUT_BEATS, FAIL_SWITCH, FAIL_KINDS
 };
 enum fail_when { WHEN_TIME, WHEN_NET_ACT, WHEN_FT_ACT, WHEN_STEP, WHEN_CTL, WHEN_MSG, WHEN_PHASE,
 		 WHEN_ABORT };
@@ -363,7 +366,7 @@ struct failure {
 enum ev_type {
 	EV_NONE, EV_START, EV_LINK, EV_CHAN, EV_TO_NET, EV_TO_FT, EV_STEP, EV_NET_TIMER, EV_FT_TIMER, EV_SOCK, EV_OUT,
 	EV_GUEST, EV_WIRE_IN, EV_WIRE_CLIENT, EV_CLIENT, EV_BEAT, EV_FAIL, EV_DATAGRAM, EV_STORM, EV_ROOM, EV_DRAIN, EV_QDIED,
-	EV_REJOIN,
+	EV_REJOIN, EV_WITNESS, EV_LINKERR, EV_COLD,
 };
 
 struct ev {
@@ -384,7 +387,9 @@ struct ev {
 	X(replayed) X(purged) X(vanished) X(silent_drops) X(p1_checked) X(switch_checked) X(det_checked) \
 	X(p2_checked) X(replay_checked) X(staged_checked) X(syn_checked) \
 	X(fail_kill) X(fail_power) X(fail_qemu_dies) X(fail_qemu_hangs) X(fail_qemu_pauses) X(fail_freeze) X(fail_step) \
-	X(fail_command) X(rejoins) X(rejoins_promoted) X(third_lives) X(fourth_lives) X(second_failovers) \
+	X(fail_command) X(fail_cut) X(fail_cut_one) X(fail_cut_data) X(fail_cut_beats) X(fail_switch) \
+	X(witnessed) X(granted) X(lost_claims) X(unknown_claims) X(fenced) X(early_takeovers) X(cold_starts) \
+	X(cold_served) X(switched) X(rejoins) X(rejoins_promoted) X(third_lives) X(fourth_lives) X(second_failovers) \
 	X(aborts) X(aborts_first) X(aborts_retried) X(aborts_parted) X(fo_in_abort) \
 	X(segments) X(zero_windows) X(probes) X(scaled) X(wraps) X(tfo_sent) X(tfo_taken) X(tfo_refused) X(tfo_early) \
 	X(urgent_sent) X(urgent_out) X(sim_closes) X(half_closes) X(guest_half_closes) X(resets_by_client) \
@@ -405,6 +410,29 @@ struct stats {
 #undef X
 };
 
+/* What the witness has. */
+struct record {
+	uint64_t generation;
+	int owner;
+};
+
+/* A direction of the link. */
+enum cut_what { CUT_DATA = 1, CUT_BEATS = 2 };
+struct cut {
+	uint8_t what;
+	nstime at, until;
+};
+
+/* A node that was killed is started anew, alone. */
+struct cold {
+	int node;			/* -1: none */
+	bool wanted, serves;
+	uint64_t generation;		/* of its state file */
+	nstime begun, until;
+};
+
+enum world_fault { WORLD_NOT_OWNER = 1, WORLD_COLD_EARLY = 2 };
+
 struct sim {
 	uint64_t rng[2];
 	uint64_t seed;
@@ -413,7 +441,7 @@ struct sim {
 	char why[512];
 	const char *promise;
 	jmp_buf out;
-	uint32_t net_faults, ft_faults;
+	uint32_t net_faults, ft_faults, world_faults;
 	struct sim_store *store;	/* what need not be cleared for a new schedule */
 	uint32_t n_heap, seq, n_events;
 	struct pkt *free_pkts;
@@ -430,6 +458,11 @@ struct sim {
 	uint16_t g_mss, g_rwnd;
 	bool disks;
 	bool fence;			/* a promotion needs one, as where the disks are shared */
+	bool witness;			/* there is one; else silence is death */
+	struct record record;
+	struct cut cut[NODES];		/* by sender */
+	bool cut_ever;
+	struct cold cold;
 	bool g_nagle;
 	bool deterministic;		/* nothing in it diverges: no checkpoint may be needed */
 	bool rejoin, rejoined, loss_free;
@@ -552,6 +585,18 @@ void storm_draw(struct sim *s);
 void storm_event(struct sim *s);
 void storm_emission(struct sim *s, const struct seg *g);
 void storm_failed(struct sim *s);
+
+/* ---- sim_witness.c ---- */
+void witness_draw(struct sim *s);
+void witness_failure(struct sim *s);
+void witness_step(struct sim *s, struct node *nd, struct step_run *r);
+void witness_late(struct sim *s, int id, uint16_t life, uint32_t generation);
+void witness_heard(struct sim *s, int id);	/* P5 */
+bool cut_now(const struct sim *s, int from, enum cut_what what);
+nstime cut_over(struct sim *s, int from, nstime at);
+void cut_begin(struct sim *s, enum fail_kind kind, int node);
+void cold_failed(struct sim *s);
+void cold_event(struct sim *s);
 
 /* ---- sim_check.c ---- */
 struct gconn *check_conn(struct sim *s, struct gcore *c, int i, uint16_t gport);	/* of this life of the client's port */

@@ -49,6 +49,7 @@ static void tap_emit(struct sim *s, struct node *nd, const struct net_act *a)
 	}
 	if (a->nic >= s->nics)
 		sim_fail(s, "P6", "node %s lets a frame out on NIC %u, which is not there", who(nd), a->nic);
+	witness_heard(s, nd->id);
 	p = pkt_copy(s, net_frame_data(nd->net, a->frame), len, a->nic);
 	TR(s, "%s  tap< %s  [epoch %lu]", who(nd), frame_text(p), (unsigned long)a->n);
 	if (st == FT_STANDBY || st == FT_JOINING || st == FT_INIT)
@@ -346,6 +347,7 @@ static void ft_act(struct sim *s, struct node *nd, const struct ft_act *a)
 		break;
 	case FA_END:
 		nd->ended = true;
+		s->st->switched += a->reason == FT_WHY_SWITCH;
 		nd->end_status = (int)a->value;
 		nd->q_alive = nd->q_running = false;
 		pktq_clear(s, &nd->sock);
@@ -354,6 +356,9 @@ static void ft_act(struct sim *s, struct node *nd, const struct ft_act *a)
 		drop_link(s, nd);
 		break;
 	case FA_ANNOUNCE:
+		s->st->fenced += ft_state(nd->ft) == FT_FENCED;
+		s->st->early_takeovers += ft_state(nd->ft) == FT_PROMOTING && ft_claims(nd->ft);
+		break;
 	case FA_CKPT_DONE:
 	default:
 		break;

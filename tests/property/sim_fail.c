@@ -52,7 +52,8 @@ void node_fail_now(struct sim *s)
 	struct node *nd = &s->node[f->node];
 	struct ft_ev fe = { .type = FE_FAILOVER };
 	static const char *const name[] = { "", "is killed", "loses power", "loses its QEMU", "has a QEMU that hangs",
-					    "has a QEMU that pauses", "is frozen", "", "is told to fail over" };
+					    "has a QEMU that pauses", "is frozen", "", "is told to fail over", "is cut off", "is cut off one way",
+					    "has its connections cut", "has its heartbeats cut", "is told to switch" };
 
 	if (f->done || !node_up(s, f->node))
 		return;
@@ -70,6 +71,7 @@ void node_fail_now(struct sim *s)
 	switch (f->kind) {
 	case FAIL_KILL:
 	case FAIL_POWER:
+		cold_failed(s);
 		node_die(s, f->node, f->kind == FAIL_KILL);
 		break;
 	case FAIL_QEMU_DIES:
@@ -86,6 +88,16 @@ void node_fail_now(struct sim *s)
 		break;
 	case FAIL_FREEZE:
 		nd->frozen_until = s->now + f->span;
+		break;
+	case FAIL_CUT:
+	case FAIL_CUT_ONE:
+	case FAIL_CUT_DATA:
+	case FAIL_CUT_BEATS:
+		cut_begin(s, f->kind, f->node);
+		break;
+	case FAIL_SWITCH:
+		fe.type = FE_SWITCH;
+		node_ft(s, nd, &fe);
 		break;
 	case FAIL_COMMAND:
 		node_ft(s, nd, &fe);

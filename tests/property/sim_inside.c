@@ -223,7 +223,7 @@ static bool calm(struct sim *s, const struct node *p, const struct node *q)
 
 	/* What was dropped at a limit is the guest's to say again, in its own time. */
 	net_stats_get(p->net, &ns);
-	return !ns.drop_held && node_up(s, p->id) && node_up(s, q->id) && ft_state(p->ft) == FT_PROTECTED &&
+	return !ns.drop_held && !cut_now(s, p->id, CUT_DATA) && !cut_now(s, q->id, CUT_DATA) && node_up(s, p->id) && node_up(s, q->id) && ft_state(p->ft) == FT_PROTECTED &&
 	       ft_state(q->ft) == FT_STANDBY && !strcmp(ft_phase(p->ft), "idle") && !strcmp(ft_phase(q->ft), "idle") &&
 	       net_epoch(p->net) == net_epoch(q->net) && p->q_running && q->q_running && p->frozen_until <= s->now &&
 	       q->frozen_until <= s->now && p->q_stuck_until <= s->now && q->q_stuck_until <= s->now &&

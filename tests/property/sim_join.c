@@ -66,7 +66,8 @@ static void draw_second(struct sim *s)
 
 bool join_due(struct sim *s)
 {
-	if (s->lives >= LIVES)
+	/* Where two cannot reach each other there is no pair. */
+	if (s->lives >= LIVES || s->cold.node >= 0 || cut_now(s, 0, CUT_DATA | CUT_BEATS) || cut_now(s, 1, CUT_DATA | CUT_BEATS))
 		return false;
 	for (int i = 0; i < NODES; i++)
 		if (node_up(s, i) && !node_up(s, 1 - i) && !s->node[i].linked)
@@ -119,6 +120,8 @@ void join_now(struct sim *s)
 	fc.role = FT_SECONDARY;
 	nd->fcfg = fc;
 	ft_init(nd->ft, &fc, 1);
+	srv->beat_n = srv->beat_echo = 0;
+	memset(s->cut, 0, sizeof(s->cut));
 	if (s->disks)
 		disk_boot(s, nd, false);
 	srv->disk.peer = false;

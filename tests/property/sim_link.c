@@ -202,6 +202,7 @@ struct cmsg *chan_send(struct sim *s, int from, int kind)
 		sim_fail(s, "harness", "connection %d of node %d is full", kind, from);
 	if (chance(s, s->link_stall))
 		at += us(s, 1000, 40000);
+	at = cut_over(s, from, at);
 	if (at < c->last)
 		at = c->last;
 	c->last = at;
@@ -226,6 +227,11 @@ static void chan_eof(struct sim *s, int from, int kind)
 
 void chan_close(struct sim *s, int from)
 {
+	/* What is still under way to who cannot be reached is gone with the socket; a reset is all that is left. */
+	if (cut_now(s, from, CUT_DATA) && chance(s, 5000)) {
+		chan_cut(s, from, true);
+		return;
+	}
 	for (int k = 0; k < CHANNELS; k++)
 		chan_eof(s, from, k);
 }

@@ -205,11 +205,12 @@ static bool unread(const struct sim *s, const struct node *nd)
 	return false;
 }
 
-static void beat_event(struct sim *s, struct node *nd, uint16_t what)
+static void beat_event(struct sim *s, struct node *nd, uint16_t what, uint32_t numbers)
 {
 	struct ft_ev fe = { .type = FE_BEAT };
 	struct node *peer = &s->node[1 - nd->id];
 	int first = s->prim;
+	uint16_t number = (uint16_t)numbers, echo = (uint16_t)(numbers >> 16);
 
 	switch (what) {
 	case 0:	/* its own tick */
@@ -219,7 +220,7 @@ static void beat_event(struct sim *s, struct node *nd, uint16_t what)
 		 * Silence is reported only when nothing that the peer has sent waits to be read: a node that was itself
 		 * frozen would else take its own absence for the peer's.
 		 */
-		if (nd->linked && !unread(s, nd) && s->now > nd->heard + SILENT_MS * NS_PER_MS && !nd->silent_told) {
+		if (nd->linked && !(s->witness && nd->muted) && !unread(s, nd) && s->now > nd->heard + SILENT_MS * NS_PER_MS && !nd->silent_told) {
 			nd->silent_told = true;
 			fe.type = FE_SILENT;
 			node_ft(s, nd, &fe);
@@ -227,9 +228,10 @@ static void beat_event(struct sim *s, struct node *nd, uint16_t what)
 		if (node_up(s, nd->id))
 			sim_at(s, s->now + BEAT_MS * NS_PER_MS, EV_BEAT, nd->id, 0, 0, NULL);
 		if (nd->id == first && nd->linked && !nd->muted && node_up(s, nd->id)) {
-			nd->beat_t0 = node_now(s, nd->id);
-			sim_at(s, s->now + us(s, s->link_delay, s->link_delay + s->link_jitter), EV_BEAT, 1 - nd->id, 1,
-			       (uint32_t)(nd->beat_t0 / NS_PER_US), NULL);
+			nd->beat_at[(uint8_t)++nd->beat_n] = node_now(s, nd->id);
+			if (!cut_now(s, nd->id, CUT_BEATS))
+				sim_at(s, s->now + us(s, s->link_delay, s->link_delay + s->link_jitter), EV_BEAT, 1 - nd->id, 1,
+				       nd->beat_n | (uint32_t)nd->beat_echo << 16, NULL);
 		}
 		break;
 	case 1: /* a request has come */
@@ -239,17 +241,21 @@ static void beat_event(struct sim *s, struct node *nd, uint16_t what)
 		nd->silent_told = false;
 		if (nd->muted)
 			break;
-		fe.value = node_now(s, nd->id);
+		/* Its own last one that the peer has got; nothing is said of one that was sent too long ago to be known. */
+		fe.value = echo && (uint16_t)(nd->beat_n - echo) < 256 ? nd->beat_at[(uint8_t)echo] : 0;
+		nd->beat_at[(uint8_t)++nd->beat_n] = node_now(s, nd->id);
 		node_ft(s, nd, &fe);
-		if (node_up(s, nd->id) && node_up(s, peer->id))
-			sim_at(s, s->now + us(s, s->link_delay, s->link_delay + s->link_jitter), EV_BEAT, peer->id, 2, 0, NULL);
+		if (node_up(s, nd->id) && node_up(s, peer->id) && !cut_now(s, nd->id, CUT_BEATS))
+			sim_at(s, s->now + us(s, s->link_delay, s->link_delay + s->link_jitter), EV_BEAT, peer->id, 2,
+			       number | (uint32_t)nd->beat_n << 16, NULL);
 		break;
-	default: /* an answer has come; only the last request's counts */
-		if (!nd->linked)
+	default: /* an answer has come */
+		if (!nd->linked || (s->witness && nd->muted))
 			break;
 		nd->heard = s->now;
 		nd->silent_told = false;
-		fe.value = nd->beat_t0;
+		nd->beat_echo = echo;
+		fe.value = (uint16_t)(nd->beat_n - number) < 256 ? nd->beat_at[(uint8_t)number] : 0;
 		node_ft(s, nd, &fe);
 	}
 }
@@ -394,7 +400,12 @@ void node_event(struct sim *s, const struct ev *e)
 			node_net(s, nd, &ne, 1);
 		break;
 	case EV_BEAT:
-		beat_event(s, nd, e->a);
+		beat_event(s, nd, e->a, e->b);
+		break;
+	case EV_LINKERR:
+		fe.type = FE_LINK_DOWN;
+		if (nd->linked && nd->eofs < CHANNELS)
+			node_ft(s, nd, &fe);
 		break;
 	case EV_ROOM:
 		ne.type = NEV_ROOM;

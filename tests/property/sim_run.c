@@ -38,7 +38,7 @@ static void wipe(struct sim *s, uint64_t seed)
 	struct sim_store *store = s->store;
 	struct stats *st = s->st;
 	bool trace = s->trace;
-	uint32_t nf = s->net_faults, ff = s->ft_faults;
+	uint32_t nf = s->net_faults, ff = s->ft_faults, wf = s->world_faults;
 
 	/* Device states in the nodes are not looked at before they were written. */
 	memset(s, 0, offsetof(struct sim, node));
@@ -54,6 +54,7 @@ static void wipe(struct sim *s, uint64_t seed)
 	s->trace = trace;
 	s->net_faults = nf;
 	s->ft_faults = ff;
+	s->world_faults = wf;
 	s->seed = seed;
 	s->rng[0] = seed * 0x9e3779b97f4a7c15ull + 0x1234567;
 	s->rng[1] = (seed ^ 0xdeadbeefcafef00dull) * 0xbf58476d1ce4e5b9ull;
@@ -347,6 +348,8 @@ static void draw(struct sim *s)
 	draw_nodes(s);
 	draw_clients(s);
 	draw_failure(s);
+	witness_draw(s);
+	witness_failure(s);
 	draw_bad(s);
 	dgram_draw(s);
 	storm_draw(s);
@@ -375,6 +378,8 @@ static bool pair_settled(struct sim *s)
 static bool vm_lost(struct sim *s)
 {
 	/* A QEMU that hangs for good, and nobody stands by. */
+	if (s->cold.node >= 0)
+		return false;
 	if (s->fail.done && s->fail.kind == FAIL_QEMU_HANGS && s->fail.node == s->prim &&
 	    !node_up(s, 1 - s->prim))
 		return true;
@@ -395,7 +400,7 @@ static void lost(struct sim *s)
 	/* One that was told that the other goes on without it could not. */
 	if (s->fail_state[1 - s->prim] == FT_STANDBY && strcmp(s->fail_phase[s->prim], "parting"))
 		sim_fail(s, "liveness", "the VM is lost though the secondary could take over");
-	if (f->kind == FAIL_QEMU_PAUSES || f->kind == FAIL_FREEZE || f->kind == FAIL_COMMAND)
+	if (f->kind == FAIL_QEMU_PAUSES || f->kind == FAIL_FREEZE || f->kind >= FAIL_COMMAND)
 		sim_fail(s, "liveness", "the VM is lost, and nothing had died");
 	s->st->lost_unprotected++;
 }
@@ -500,8 +505,20 @@ static void run(struct sim *s)
 		case EV_REJOIN:
 			join_now(s);
 			break;
+		case EV_WITNESS:
+			witness_late(s, e.node, e.a, e.b);
+			break;
+		case EV_COLD:
+			cold_event(s);
+			break;
 		default:
 			node_event(s, &e);
+		}
+		/* Its guest has booted anew: nobody's connections are of interest any more. */
+		if (s->cold.serves) {
+			if (s->now > s->cold.until)
+				return;
+			continue;
 		}
 		if (vm_lost(s)) {
 			lost(s);

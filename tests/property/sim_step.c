@@ -19,7 +19,7 @@ static nstime step_time(struct sim *s, enum ft_step step)
 		[STEP_STOP] = 20, [STEP_CONT] = 20, [STEP_SAVE] = 40, [STEP_ROUND] = 60, [STEP_PRECOPY] = 60, [STEP_COPY] = 40, [STEP_SEND] = 10,
 		[STEP_RESERVE] = 5, [STEP_APPLY] = 40, [STEP_LOAD] = 200, [STEP_MEND] = 10, [STEP_RESTART] = 1500,
 		[STEP_SHARE] = 20, [STEP_FORGET] = 5, [STEP_AGAIN] = 10,
-		[STEP_RESYNC] = 50, [STEP_DISK] = 5, [STEP_FLIP] = 5, [STEP_FENCE] = 3000 };
+		[STEP_RESYNC] = 50, [STEP_DISK] = 5, [STEP_FLIP] = 5, [STEP_FENCE] = 3000, [STEP_WITNESS] = 1000 };
 
 	return us(s, 1, most[step] * s->step_us);
 }
@@ -342,6 +342,9 @@ static bool step_effect(struct sim *s, struct node *nd, struct step_run *r)
 		break;
 	case STEP_FENCE:
 		disk_fence(s, nd, r);
+		break;
+	case STEP_WITNESS:
+		witness_step(s, nd, r);
 		break;
 	case STEP_RESYNC:
 	case STEP_DISK:

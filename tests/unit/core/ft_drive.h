@@ -36,6 +36,7 @@ static inline const char *net_word(enum net_ev_type t)
 	case NEV_LOADED: return "loaded";
 	case NEV_PROMOTE: return "promote";
 	case NEV_ALONE: return "alone";
+	case NEV_ANNOUNCE: return "announce";
 	default: return "?";
 	}
 }
