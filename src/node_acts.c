@@ -473,6 +473,9 @@ void node_carry_out(struct node *n, const struct ft_act *a)
 	case FA_LEASE:
 		proxy_set_lease(n->px, a->value);
 		break;
+	case FA_HOLD:
+		proxy_debt(n->px, PROXY_DEBT_ROLE, a->value);
+		break;
 	case FA_KILL_QEMU:
 		memwork_qemu(n->mem, NULL, false, false);
 		vm_kill(n->vm);

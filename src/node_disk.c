@@ -139,7 +139,7 @@ static void on_debt(void *arg, bool open)
 	struct node *n = arg;
 
 	if (n->px)
-		proxy_debt(n->px, open);
+		proxy_debt(n->px, PROXY_DEBT_DISK, open);
 }
 
 static const struct disk_ops disk_ops = {

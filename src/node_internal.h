@@ -89,7 +89,7 @@ struct node {
 	struct node_conn conns[WIRE_CHANNELS];
 	bool linked;
 	uint64_t era;			/* counts peers; reports of a former one are ignored */
-	unsigned int n_closed, n_kernel;
+	unsigned int n_closed, n_eof;
 	bool down_told;
 	struct loop_timer closing, silence, ask;
 	bool asking;			/* before the VM is begun: does the peer serve it? */

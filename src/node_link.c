@@ -74,12 +74,16 @@ static void on_closed_report(void *arg, const void *data, size_t len)
 		return;
 	log_debug("%s connection: %s", wire_channel_name(r.channel), r.sentence);
 	n->n_closed++;
-	n->n_kernel += conn_why_kernel(r.why);
+	n->n_eof += r.why == CONN_EOF;
 	if (!conn_why_kernel(r.why)) {
 		log_warn("%s connection: %s", wire_channel_name(r.channel), r.sentence);
 		link_down(n, r.why == CONN_GARBLED || r.why == CONN_LIMIT ? 2 : 0);
 	} else if (n->n_closed == WIRE_CHANNELS) {
-		link_down(n, 1);
+		/*
+		 * A peer whose kernel gave the connections up, and which lives, answers with resets; only who is dead, or has
+		 * closed them, ends one in order.
+		 */
+		link_down(n, n->n_eof > 0);
 	} else if (n->n_closed == 1) {
 		loop_timer_set(n->control, &n->closing, clock_ns() + CLOSING_NS);
 	}
@@ -389,7 +393,7 @@ static void on_paired(void *arg, struct pair_link *l)
 	n->linked = true;
 	n->linked_at = clock_ns();
 	n->beat_at = 0;
-	n->n_closed = n->n_kernel = 0;
+	n->n_closed = n->n_eof = 0;
 	n->down_told = false;
 	n->lost_at = 0;
 	node_health_link(n, true, "paired");

@@ -140,7 +140,7 @@ enum ft_fault {
 	FT_FAULT_NO_FENCE = 1 << 8,	/* a secondary promotes without a fence */
 	FT_FAULT_DISK_LATE = 1 << 7,	/* the disks' barrier is placed when the VM runs again */
 	FT_FAULT_NO_CLAIM = 1 << 9,	/* nobody asks the witness */
-	FT_FAULT_NO_DEADLINE = 1 << 10,	/* who takes over before the witness has answered is heard for as long as it takes */
+	FT_FAULT_NO_DEADLINE = 1 << 10,	/* who takes over before the witness has answered is heard */
 	FT_FAULT_LEASE_LATE = 1 << 11,	/* a primary that goes alone does not wait until the other one has fallen silent */
 	FT_FAULT_NO_MUTE = 1 << 12,	/* heartbeats are answered while the role is being claimed */
 };
@@ -231,6 +231,7 @@ enum ft_act_type {
 	FA_ANNOUNCE,	/* state has changed: log it, tell watchers; reason */
 	FA_CKPT_DONE,	/* n: stats of this checkpoint are complete, see ft_last() */
 	FA_CKPT_ABORT,	/* n: this checkpoint is given up because of step, and tried again as n + 1 */
+	FA_HOLD,	/* value 1: what would leave waits, in its order; 0: it leaves */
 	FA_END,		/* lockstep ends; value: enum ft_exit; reason, step where it is FT_WHY_STEP_FAILED */
 	FA_TYPE_MAX
 };

@@ -13,8 +13,8 @@
  *   said still leaves until its end. A peer that says itself that it has ended (GONE) is no rival any more, and nobody is
  *   asked: it says so only when it has asked for nothing;
  * - as a secondary, when the primary's lease must have run out; it takes over when it is granted;
- * - as a secondary that knows that the primary is dead (sure), while it takes over: it does not wait. Until it is granted
- *   it is heard only for a lease from the send time of its own last heartbeat that the primary answered: at that time the
+ * - as a secondary that knows that the primary is dead (sure), while it takes over: it does not wait. What its VM says
+ *   waits (FA_HOLD) until it is granted, and is produced only for a lease from the send time of its own last heartbeat that the primary answered: at that time the
  *   primary was alive, and a node that is started anew begins no VM earlier than a lease and drift after its start. So it
  *   cannot be heard beside this one, however long who was frozen. (Not from the receipt of the primary's last heartbeat:
  *   a node that was frozen receives it late.)
@@ -155,6 +155,7 @@ static void confirmed(struct ft *ft, struct ft_ctx *c)
 
 	ft->ask = ASK_NO;
 	ft_lease(ft, c, NS_NEVER);
+	ft_act(ft, c, FA_HOLD)->value = 0;
 	/* What was to tell the switches where the VM is now has not left. */
 	if (silent)
 		ft_net(ft, c, NEV_ANNOUNCE, ft->epoch, 0);

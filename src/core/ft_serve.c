@@ -42,15 +42,15 @@ void ft_part(struct ft *ft, struct ft_ctx *c, enum ft_reason why, enum ft_step s
 	if (ft->parting || !ft->link)
 		return;
 	ft->failed = step;
+	/* A peer that is told gives its VM up, and this node may not live to be granted the role: it is told then. */
+	if (ft->rival && ft_asks(ft)) {
+		ft_lose_peer(ft, c, why, false, c->now);
+		return;
+	}
 	ft->parting = true;
 	ft->why = why;
 	ft->part_at = ft_after(c->now, ft->cfg.lease);
 	ft->alone_at = NS_NEVER;
-	/* It may not read it. */
-	if (ft->rival && ft_asks(ft)) {
-		ft_mute(ft, c);
-		ft->alone_at = ft_after(ft->part_at, ft->cfg.drift);
-	}
 	ft_say(ft, c, CTL_ALONE, ft->epoch, why);
 	pri_unwind(ft, c);
 }

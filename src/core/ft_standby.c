@@ -148,6 +148,12 @@ static void promote(struct ft *ft, struct ft_ctx *c, enum ft_reason why, enum pr
 	ft->claimed = ft->muted = false;
 	ft->beat_sent = 0;
 	ft_lease(ft, c, lease);
+	/*
+	 * Nobody may hear what no claim stands behind: should this node die now, the one that was primary may be started
+	 * anew and be granted the role, with a disk that knows nothing of it.
+	 */
+	if (ft_claims(ft) && !ft_fault(ft, FT_FAULT_NO_DEADLINE))
+		ft_act(ft, c, FA_HOLD)->value = 1;
 	ft_set_state(ft, c, FT_PROMOTING, why);
 	sec_promote(ft, c);
 }

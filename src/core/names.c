@@ -92,7 +92,7 @@ const char *ft_act_name(enum ft_act_type t)
 	static const char *const names[FA_TYPE_MAX] = {
 		[FA_CTL] = "ctl", [FA_NET] = "net", [FA_DO] = "do", [FA_DROP_LINK] = "drop-link", [FA_MUTE] = "mute",
 		[FA_LEASE] = "lease", [FA_KILL_QEMU] = "kill-qemu", [FA_ANNOUNCE] = "announce",
-		[FA_CKPT_DONE] = "checkpoint-done", [FA_CKPT_ABORT] = "checkpoint-abort", [FA_END] = "end",
+		[FA_CKPT_DONE] = "checkpoint-done", [FA_CKPT_ABORT] = "checkpoint-abort", [FA_HOLD] = "hold", [FA_END] = "end",
 	};
 
 	return NAME(names, t);

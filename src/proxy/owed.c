@@ -13,7 +13,7 @@ struct owed_frame {
 
 void owed_init(struct owed *o)
 {
-	atomic_init(&o->open, false);
+	atomic_init(&o->open, 0);
 	atomic_init(&o->lost, 0);
 	o->first = NULL;
 	o->tail = &o->first;
@@ -37,9 +37,13 @@ void owed_fini(struct owed *o)
 		drop_first(o);
 }
 
-void owed_open(struct owed *o, bool open)
+bool owed_open(struct owed *o, unsigned int bit, bool open)
 {
-	atomic_store(&o->open, open);
+	if (open)
+		atomic_fetch_or(&o->open, bit);
+	else
+		atomic_fetch_and(&o->open, ~bit);
+	return atomic_load(&o->open);
 }
 
 bool owed_take(struct owed *o, uint8_t nic, const uint8_t *data, uint32_t len)

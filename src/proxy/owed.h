@@ -16,7 +16,7 @@ struct owed_frame;
 #define OWED_MAX	(16u << 20)	/* bytes that may wait; what is more is lost, as on a network, and counted */
 
 struct owed {
-	_Atomic bool open;
+	_Atomic unsigned int open;	/* bits, one for each reason */
 	_Atomic uint64_t lost;
 	struct owed_frame *first, **tail;
 	uint64_t bytes;
@@ -25,8 +25,8 @@ struct owed {
 void owed_init(struct owed *o);
 void owed_fini(struct owed *o);
 
-/* owed_open() - any thread; when it is closed owed_run() is to follow */
-void owed_open(struct owed *o, bool open);
+/* owed_open() - @bit: a reason; any thread. Return: whether one is open; when none is owed_run() is to follow */
+bool owed_open(struct owed *o, unsigned int bit, bool open);
 
 /* owed_take() - whether this frame has to wait; then it was copied (or lost) */
 bool owed_take(struct owed *o, uint8_t nic, const uint8_t *data, uint32_t len);

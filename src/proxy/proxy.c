@@ -111,10 +111,9 @@ static void on_paid(void *arg, const void *data, size_t len)
 	owed_run(&px->owed, tap_write, px);
 }
 
-void proxy_debt(struct proxy *px, bool open)
+void proxy_debt(struct proxy *px, enum proxy_debt which, bool open)
 {
-	owed_open(&px->owed, open);
-	if (!open)
+	if (!owed_open(&px->owed, 1u << which, open))
 		loop_post(px->loop, on_paid, px, NULL, 0);
 }
 

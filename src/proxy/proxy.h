@@ -62,8 +62,13 @@ void proxy_room(struct proxy *px, bool room);
 /* proxy_set_lease() - nothing is emitted after @until (CLOCK_BOOTTIME ns); NS_NEVER: no limit; any thread */
 void proxy_set_lease(struct proxy *px, nstime until);
 
-/* proxy_debt() - while it is open no frame leaves (owed.h); any thread */
-void proxy_debt(struct proxy *px, bool open);
+/* Why frames wait that were released */
+enum proxy_debt {
+	PROXY_DEBT_DISK,	/* a flush that QEMU was told is done is not yet */
+	PROXY_DEBT_ROLE,	/* this node has taken over, and that is not known yet where it must be */
+};
+/* proxy_debt() - while one is open no frame leaves (owed.h); any thread */
+void proxy_debt(struct proxy *px, enum proxy_debt which, bool open);
 /* proxy_debt_lost() - frames that were lost so; any thread */
 uint64_t proxy_debt_lost(struct proxy *px);
 

@@ -233,6 +233,7 @@ struct node {
 	int end_status;
 	uint64_t drain_n;
 	nstime frozen_until, lease, link_at;
+	bool hold;			/* FA_HOLD */
 	bool silent;			/* it has withheld a frame because its lease had run out: lost as on a network */
 	/* QEMU */
 	bool q_alive, q_running;

@@ -41,7 +41,8 @@ static void tap_emit(struct sim *s, struct node *nd, const struct net_act *a)
 	enum ft_state st = ft_state(nd->ft);
 	uint32_t len = net_frame_len(nd->net, a->frame);
 
-	if (node_now(s, nd->id) > nd->lease) {
+	/* What waits is lost here, as it may be on a network. */
+	if (node_now(s, nd->id) > nd->lease || nd->hold) {
 		nd->silent = true;
 		s->st->silent_drops++;
 		TR(s, "%s       (silent: the lease has run out)", who(nd));
@@ -341,6 +342,9 @@ static void ft_act(struct sim *s, struct node *nd, const struct ft_act *a)
 		break;
 	case FA_LEASE:
 		nd->lease = a->value;
+		break;
+	case FA_HOLD:
+		nd->hold = a->value;
 		break;
 	case FA_KILL_QEMU:
 		node_qemu_dies(s, nd);

@@ -176,7 +176,7 @@ void inside_staged(struct sim *s, struct node *nd, uint64_t n)
 
 	net_stats_get(nd->net, &ns);
 	/* At its limits net drops whole frames, and the guest sends them again. */
-	if (nd->saved_n != n || node_now(s, nd->id) > nd->lease || ns.drop_held || ns.drop_pool)
+	if (nd->saved_n != n || node_now(s, nd->id) > nd->lease || nd->hold || ns.drop_held || ns.drop_pool)
 		return;
 	for (int i = 0; i < SIM_CLIENTS; i++) {
 		struct wire *w = &s->w[i];

@@ -118,7 +118,7 @@ static bool may_speak(struct sim *s, int id)
 
 	if (s->cold.serves && s->cold.node == id)
 		return true;
-	return node_up(s, id) && node_now(s, id) <= nd->lease && st != FT_STANDBY && st != FT_JOINING && st != FT_INIT;
+	return node_up(s, id) && node_now(s, id) <= nd->lease && !nd->hold && st != FT_STANDBY && st != FT_JOINING && st != FT_INIT;
 }
 
 /* Node @id is heard, or could be from now on. */

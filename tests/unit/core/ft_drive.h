@@ -70,6 +70,9 @@ static inline void words(struct drive *d)
 			at += (size_t)snprintf(d->said + at, sizeof(d->said) - at, "%slease-%s", sep,
 					       a->value == NS_NEVER ? "never" : a->value ? "until" : "none");
 			break;
+		case FA_HOLD:
+			at += (size_t)snprintf(d->said + at, sizeof(d->said) - at, "%shold-%s", sep, a->value ? "on" : "off");
+			break;
 		case FA_END:
 			at += (size_t)snprintf(d->said + at, sizeof(d->said) - at, "%send:%u", sep, (unsigned int)a->value);
 			break;
