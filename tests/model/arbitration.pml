@@ -387,11 +387,12 @@ end:	do
 	:: d_step { RUNS(i) && (st[i] == MARK || st[i] == PROT) && CAN_CLAIM(gen[i]) && (!calm || !HEALTHY) ->
 		claim(i, PCLAIM, gen[i], gen[i] + 1)
 	}
-	/* parting: it tells the peer first */
+#ifdef F_ALONE_EARLY
 	:: d_step { RUNS(i) && st[i] == PROT && CAN_CLAIM(gen[i]) && !calm ->
 		tell(j, SAY_ALONE);
 		claim(i, PCLAIM, gen[i], gen[i] + 1)
 	}
+#endif
 	/* switch */
 	:: d_step { RUNS(i) && st[i] == PROT && !calm -> tell(j, PROMOTE); start_over(i, j) }
 	/* STBY: silence, or the wait after an error; and a secondary that gives up */

@@ -12,15 +12,16 @@ import argparse
 import concurrent.futures
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-MODEL = os.path.join(HERE, "arbitration.pml")
+MODEL = "arbitration.pml"
 STATES = ("DOWN", "COLD", "BEGIN", "ALONE", "SYNC", "MARK", "PROT", "PCLAIM", "JOIN", "STBY", "SCLAIM", "OPT")
 DEPTH = 2000000
-HOLDS, TWO, STALE = "holds", "two may emit", "what was acknowledged is lost"
+HOLDS, TWO, STALE, STUCK = "holds", "two may emit", "what was acknowledged is lost", "not served again"
 
 
 class Run:
@@ -58,6 +59,7 @@ RUNS = [
     Run("standby_begins_cold", STALE, "F_STANDBY_BEGINS", *bounds(1, 0, 0, 3)),
     Run("joining_competes", STALE, "F_JOIN_COMPETES", *FAULTY),
     Run("state_written_after_first_frame", STALE, "F_WRITE_LATE", *bounds(1, 0, 0, 2)),
+    Run("alone_said_before_granted", STUCK, "SURVIVOR", "F_ALONE_EARLY", *bounds(1, 0, 0, 2), progress=True),
     # the other protocol: it emits on proof of death, before the witness has answered
     Run("optimistic_is_one", HOLDS, "OPTIMISTIC", "NO_FRESH", *bounds(1, 0, 0, 2)),
     Run("optimistic_loses", STALE, "OPTIMISTIC", *FAULTY),
@@ -101,6 +103,7 @@ def trace(run, cwd):
 def search(run, want_trace):
     """Return: (good, one line for people, lines of a trace)"""
     with tempfile.TemporaryDirectory(prefix="lockstep-model-") as d:
+        shutil.copy(os.path.join(HERE, MODEL), d)
         p = command(["spin"] + run.defines() + ["-a", MODEL], d)
         if not os.path.exists(os.path.join(d, "pan.c")):
             return False, "spin: " + p.stdout, []
@@ -117,7 +120,7 @@ def search(run, want_trace):
         whole = "Search not completed" not in text and "max search depth too small" not in text
         found = None
         if "acceptance cycle" in text and re.search(r"errors: [1-9]", text):
-            found = "not served again"
+            found = STUCK
         elif "assertion violated" in text:
             found = STALE if "assertion violated fresh[" in text else TWO
         elif states and "errors: 0" in text and whole:
