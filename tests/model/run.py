@@ -39,7 +39,7 @@ def bounds(crashes, freezes, breaks, maxgen):
     return ("CRASHES=%d" % crashes, "FREEZES=%d" % freezes, "BREAKS=%d" % breaks, "MAXGEN=%d" % maxgen)
 
 
-FAULTY = bounds(1, 0, 1, 2)
+FAULTY = bounds(1, 0, 1, 3)
 RUNS = [
     Run("holds", HOLDS, *bounds(1, 0, 1, 3)),
     Run("holds_frozen", HOLDS, *bounds(0, 1, 1, 2)),
@@ -58,7 +58,7 @@ RUNS = [
     Run("cold_start_against_the_record", TWO, "F_NO_RECORD", *FAULTY),
     Run("standby_begins_cold", STALE, "F_STANDBY_BEGINS", *bounds(1, 0, 0, 3)),
     Run("joining_competes", STALE, "F_JOIN_COMPETES", *FAULTY),
-    Run("state_written_after_first_frame", STALE, "F_WRITE_LATE", *bounds(1, 0, 0, 2)),
+    Run("state_written_after_first_frame", STALE, "F_WRITE_LATE", *bounds(1, 0, 0, 3)),
     Run("alone_said_before_granted", STUCK, "SURVIVOR", "F_ALONE_EARLY", *bounds(1, 0, 0, 2), progress=True),
     # the other protocol: it emits on proof of death, before the witness has answered
     Run("optimistic_is_one", HOLDS, "OPTIMISTIC", "NO_FRESH", *bounds(1, 0, 0, 2)),
