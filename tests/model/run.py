@@ -73,7 +73,7 @@ RUNS = [
     Run("holds_breaks", HOLDS, *bounds(1, 0, 2, 4), large=True, memory=8000),
     Run("progress_large", HOLDS, *bounds(1, 0, 1, 2), large=True, progress=True, memory=8000),
     Run("progress_survivor_large", HOLDS, "SURVIVOR", *bounds(1, 0, 1, 3), large=True, progress=True, memory=8000),
-    Run("optimistic_pair_waits", HOLDS, "OPTIMISTIC", "PAIR_WAITS", *bounds(2, 0, 1, 2), large=True),
+    Run("optimistic_pair_waits", HOLDS, "OPTIMISTIC", "PAIR_WAITS", *bounds(1, 0, 0, 2), large=True),
 ]
 
 
