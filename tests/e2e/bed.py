@@ -170,11 +170,19 @@ class Node:
         return self.bed.popen(self.name, argv, log or self.log, env, self.prefix)
 
     def lockstep_argv(self, role, machine, options=(), name=VM_NAME):
-        where = {"secondary": ["--listen"], "primary": ["--primary", "--peer"], "joiner": ["--peer"]}[role]
         secure = any(o in ("--psk-file", "--tls-dir") for o in MORE_OPTIONS + list(options))
-        return ([LOCKSTEP, "run", "--name", name, "--run-dir", self.run_dir] + where +
-                ["%s:%d" % (NODE_IP["b"], LINK_PORT)] + ([] if secure else ["--insecure"]) + MORE_OPTIONS +
-                list(options) + ["--"] + self.vm_argv(machine))
+        return ([LOCKSTEP, "run", "--name", name, "--run-dir", self.run_dir] + self.where(role) +
+                ([] if secure else ["--insecure"]) + MORE_OPTIONS + list(options) + ["--"] + self.vm_argv(machine))
+
+    def where(self, role):
+        """The words about addresses; see start()."""
+        if role in ("same", "first"):
+            words = ["--primary"] if role == "first" else []
+            for ips in (NODE_IP, NODE_IP2)[:self.bed.plan.links]:
+                words += ["--peer", ips["a"], "--peer", ips["b"]]
+            return words
+        where = {"secondary": ["--listen"], "primary": ["--primary", "--peer"], "joiner": ["--peer"]}[role]
+        return where + ["%s:%d" % (NODE_IP["b"], LINK_PORT)]
 
     def vm_argv(self, machine=None):
         machine = machine or Machine()
@@ -183,8 +191,9 @@ class Node:
 
     def start(self, role, machine=None, options=(), env=None, name=VM_NAME):
         """
-        Starts `lockstep run` here. Node b is always the one that listens ("secondary"); node a connects to it, and begins
-        the VM ("primary") or not ("joiner").
+        Starts `lockstep run` here. Node b is the one that listens ("secondary"); node a connects to it, and begins the VM
+        ("primary") or not ("joiner"). Or both are given the very same words ("same", and "first" where the VM begins);
+        then node a listens, which has the smaller address.
         """
         if not os.path.exists(LOCKSTEP):
             raise BedError("%s is not built" % LOCKSTEP)
@@ -397,9 +406,9 @@ class Bed(Wires):
             v.kill()
         return now
 
-    def cut_link(self, on=False):
+    def cut_link(self, on=False, path=0):
         """Pulls (or puts back) the cable between the nodes."""
-        ip("link", "set", "link0", "up" if on else "down", ns=self.ns("a"))
+        ip("link", "set", "link%d" % path, "up" if on else "down", ns=self.ns("a"))
 
     # -- the end
 

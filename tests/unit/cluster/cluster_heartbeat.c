@@ -602,6 +602,7 @@ static void paths(void **state)
 	assert_false(st.path[0].up);
 	assert_false(st.path[2].up);
 	assert_int_equal(st.path[1].losses, 1);
+	assert_true(st.path[1].lost > 5);
 	node_end(a);
 	node_end(b);
 	relay_end(&r);
