@@ -16,6 +16,7 @@
 
 static struct {
 	int fd;
+	char path[sizeof(((struct sockaddr_un *)0)->sun_path)], usec[24];
 	struct sockaddr_un to;
 	socklen_t len;
 	nstime watchdog;
@@ -31,6 +32,7 @@ void notify_init(void)
 	if (n > 1 && n < sizeof(notify.to.sun_path) && (*path == '/' || *path == '@')) {
 		notify.to.sun_family = AF_UNIX;
 		memcpy(notify.to.sun_path, path, n);
+		memcpy(notify.path, path, n);
 		/* An abstract name begins with a NUL, written as an @. */
 		if (*path == '@')
 			notify.to.sun_path[0] = '\0';
@@ -39,9 +41,20 @@ void notify_init(void)
 	}
 	if (notify.fd >= 0 && us > 1 && us < UINT64_MAX / NS_PER_US && (!pid || atoll(pid) == getpid()))
 		notify.watchdog = us * NS_PER_US / 2;
+	if (notify.watchdog != NS_NEVER)
+		snprintf(notify.usec, sizeof(notify.usec), "%llu", us);
 	unsetenv("NOTIFY_SOCKET");
 	unsetenv("WATCHDOG_USEC");
 	unsetenv("WATCHDOG_PID");
+}
+
+void notify_pass_on(void)
+{
+	if (notify.fd < 0)
+		return;
+	setenv("NOTIFY_SOCKET", notify.path, 1);
+	if (*notify.usec)
+		setenv("WATCHDOG_USEC", notify.usec, 1);
 }
 
 nstime notify_watchdog(void)

@@ -12,6 +12,9 @@
 /* notify_init() - look at the environment, and take NOTIFY_SOCKET and WATCHDOG_* out of it: they are not for QEMU */
 void notify_init(void);
 
+/* notify_pass_on() - this process is about to become a new program (exec), which the manager goes on hearing from: put it back */
+void notify_pass_on(void);
+
 /* notify_watchdog() - how often the service manager wants to hear from this process, half of its limit; NS_NEVER: not at all */
 nstime notify_watchdog(void);
 
