@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
- * sd_notify without libsystemd: one datagram a message, no answer. A message that cannot be sent is lost; the manager's own
- * timeouts say what happens then.
+ * sd_notify without libsystemd: one datagram a message, no answer. A manager that does not read has room for a few only. What
+ * is said again and again is lost then; the words that are said once wait for a second at most.
  */
 #include "base/notify.h"
 
@@ -26,6 +26,7 @@ static struct {
 void notify_init(void)
 {
 	const char *path = getenv("NOTIFY_SOCKET"), *usec = getenv("WATCHDOG_USEC"), *pid = getenv("WATCHDOG_PID");
+	struct timeval once = { .tv_sec = 1 };
 	size_t n = path ? strlen(path) : 0;
 	unsigned long long us = usec ? strtoull(usec, NULL, 10) : 0;
 
@@ -38,6 +39,8 @@ void notify_init(void)
 			notify.to.sun_path[0] = '\0';
 		notify.len = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + n);
 		notify.fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+		if (notify.fd >= 0)
+			setsockopt(notify.fd, SOL_SOCKET, SO_SNDTIMEO, &once, sizeof(once));
 	}
 	if (notify.fd >= 0 && us > 1 && us < UINT64_MAX / NS_PER_US && (!pid || atoll(pid) == getpid()))
 		notify.watchdog = us * NS_PER_US / 2;
@@ -62,8 +65,8 @@ nstime notify_watchdog(void)
 	return notify.watchdog;
 }
 
-__attribute__((format(printf, 1, 2)))
-static void say(const char *fmt, ...)
+__attribute__((format(printf, 2, 3)))
+static void say(int flags, const char *fmt, ...)
 {
 	char text[512];
 	va_list ap;
@@ -75,7 +78,7 @@ static void say(const char *fmt, ...)
 	n = vsnprintf(text, sizeof(text), fmt, ap);
 	va_end(ap);
 	n = n < (int)sizeof(text) ? n : (int)sizeof(text) - 1;
-	if (n > 0 && sendto(notify.fd, text, (size_t)n, MSG_NOSIGNAL | MSG_DONTWAIT, (struct sockaddr *)&notify.to,
+	if (n > 0 && sendto(notify.fd, text, (size_t)n, MSG_NOSIGNAL | flags, (struct sockaddr *)&notify.to,
 			    notify.len) < 0)
 		return;
 }
@@ -83,20 +86,20 @@ static void say(const char *fmt, ...)
 void notify_ready(void)
 {
 	if (!notify.ready++)
-		say("READY=1");
+		say(0, "READY=1");
 }
 
 void notify_alive(void)
 {
-	say("WATCHDOG=1");
+	say(MSG_DONTWAIT, "WATCHDOG=1");
 }
 
 void notify_stopping(void)
 {
-	say("STOPPING=1\nWATCHDOG_USEC=0");	/* the loop does not turn while images are written and closed */
+	say(0, "STOPPING=1\nWATCHDOG_USEC=0");	/* the loop does not turn while images are written and closed */
 }
 
 void notify_status(const char *word, const char *role, const char *why)
 {
-	say("STATUS=%s (%s)%s%s", word, role, *why ? ": " : "", why);
+	say(MSG_DONTWAIT, "STATUS=%s (%s)%s%s", word, role, *why ? ": " : "", why);
 }

@@ -8,9 +8,11 @@ import select
 import shlex
 import signal
 import socket
+import subprocess
+import threading
 import time
 
-from bed import LOCKSTEP, PATIENCE, VM_NAME, Machine, until
+from bed import LOCKSTEP, PATIENCE, ROOT, VM_NAME, Machine, Process, Skip, until
 from harness import case, must, note, same, say
 
 
@@ -21,18 +23,19 @@ class Manager:
         self.path = os.path.join(bed.dir, node.name + ".notify")
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.sock.bind(self.path)
-        self.sock.setblocking(False)
         self.got = []
+        # The kernel keeps ten datagrams; a manager reads them at once.
+        threading.Thread(target=self.read, daemon=True).start()
 
     def env(self):
         return {"NOTIFY_SOCKET": self.path, "WATCHDOG_USEC": "1000000"}
 
-    def words(self):
+    def read(self):
         while True:
-            try:
-                self.got += self.sock.recv(4096).decode().splitlines()
-            except BlockingIOError:
-                return self.got
+            self.got += self.sock.recv(4096).decode().splitlines()
+
+    def words(self):
+        return list(self.got)
 
     def wait(self, word, seconds):
         until(lambda: any(w.startswith(word) for w in self.words()), seconds, lambda: "%s (%s)" % (word, self.got[-5:]))
@@ -187,3 +190,64 @@ def seen(bed):
     follow_b.wait(10, "events of node b")
     watch_a.signal(signal.SIGINT)
     same(watch_a.wait(10, "status --watch"), 0, "status --watch ended by ^C")
+
+
+OCF_ROOT = "/usr/lib/ocf"
+
+
+class Agent:
+    """The resource agent on one node, called as the cluster manager calls it."""
+
+    def __init__(self, node, config_file):
+        self.node, self.config = node, config_file
+
+    def __call__(self, action, want, seconds=60, **env):
+        r = subprocess.run(["ip", "netns", "exec", self.node.ns, os.path.join(ROOT, "integration/pacemaker/lockstep"), action],
+                           env=dict(os.environ, OCF_ROOT=OCF_ROOT, OCF_RESOURCE_INSTANCE=VM_NAME, OCF_RESKEY_name=VM_NAME,
+                                    OCF_RESKEY_config=self.config, OCF_RESKEY_run_dir=self.node.run_dir,
+                                    OCF_RESKEY_binary=LOCKSTEP, OCF_RESKEY_log=self.node.log, **env),
+                           stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                           timeout=seconds * PATIENCE, check=False)
+        must(r.returncode == want, "%s on node %s: %d, wanted %d: %s", action, self.node.name, r.returncode, want, r.stdout)
+        # What the agent has started ends with the bed, by its own name in the status.
+        pid = ((self.node.status() or {}).get("lockstep") or {}).get("pid")
+        if pid and pid != self.node.proc.pid:
+            self.node.proc = Process(pid)
+            self.node.bed.procs.append(self.node.proc)
+            self.node.qemu = None
+            self.node.status()
+
+
+@case(timeout=280)
+def resource_agent(bed):
+    """Pacemaker's actions on a pair: the VM moves as they say, and never stops serving."""
+    if not os.path.exists(OCF_ROOT + "/lib/heartbeat/ocf-shellfuncs"):
+        raise Skip("resource-agents is not installed")
+    machine = Machine(mem=256)
+    bed.start_pair(machine)
+    a = Agent(bed.a, config(bed.a, "joiner", machine))
+    b = Agent(bed.b, config(bed.b, "secondary", machine))
+    a("monitor", 8)
+    b("monitor", 0)
+    a("promote", 0)
+    a("start", 0)
+    b("demote", 0)
+    a("demote", 0)
+    until(lambda: bed.b.state() in ("alone", "sync", "protected"), 20, "node b serves")
+    bed.wait_protected(90, server=bed.b)
+    must(bed.reaches(7000), "the service does not answer on node b")
+    a("monitor", 0)
+    b("monitor", 8)
+    b("monitor", 0, OCF_RESKEY_CRM_meta_role="Unpromoted")
+    a("promote", 0, 120)
+    must(bed.reaches(7000), "the service does not answer on node a")
+    a("monitor", 8)
+    b("start", 0)
+    bed.wait_protected(90)
+    # The standby is stopped, and the VM goes on; then it ends with the last one.
+    b("stop", 0)
+    b("monitor", 7)
+    bed.wait_alone(bed.a, 20)
+    must(bed.reaches(7000), "the service does not answer without a standby")
+    a("stop", 0)
+    a("monitor", 7)

@@ -10,6 +10,7 @@
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 #include <cmocka.h>
 
@@ -126,6 +127,35 @@ static void words(void **state)
 	close(fd);
 }
 
+/* A manager that does not read: nothing is waited for, but for the words that are said once. */
+static void deaf(void **state)
+{
+	struct timespec a, b;
+	char name[100], got[100];
+	int fd, status, n = 0;
+	pid_t p;
+
+	snprintf(name, sizeof(name), "@lockstep-notify-deaf-%d", (int)getpid());
+	fd = manager(name);
+	clock_gettime(CLOCK_MONOTONIC, &a);
+	p = fork();
+	if (!p) {
+		setenv("NOTIFY_SOCKET", name, 1);
+		notify_init();
+		for (int i = 0; i < 10000; i++)
+			notify_alive();
+		notify_ready();	/* waits until the parent reads, or for a second */
+		_exit(0);
+	}
+	while (recv(fd, got, sizeof(got), 0) > 0 && memcmp(got, "READY=1", 7))
+		n++;
+	assert_int_equal(waitpid(p, &status, 0), p);
+	assert_int_equal(status, 0);
+	clock_gettime(CLOCK_MONOTONIC, &b);
+	assert_true(n > 0 && b.tv_sec - a.tv_sec < 60);
+	close(fd);
+}
+
 static void nobody(void **state)
 {
 	char too_long[200];
@@ -142,7 +172,7 @@ static void nobody(void **state)
 
 int main(void)
 {
-	const struct CMUnitTest tests[] = { cmocka_unit_test(words), cmocka_unit_test(nobody) };
+	const struct CMUnitTest tests[] = { cmocka_unit_test(words), cmocka_unit_test(deaf), cmocka_unit_test(nobody) };
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
