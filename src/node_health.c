@@ -15,7 +15,11 @@
 
 static void put_ms(struct json_object *o, const char *key, nstime t)
 {
-	json_object_object_add(o, key, json_object_new_double((double)t / NS_PER_MS));
+	struct json_object *d = json_object_new_double((double)t / NS_PER_MS);
+
+	if (d)
+		json_object_set_serializer(d, json_object_double_to_json_string, (void *)"%.3f", NULL);
+	json_object_object_add(o, key, d);
 }
 
 static int64_t wall_us(void)
@@ -43,44 +47,52 @@ void node_health_noticed(struct node *n)
 	struct json_object *o = json_object_new_object();
 
 	n->lost_wall = wall_us();
-	n->promoted_at = 0;
 	n->lost_beat = n->beat_at;
 	if (o && n->beat_at)
 		put_ms(o, "last_heartbeat_ms", clock_ns() - n->beat_at);
 	tell_failover(n, "noticed", clock_ns() - n->lost_at, o);
 }
 
-void node_health_step(struct node *n, const char *step)
-{
-	nstime now = clock_ns();
-
-	if (!n->lost_at)
-		return;
-	if (!strcmp(step, "promoted"))
-		n->promoted_at = now;
-	tell_failover(n, step, now - n->lost_at, NULL);
-}
-
-void node_health_failed_over(struct node *n, bool took_over)
+/* The end of a failover is told when output is open, which is the same step's last action. */
+static void tell_complete(struct node *n)
 {
 	nstime now = clock_ns(), from = n->failed_over_at;
 	struct node_view *v = calloc(1, sizeof(*v));
 
-	n->took_over = took_over;
-	n->failover_past = false;
+	n->complete_due = false;
+	n->failover_took = now - n->failed_over_at;
 	/* Its heartbeats end with the peer, the notice of its end comes later. */
 	if (n->lost_beat && n->lost_beat < from)
 		from = n->lost_beat;
-	n->failover_gap = took_over ? (n->promoted_at ? n->promoted_at : now) - from : STATUS_UNKNOWN;
-	if (!n->lost_wall)
-		n->lost_wall = wall_us();
-	n->failover_wall = n->lost_wall;
-	n->lost_wall = 0;
+	n->failover_gap = n->took_over ? now - from : STATUS_UNKNOWN;
 	if (v) {
 		node_view(n, v);
 		tell_failover(n, "complete", now - n->failed_over_at, status_failover_json(&v->s));
 	}
 	free(v);
+}
+
+void node_health_step(struct node *n, const char *step)
+{
+	if (!n->lost_at && !n->complete_due)
+		return;
+	tell_failover(n, step, clock_ns() - (n->lost_at ? n->lost_at : n->failed_over_at), NULL);
+	if (n->complete_due && (!strcmp(step, "promoted") || !strcmp(step, "released")))
+		tell_complete(n);
+}
+
+void node_health_failed_over(struct node *n, bool took_over)
+{
+	nstime now = clock_ns();
+
+	n->took_over = took_over;
+	n->failover_past = false;
+	n->failover_gap = took_over ? now - n->failed_over_at : STATUS_UNKNOWN;
+	if (!n->lost_wall)
+		n->lost_wall = wall_us();
+	n->failover_wall = n->lost_wall;
+	n->lost_wall = 0;
+	n->complete_due = true;
 }
 
 /* A path of heartbeats has fallen silent, or is heard again. */
@@ -164,6 +176,8 @@ void node_health(struct node *n)
 		return;
 	node_view(n, v);
 	tell_paths(n, &v->s);
+	if (n->complete_due && v->s.now - n->state_at > NS_PER_S)
+		tell_complete(n);
 	c = condition_of(&v->s, &v->why);
 	if (!n->health.told || c != n->health.word || !condition_same(&v->why, &n->health.why)) {
 		n->health.told = true;

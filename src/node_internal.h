@@ -107,7 +107,8 @@ struct node {
 	uint64_t rtt, silent;
 	enum ft_reason failover_reason;
 	bool took_over, failover_past;	/* the last failover: to this node; protected again since */
-	nstime lost_beat, promoted_at, failover_gap;
+	bool complete_due;		/* its end is not told yet */
+	nstime lost_beat, failover_gap;
 	int64_t lost_wall, failover_wall;	/* microseconds since 1970 */
 	bool stood_by;			/* was a secondary that could take over, when it last was one of the two */
 	const char *witness_kind;	/* NULL: there is none */

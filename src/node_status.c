@@ -57,7 +57,7 @@ void node_view(struct node *n, struct node_view *v)
 	s->epoch = ft_epoch(n->ft);
 	s->generation = ft_generation(n->ft);
 	s->checkpoint_delay = n->checkpoint_delay;
-	s->sync.active = s->state == FT_SYNC || s->state == FT_JOINING;
+	s->sync.active = s->state == FT_SYNC || (s->state == FT_JOINING && n->linked);
 	s->sync.round = m.round;
 	s->sync.bytes_done = s->state == FT_JOINING ? m.received : m.sync_done;
 	s->sync.bytes_left = m.sync_left;

@@ -112,9 +112,13 @@ void blackbox_summary(const struct blackbox_head *h, const struct ring *r, char 
 	}
 	if (w.granted_at)
 		add(&o, "; the witness agreed %.1f ms after the notice", ms(w.noticed, w.granted_at));
-	if (w.open_at)
+	if (w.open_at && w.open_at == w.noticed)
+		add(&o, "; output was open in the same step");
+	else if (w.open_at)
 		add(&o, "; output was open %.1f ms after the notice", ms(w.noticed, w.open_at));
-	if (w.over)
+	if (w.over && w.ended_at == w.noticed)
+		add(&o, ", and that was all of it, state %s.", ft_state_name(w.now));
+	else if (w.over)
 		add(&o, "; over after %.1f ms, state %s.", ms(w.noticed, w.ended_at), ft_state_name(w.now));
 	else
 		add(&o, "; not over yet %.1f ms after the notice, state %s.", ms(w.noticed, w.ended_at), ft_state_name(w.now));
@@ -195,7 +199,11 @@ void blackbox_text(const struct blackbox_head *h, const struct ring *r, size_t l
 
 static void put_ms(struct json_object *o, const char *key, nstime from, nstime to)
 {
-	json_object_object_add(o, key, to ? json_object_new_double(ms(from, to)) : NULL);
+	struct json_object *d = to ? json_object_new_double(ms(from, to)) : NULL;
+
+	if (d)
+		json_object_set_serializer(d, json_object_double_to_json_string, (void *)"%.3f", NULL);
+	json_object_object_add(o, key, d);
 }
 
 static struct json_object *why_json(const struct blackbox_head *h, const struct ring *r, const struct ring_why *w)
@@ -255,7 +263,7 @@ struct json_object *blackbox_json(const struct blackbox_head *h, const struct ri
 		struct json_object *one = json_object_new_object(), *acts = json_object_new_array();
 
 		json_object_object_add(one, "n", json_object_new_uint64(v.n));
-		json_object_object_add(one, "at_ms", json_object_new_double(ms(zero.at, v.at)));
+		put_ms(one, "at_ms", zero.at, v.at);
 		ring_event_text(&v, text, sizeof(text));
 		json_object_object_add(one, "event", json_object_new_string(text));
 		json_object_object_add(one, "was", json_object_new_string(ft_state_name(v.was)));
