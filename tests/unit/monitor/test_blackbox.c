@@ -120,7 +120,7 @@ static void silence_that_passes(void **state)
 	for (int i = 0; i < 2; i++)
 		sim.n[i].ring = ring_new(RING_STEPS);
 	sim_run(&sim, 3 * NS_PER_S);
-	sim_freeze(&sim, 0, 300 * NS_PER_MS);
+	sim_give(&sim, 1, &(struct ft_ev){ .type = FE_SILENT });
 	sim_run(&sim, 5 * NS_PER_S);
 	assert_int_equal(sim.n[1].ft.state, FT_STANDBY);
 	ring_why(sim.n[1].ring, &w);
