@@ -323,11 +323,15 @@ static void start_beat(struct node *n, const struct pair_link *l)
 	beat_paths(n, l, &cfg);
 	memcpy(cfg.session, l->session, sizeof(cfg.session));
 	memcpy(cfg.vm_id, l->vm_id, sizeof(cfg.vm_id));
+	static_assert(sizeof(cfg.key) == sizeof(l->beat_key), "a key of the connections is one of the heartbeats");
+	cfg.keyed = l->keyed;
+	memcpy(cfg.key, l->beat_key, sizeof(cfg.key));
 	n->beat = heartbeat_start(&cfg, &e);
 	if (n->beat)
 		n->beat_id = heartbeat_id(n->beat);
 	else
 		log_error("no heartbeat: %s; a peer that hangs will not be noticed", e.msg);
+	explicit_bzero(cfg.key, sizeof(cfg.key));
 }
 
 /* The peer has answered, or does not: the VM may begin, if that is what this node was started for. */

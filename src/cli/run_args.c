@@ -284,7 +284,8 @@ static int run_check_role(struct run_opts *o, struct err *e)
 		if (!a->loopback)
 			return err_set(e, -EINVAL, "%s %.80s: the link is not encrypted and not authenticated, so whoever "
 				       "reaches this address could read and change the VM; give both nodes a key (--psk-file) "
-				       "or certificates (--tls-dir), or say --insecure if the network between them is yours alone", o->paths[i].own.n ? "--listen" : "--peer", a->text);
+				       "or certificates (--tls-dir), or say --insecure if the network between them is yours "
+				       "alone", o->paths[i].own.n ? "--listen" : "--peer", a->text);
 	}
 	return 0;
 }
