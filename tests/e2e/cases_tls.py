@@ -35,7 +35,7 @@ class Authority:
         self.key, self.cert = self.path("ca-key.pem"), self.path("ca-cert.pem")
         run("certtool", "--generate-privkey", "--key-type=ecdsa", "--outfile", self.key)
         run("certtool", "--generate-self-signed", "--load-privkey", self.key, "--outfile", self.cert,
-            "--template", self.template("ca", "cert_signing_key"))
+            "--template", self.template("ca", "ca", "cert_signing_key"))
 
     def path(self, name):
         return os.path.join(self.dir, name)
