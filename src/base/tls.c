@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
  * Keys and certificates for TLS, read once: a process that has given up its rights later needs no file again, and a
- * stranger's handshake reads none.
+ * stranger's handshake reads none. The exception is a server of all users of a file (`lockstep nbd`): there a user may be
+ * added while it runs.
  *
  * With keys (PSK) both sides must know the same one; each handshake makes fresh session keys with it (ECDHE), so a key
  * that is stolen later opens nothing that was recorded. With certificates (X.509) each side must have one that the
@@ -247,11 +248,45 @@ static int keys_parse(struct tls *t, const struct text *f, const char *only, str
 	return t->keys ? 0 : err_set(e, -EINVAL, "%.200s holds no key: nobody could connect", f->path);
 }
 
+static void keys_free(struct tls_key *k)
+{
+	while (k) {
+		struct tls_key *next = k->next;
+
+		explicit_bzero(k, sizeof(*k));
+		free(k);
+		k = next;
+	}
+}
+
+/* Users may have come or gone. What cannot be read, or makes no sense, changes nothing. */
+static void keys_again(struct tls *t)
+{
+	struct tls fresh = { 0 };
+	struct err e;
+	struct text f;
+
+	if (text_read(&f, t->psk_path, NULL, true, true, &e)) {
+		log_warn("TLS: the keys stay as they were: %s", e.msg);
+		return;
+	}
+	if (keys_parse(&fresh, &f, NULL, &e)) {
+		log_warn("TLS: the keys stay as they were: %s", e.msg);
+		keys_free(fresh.keys);
+	} else {
+		keys_free(t->keys);
+		t->keys = fresh.keys;
+	}
+	text_free(&f);
+}
+
 /* For gnutls, in a server's handshake. */
 static int find_key(gnutls_session_t g, const char *user, gnutls_datum_t *key)
 {
-	const struct tls *t = gnutls_session_get_ptr(g);
+	struct tls *t = gnutls_session_get_ptr(g);
 
+	if (t->psk_path)
+		keys_again(t);
 	for (const struct tls_key *k = t->keys; k; k = k->next) {
 		if (strcmp(k->user, user))
 			continue;
@@ -279,6 +314,8 @@ static int load_psk(struct tls *t, const struct tls_cfg *cfg, struct err *e)
 	if (rc)
 		return rc;
 	rc = keys_parse(t, &f, cfg->psk_user, e);
+	if (!rc && !cfg->psk_user && !(t->psk_path = strdup(f.path)))
+		rc = err_set(e, -ENOMEM, "no memory for TLS");
 	text_free(&f);
 	if (rc)
 		return rc;
@@ -338,13 +375,8 @@ void tls_free(struct tls *t)
 		gnutls_psk_free_client_credentials(t->psk_client);
 	if (t->priority)
 		gnutls_priority_deinit(t->priority);
-	while (t->keys) {
-		struct tls_key *k = t->keys;
-
-		t->keys = k->next;
-		explicit_bzero(k, sizeof(*k));
-		free(k);
-	}
+	keys_free(t->keys);
+	free(t->psk_path);
 	free(t);
 }
 

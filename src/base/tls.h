@@ -37,7 +37,7 @@ struct tls_cfg {
 	enum tls_role role;	/* which files are needed */
 	const char *dir;	/* with QEMU's names: ca-cert.pem, server-cert.pem, client-key.pem, ...; or NULL */
 	const char *psk_file;	/* lines user:hexkey, or a directory with keys.psk; or NULL */
-	/* Whose key is used and the only one that is let in; NULL: all users of the file (a server only) */
+	/* Whose key is used and the only one that is let in; NULL: all users of the file, a server's only */
 	const char *psk_user;
 };
 
@@ -45,7 +45,7 @@ struct tls_cfg {
  * tls_new() - read keys or certificates
  * @cfg: exactly one of dir and psk_file; nothing of it is kept
  *
- * What is read now is used until tls_free(). A file with a key that others than its owner can read or write is refused.
+ * What is read now is used until tls_free() (but keys of all users are read again at each handshake). A file with a key that others than its owner can read or write is refused.
  * Return: to be freed after the last of its sessions; NULL with @e
  */
 struct tls *tls_new(const struct tls_cfg *cfg, struct err *e);

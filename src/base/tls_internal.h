@@ -15,6 +15,7 @@ struct tls {
 	gnutls_psk_server_credentials_t psk_server;
 	gnutls_psk_client_credentials_t psk_client;
 	struct tls_key *keys;
+	char *psk_path;		/* server of all users of a file: it is read again when a client comes; else NULL */
 	gnutls_priority_t priority;
 	bool psk;
 };

@@ -247,6 +247,61 @@ static void sessions(void **state)
 	free(got);
 }
 
+/* A handshake over a socketpair. Return: of the server, and of the client in @c */
+static int meet(struct tls *server, struct tls *client, int *c)
+{
+	int fd[2], rc[2] = { -EAGAIN, -EAGAIN };
+	struct tls_session *s[2];
+
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, fd), 0);
+	s[0] = tls_begin(server, fd[0], true, NULL);
+	s[1] = tls_begin(client, fd[1], false, NULL);
+	for (int i = 0; i < 100 && (rc[0] == -EAGAIN || rc[1] == -EAGAIN); i++)
+		for (int k = 0; k < 2; k++) {
+			if (rc[k] == -EAGAIN)
+				rc[k] = tls_handshake(s[k]);
+			if (rc[k] == -EPROTO)
+				tls_alert(s[k]);
+		}
+	for (int k = 0; k < 2; k++) {
+		tls_end(s[k]);
+		close(fd[k]);
+	}
+	*c = rc[1];
+	return rc[0];
+}
+
+/* A server of a whole file: who is added can come, who is taken out cannot; a file that makes no sense changes nothing. */
+static void users_come_and_go(void **state)
+{
+	struct tls_cfg all = { .role = TLS_SERVER, .psk_file = path }, one = { .role = TLS_BOTH, .psk_file = path };
+	static const char joe[] = "joe:" PKI_KEY "\n", ann[] = "ann:" PKI_KEY "\n";
+	struct tls *server, *client, *fixed;
+	struct err e = { 0 };
+	int c;
+
+	one.psk_user = "joe";
+	pki_file(dir, "keys.psk", joe, strlen(joe), 0600);
+	client = tls_new(&one, &e);
+	fixed = tls_new(&one, &e);
+	pki_file(dir, "keys.psk", ann, strlen(ann), 0600);
+	server = tls_new(&all, &e);
+	assert_true(client && fixed && server);
+	assert_int_equal(meet(server, client, &c), -EPROTO);
+	assert_int_equal(c, -EPROTO);
+	pki_file(dir, "keys.psk", joe, strlen(joe), 0600);
+	assert_true(!meet(server, client, &c) && !c);
+	pki_file(dir, "keys.psk", "nonsense", 8, 0600);
+	assert_true(!meet(server, client, &c) && !c);
+	pki_file(dir, "keys.psk", ann, strlen(ann), 0600);
+	assert_int_equal(meet(server, client, &c), -EPROTO);
+	/* One user's is read once. */
+	assert_true(!meet(fixed, client, &c) && !c);
+	tls_free(server);
+	tls_free(client);
+	tls_free(fixed);
+}
+
 static int setup(void **state)
 {
 	log_init("test", LOG_ERROR);
@@ -264,7 +319,7 @@ static int teardown(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(key_files), cmocka_unit_test(certificates), cmocka_unit_test(sessions),
+		cmocka_unit_test(key_files), cmocka_unit_test(certificates), cmocka_unit_test(sessions), cmocka_unit_test(users_come_and_go),
 	};
 
 	return cmocka_run_group_tests(tests, setup, teardown);
