@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
  * Keys and certificates for TLS, read once: a process that has given up its rights later needs no file again, and a
- * stranger's handshake reads none. The exception is a server of all users of a file (`lockstep nbd`): there a user may be
- * added while it runs.
+ * stranger's handshake reads none. The exception is a server of all users of a file (`lockstep nbd`): there a user may
+ * be added while it runs.
  *
  * With keys (PSK) both sides must know the same one; each handshake makes fresh session keys with it (ECDHE), so a key
  * that is stolen later opens nothing that was recorded. With certificates (X.509) each side must have one that the

@@ -45,7 +45,8 @@ struct tls_cfg {
  * tls_new() - read keys or certificates
  * @cfg: exactly one of dir and psk_file; nothing of it is kept
  *
- * What is read now is used until tls_free() (but keys of all users are read again at each handshake). A file with a key that others than its owner can read or write is refused.
+ * What is read now is used until tls_free() (but keys of all users are read again at each handshake). A file with a key
+ * that others than its owner can read or write is refused.
  * Return: to be freed after the last of its sessions; NULL with @e
  */
 struct tls *tls_new(const struct tls_cfg *cfg, struct err *e);

@@ -5,11 +5,11 @@
  * gnutls never touches the socket; between it and the kernel lie two buffers.
  *
  * Out. A record is at most 16 KiB, and one system call for each would cost more than the cipher. So the records of one
- * tls_writev() are collected (LOT of them at most) and leave with one send(). Whoever writes must know what the kernel has, since
- * it may close next; so each record's size is remembered in the clear and encrypted, and what is told as written is
- * the records that left whole. The rest is encrypted already, and will leave as it is: it must be offered again, and is
- * then skipped (tls.h). Since there is always room for what gnutls pushes, it never learns of a full or a broken
- * connection, and goes on decrypting after a failed write: the peer's last words are to be read.
+ * tls_writev() are collected (LOT of them at most) and leave with one send(). Whoever writes must know what the kernel
+ * has, since it may close next; so each record's size is remembered in the clear and encrypted, and what is told as
+ * written is the records that left whole. The rest is encrypted already, and will leave as it is: it must be offered
+ * again, and is then skipped (tls.h). Since there is always room for what gnutls pushes, it never learns of a full or a
+ * broken connection, and goes on decrypting after a failed write: the peer's last words are to be read.
  *
  * In. The kernel is asked for much at once. So there may be records here that no poll tells of; tls_pending() does. It
  * says no once gnutls has asked in vain for more, as then only the descriptor can bring news.
@@ -247,7 +247,8 @@ static void explain(struct tls_session *s, int rc)
 		snprintf(s->why, sizeof(s->why), "the peer has %s (TLS: %s)", s->t->psk ? "another key, or none" :
 			 "no certificate, or speaks an older TLS", gnutls_strerror(rc));
 	} else if (!s->done && s->t->psk && rc == GNUTLS_E_INSUFFICIENT_CREDENTIALS) {
-		snprintf(s->why, sizeof(s->why), "the peer does not accept this side's key: it wants certificates, or has another key");
+		snprintf(s->why, sizeof(s->why), "the peer does not accept this side's key: it wants certificates, or has "
+			 "another key");
 	} else {
 		snprintf(s->why, sizeof(s->why), "TLS with %s: %s", s->t->psk ? "a key" : "certificates", gnutls_strerror(rc));
 	}

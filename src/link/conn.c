@@ -21,8 +21,8 @@
  * spoken. A failed write is not yet the end: what the peer had sent before it died (it may be PROMOTE) still lies in
  * our receive buffer, so reading goes on until it is empty. closed() is called exactly once, from the loop.
  *
- * With TLS the kernel's close of a dead process's connection is what it is without (tls_session.c), and what a stream has
- * decrypted ahead goes with it to the loop that it is handed to: conn_new() looks.
+ * With TLS the kernel's close of a dead process's connection is what it is without (tls_session.c), and what a stream
+ * has decrypted ahead goes with it to the loop that it is handed to: conn_new() looks.
  *
  * Not done: no checksum of our own (TCP's, or TLS's), no compression, no multiplexing; four connections.
  */

@@ -7,8 +7,8 @@
  * is read beyond the message that is being awaited. pair.c limits how many of these there are.
  *
  * With TLS its handshake comes first, under the same deadline, and who fails it has not come as far as the code that
- * reads messages. It has heard an alert, or nothing. One that begins with our magic is a node that was started without TLS: it
- * is told in its own way, in the clear.
+ * reads messages. It has heard an alert, or nothing. One that begins with our magic is a node that was started without
+ * TLS: it is told in its own way, in the clear.
  */
 #include "link/greet.h"
 

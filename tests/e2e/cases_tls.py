@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""The link by TLS: pairs with a key and with certificates, what a capture of the link shows, and nodes that do not fit."""
+"""The link by TLS: pairs with a key and with certificates, what a capture shows, and nodes that do not fit."""
 
 import mmap
 import os
 import signal
 import subprocess
+import tempfile
 
 from bed import LOCKSTEP, NODE_IP, VM_NAME, Machine, until
 from cases_again import conns, dies, roles
@@ -88,7 +89,7 @@ def life(bed, by, a_options, b_options):
         load.wait_answers(5, 60)
         gaps.append(dies(bed, bed.b, load))
         note("gaps %s; %d answers", ", ".join("%.0f ms" % (1000 * g) for g in gaps), load.answers())
-        must("closed by its kernel" in bed.a.said(), "the end of the connections is not taken for a death: %s", bed.a.tail())
+        must("closed by its kernel" in bed.a.said(), "the end of the connections was no death: %s", bed.a.tail())
         load.finish()
 
 
@@ -100,7 +101,7 @@ def tls_psk(bed):
     life(bed, "psk", options + [bed.dir], options + [os.path.join(bed.dir, "keys.psk")])
 
 
-@case("e2e", "tls", timeout=240)
+@case("tls", timeout=240)
 def tls_x509(bed):
     """A pair with certificates of one CA, each node its own."""
     ca = Authority(os.path.join(bed.dir, "pki"))
@@ -138,7 +139,7 @@ class Wire:
 
 @case("tls", timeout=300)
 def tls_capture(bed):
-    """What the guest has in its memory is on the wire without TLS, and is not with it; nor is anything of the protocol."""
+    """What the guest has in its memory is on the wire without TLS, and not with it; nor is anything of the protocol."""
     machine = small(append="secret=" + SECRET)
     secret = SECRET.encode()
     psk = ["--psk-file", key(bed.dir)]
@@ -192,7 +193,6 @@ def tls_misfits(bed):
 @case("e2e", "tls", bed=False)
 def tls_refused():
     """Key files that others can read, and the rest that cannot work, is refused with a sentence."""
-    import tempfile  # pylint: disable=import-outside-toplevel
     with tempfile.TemporaryDirectory(prefix="lockstep-tls-") as d:
         path = key(d)
         base = [LOCKSTEP, "run", "--name", "web", "--run-dir", d, "--listen", "192.0.2.2:9998"]
@@ -201,8 +201,8 @@ def tls_refused():
         def refused(options, sentence):
             p = subprocess.run(base + options + qemu, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                                stderr=subprocess.STDOUT, text=True, timeout=30, check=False)
-            must(p.returncode in (1, 2) and sentence in p.stdout, "%s: exit %d: %r does not say %r", options, p.returncode,
-                 p.stdout, sentence)
+            must(p.returncode in (1, 2) and sentence in p.stdout, "%s: exit %d: %r does not say %r", options,
+                 p.returncode, p.stdout, sentence)
 
         refused([], "--psk-file")
         refused(["--psk-file", path, "--tls-dir", d], "exclude each other")
