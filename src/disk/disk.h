@@ -5,6 +5,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "base/account.h"
 #include "base/err.h"
 #include "base/loop.h"
 #include "disk/nbd_server.h"
@@ -64,6 +65,7 @@ struct disk_cfg {
 	unsigned int n;
 	const char *dir;		/* for what is known of the images, the journal; NULL: beside the images */
 	const char *run_dir;		/* for sockets */
+	const struct account *as;	/* the user that qemu-storage-daemons run as; NULL: ours */
 	const char *socket;		/* where QEMU finds the NBD server */
 	bool serves;			/* the role at the start */
 	bool discard;			/* --discard-disks */

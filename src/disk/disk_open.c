@@ -52,7 +52,7 @@ static int open_one(struct disk *d, unsigned int i, struct err *e)
 	const struct disk_image *im = &d->cfg.image[i];
 	struct store_cfg cfg = { .loop = d->loop, .path = im->path, .format = im->format, .direct = im->direct,
 				 .shared = d->cfg.shared, .serves = d->cfg.serves,
-				 .dir = d->cfg.run_dir, .failed = store_failed, .arg = d };
+				 .dir = d->cfg.run_dir, .as = d->cfg.as, .failed = store_failed, .arg = d };
 	struct meta_open mo;
 	char path[4096];
 	int rc;

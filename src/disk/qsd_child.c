@@ -15,13 +15,14 @@
 #include <sys/eventfd.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <sys/xattr.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "base/log.h"
+#include "base/sandbox.h"
+#include "base/spawn.h"
 
 struct qsd_child {
 	pthread_t thread;
@@ -35,33 +36,11 @@ struct qsd_child {
 	/* for the start */
 	const char *path;
 	char *const *argv;
-	int keep, error;
+	int keep;
+	const struct account *as;
+	struct err e;
 	sem_t started;
 };
-
-/* What the child does before it is another program; it shares our memory (vfork), so only system calls. */
-static _Noreturn void become(struct qsd_child *c, pid_t parent, int null, int out)
-{
-	sigset_t none;
-
-	setsid();
-	if (prctl(PR_SET_PDEATHSIG, SIGKILL) || getppid() != parent) {
-		c->error = -ESRCH;
-		_exit(127);
-	}
-	if (dup2(null, 0) < 0 || dup2(out, 1) < 0 || dup2(out, 2) < 0 || fcntl(c->keep, F_SETFD, 0)) {
-		c->error = -errno;
-		_exit(127);
-	}
-	signal(SIGPIPE, SIG_DFL);
-	signal(SIGINT, SIG_DFL);
-	signal(SIGHUP, SIG_DFL);
-	sigemptyset(&none);
-	sigprocmask(SIG_SETMASK, &none, NULL);
-	execv(c->path, c->argv);
-	c->error = -errno;
-	_exit(127);
-}
 
 /* Keep the last of what it says, and log each line. */
 static void listen_to(struct qsd_child *c, int fd)
@@ -89,14 +68,31 @@ static void listen_to(struct qsd_child *c, int fd)
 	fclose(f);
 }
 
-/* Apart, so that nothing of the thread's lives in registers that vfork() makes unsure. */
-static __attribute__((noinline)) pid_t fork_it(struct qsd_child *c, int null, int out)
+/* Return: its pid, or -errno, in c->e with a sentence */
+static pid_t start(struct qsd_child *c, int null, int out)
 {
-	pid_t parent = getpid(), pid = vfork();
+	struct spawn_fd fds[] = { { null, 0 }, { out, 1 }, { out, 2 }, { c->keep, QSD_FD } };
+	struct spawn_spec s = { .path = c->path, .argv = c->argv, .fds = fds, .n_fds = sizeof(fds) / sizeof(*fds),
+				.as = c->as, .session = true, .dies = true };
+	struct spawn_failure f;
+	int report[2];
+	ssize_t n;
+	pid_t pid;
 
-	if (!pid)
-		become(c, parent, null, out);
-	return pid;
+	if (pipe2(report, O_CLOEXEC))
+		return err_set(&c->e, -errno, "cannot start %.200s: %s", c->path, strerror(errno));
+	s.report = report[1];
+	pid = spawn(&s, &c->e);
+	close(report[1]);
+	do
+		n = pid < 0 ? 0 : read(report[0], &f, sizeof(f));
+	while (n < 0 && errno == EINTR);
+	close(report[0]);
+	if (n != sizeof(f))
+		return pid;
+	waitpid(pid, NULL, 0);
+	return err_set(&c->e, f.error ? -f.error : -ESRCH, "cannot start %.200s: %s (%s)", c->path,
+		       spawn_failure_text(f.stage), strerror(f.error));
 }
 
 static void *live(void *arg)
@@ -109,17 +105,13 @@ static void *live(void *arg)
 
 	prctl(PR_SET_NAME, "disk-daemon");
 	if (null < 0 || pipe2(p, O_CLOEXEC))
-		c->error = -errno;
-	else if ((pid = fork_it(c, null, p[1])) < 0)
-		c->error = -errno;
+		err_set(&c->e, -errno, "cannot start %.200s: %s", c->path, strerror(errno));
+	else
+		pid = start(c, null, p[1]);
 	if (null >= 0)
 		close(null);
 	if (p[1] >= 0)
 		close(p[1]);
-	if (pid > 0 && c->error) {
-		waitpid(pid, NULL, 0);
-		pid = -1;
-	}
 	if (pid < 0) {
 		if (p[0] >= 0)
 			close(p[0]);
@@ -153,7 +145,8 @@ static int check_program(const char *path, struct err *e)
 	return 0;
 }
 
-struct qsd_child *qsd_child_start(const char *path, char *const *argv, int keep, struct err *e)
+struct qsd_child *qsd_child_start(const char *path, char *const *argv, int keep, const struct account *as,
+				  struct err *e)
 {
 	struct qsd_child *c;
 	sigset_t all, old;
@@ -169,11 +162,12 @@ struct qsd_child *qsd_child_start(const char *path, char *const *argv, int keep,
 	c->path = path;
 	c->argv = argv;
 	c->keep = keep;
+	c->as = as;
 	pthread_mutex_init(&c->lock, NULL);
 	sem_init(&c->started, 0, 0);
 	c->ended = eventfd(0, EFD_CLOEXEC);
 	rc = c->ended < 0 ? errno : 0;
-	sigfillset(&all);
+	sandbox_block(&all);
 	pthread_sigmask(SIG_SETMASK, &all, &old);
 	if (!rc)
 		rc = pthread_create(&c->thread, NULL, live, c);
@@ -181,12 +175,14 @@ struct qsd_child *qsd_child_start(const char *path, char *const *argv, int keep,
 	if (!rc) {
 		while (sem_wait(&c->started))
 			;
-		if (!c->error)
+		if (!c->e.code)
 			return c;
 		pthread_join(c->thread, NULL);
-		rc = -c->error;
+		if (e)
+			*e = c->e;
+	} else {
+		err_set(e, -rc, "cannot start %.200s: %s", path, strerror(rc));
 	}
-	err_set(e, -rc, "cannot start %.200s: %s", path, strerror(rc));
 	if (c->ended >= 0)
 		close(c->ended);
 	free(c);

@@ -4,6 +4,7 @@
 
 #include <stddef.h>
 
+#include "base/account.h"
 #include "base/err.h"
 
 /*
@@ -12,13 +13,16 @@
  */
 struct qsd_child;
 
+#define QSD_FD		3
 #define QSD_SAID	1024	/* bytes of its last words that are kept */
 
 /*
- * qsd_child_start() - @path: of the program; @argv: ended by NULL; @keep: one descriptor it gets, by the same number
+ * qsd_child_start() - @path: of the program; @argv: ended by NULL; @keep: one descriptor it gets,
+ * as number QSD_FD; @as: the user that it runs as, NULL: ours
  * Return: the child, or NULL with @e; the strings may go after the call
  */
-struct qsd_child *qsd_child_start(const char *path, char *const *argv, int keep, struct err *e);
+struct qsd_child *qsd_child_start(const char *path, char *const *argv, int keep, const struct account *as,
+				  struct err *e);
 
 /* qsd_child_fd() - readable when it has ended; the child's */
 int qsd_child_fd(const struct qsd_child *c);

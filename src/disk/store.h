@@ -5,6 +5,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "base/account.h"
 #include "base/err.h"
 #include "base/loop.h"
 #include "disk/blk.h"
@@ -30,6 +31,7 @@ struct store_cfg {
 	const char *dir;	/* where sockets of a qemu-storage-daemon are made, for a moment */
 	/* Path of QEMU: its qemu-storage-daemon is looked for beside it, then in PATH; may be NULL. */
 	const char *qemu;
+	const struct account *as;	/* the user that a qemu-storage-daemon runs as; NULL: ours */
 	/* The store has become useless (its qemu-storage-daemon died): every request answers -EIO from now on. */
 	void (*failed)(void *arg, const char *sentence);
 	void *arg;

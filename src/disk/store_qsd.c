@@ -491,7 +491,8 @@ static int explain(struct qsd *q, const struct store_cfg *cfg, struct err *e)
 	if (strstr(s, "'driver' does not accept value"))
 		return err_set(e, -EINVAL, "%.200s: qemu-storage-daemon knows no format %.40s", cfg->path, cfg->format);
 	if (*s)
-		return err_set(e, -EINVAL, "%.200s: cannot be opened as %.40s: %.200s", cfg->path, cfg->format, s);
+		return err_set(e, -EINVAL, "%.200s: cannot be opened as %.40s%s%s: %.200s", cfg->path, cfg->format,
+			       cfg->as ? " by the user " : "", cfg->as ? cfg->as->name : "", s);
 	qsd_child_status(q->child, how, sizeof(how));
 	return err_set(e, -EIO, "%.200s: its qemu-storage-daemon %s", cfg->path, how);
 }
@@ -533,12 +534,12 @@ static int start_daemon(struct qsd *q, const struct store_cfg *cfg, bool device,
 	if (make_sockets(cfg->dir, &listener, conn, e))
 		return e ? e->code : -EIO;
 	json = blockdev(cfg, device);
-	snprintf(addr, sizeof(addr), "addr.type=fd,addr.str=%d", listener);
+	snprintf(addr, sizeof(addr), "addr.type=fd,addr.str=%d", QSD_FD);
 	snprintf(export, sizeof(export), "type=nbd,id=" EXPORT ",node-name=" EXPORT ",name=" EXPORT ",writable=%s",
 		 cfg->readonly ? "off" : "on");
 	if (json)
 		q->child = qsd_child_start(path, (char *[]){ "qemu-storage-daemon", "--blockdev", json, "--nbd-server", addr,
-							     "--export", export, NULL }, listener, e);
+							     "--export", export, NULL }, listener, cfg->as, e);
 	else
 		err_set(e, -ENOMEM, "no memory to start %.200s", path);
 	free(json);

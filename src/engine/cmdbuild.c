@@ -138,18 +138,20 @@ static void add_nic(struct words *w, const struct cmdline_nic *nic, int fd)
 }
 
 /* The user's drive, as a disk of Lockstep's NBD server. */
-static void add_disk(struct words *w, const struct cmdopt *o, const struct cmdline_disk *d, const char *path)
+static void add_disk(struct words *w, const struct cmdopt *o, const struct cmdline_disk *d, const char *path, int fd)
 {
 	struct kvlist kv = { 0 };
+	char num[16];
 	int rc;
 
 	rc = kvlist_set(&kv, "driver", "nbd");
 	if (!rc)
 		rc = kvlist_merge(&kv, &o->kv);
+	snprintf(num, sizeof(num), "%d", fd);
 	if (!rc)
-		rc = kvlist_set(&kv, "server.type", "unix");
+		rc = kvlist_set(&kv, "server.type", fd ? "fd" : "unix");
 	if (!rc)
-		rc = kvlist_set(&kv, "server.path", path);
+		rc = fd ? kvlist_set(&kv, "server.str", num) : kvlist_set(&kv, "server.path", path);
 	if (!rc)
 		rc = kvlist_set(&kv, "export", d->id);
 	add_owned(w, rc ? NULL : kvlist_format(&kv, NULL));
@@ -166,7 +168,7 @@ static void add_user(struct words *w, const struct cmdline *c, const struct cmdo
 		name = NULL;
 	add_owned(w, name);
 	if (o->kind == CMDOPT_DISK)
-		add_disk(w, o, &c->disks[o->disk], env->disk_socket);
+		add_disk(w, o, &c->disks[o->disk], env->disk_socket, env->disk_fd[o->disk]);
 	else if (o->arg)
 		add(w, o->arg);
 }

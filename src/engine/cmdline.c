@@ -319,7 +319,8 @@ static int drop(struct cmdline *c, const struct option *o, const char *arg, stru
 			"leave it out and say -m"
 #define NO_XEN		"Xen is not supported"
 #define NO_QUESTION	"this is a question for QEMU, not a machine; ask it without lockstep run"
-#define NO_CREDS	"a change of user would undo what kills QEMU when Lockstep dies; leave it out"
+#define NO_CREDS	"a change of user inside QEMU would undo what kills QEMU when Lockstep dies; leave it out, and say " \
+			"--user NAME before the --: then Lockstep starts QEMU as that user"
 #define NO_HOSTDIR	"it gives the guest a directory of the host's, which is not replicated"
 
 static const struct option options[] = {
@@ -393,7 +394,7 @@ static const struct option options[] = {
 	{ "set", true, refuse, "write it at the option itself, where Lockstep sees it" },
 	{ "add-fd", true, refuse, "open files are not handed on to QEMU; give a path" },
 	{ "runas", true, refuse, NO_CREDS },
-	{ "run-with", true, refuse, "it would undo what kills QEMU when Lockstep dies; leave it out" },
+	{ "run-with", true, refuse, NO_CREDS },
 	{ "chroot", true, refuse, "QEMU must see the files that Lockstep sees" },
 	{ "compat", true, refuse, "it would change the language that Lockstep speaks with QEMU" },
 	{ "icount", true, take_icount },

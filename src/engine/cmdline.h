@@ -112,6 +112,7 @@ struct cmdline_env {
 	bool ram_share;			/* true: PVM, maps the image shared; false: SVM, maps it privately */
 	int nic_fd[CMDLINE_NICS_MAX];	/* for each NIC one end of a stream socketpair */
 	const char *disk_socket;	/* where Lockstep's NBD server listens; may be NULL when there are no disks */
+	int disk_fd[CMDLINE_DISKS_MAX];	/* for each disk a connection to it; 0: QEMU connects by itself */
 	const char *const *extra;	/* further words, ended by NULL, e.g. "-blockdev", "..."; may be NULL */
 };
 

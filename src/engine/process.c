@@ -3,12 +3,14 @@
  * A child process that never outlives us: theory of operation
  *
  * Promise (P7): when Lockstep dies, however it dies, its QEMU dies, so that the peer can take over safely. The kernel
- * does it: PR_SET_PDEATHSIG with SIGKILL. Three things undo that, and each is minded here:
+ * does it: PR_SET_PDEATHSIG with SIGKILL (base/spawn.c). Three things undo that:
  * - The signal comes when the *thread* that forked ends, not the process. So only the main thread may start a child;
- *   process_start() refuses any other. The main thread must not end by pthread_exit().
- * - We may die between fork() and prctl(). So the child looks whether its parent is still the one that forked.
- * - The kernel clears it when a program is loaded that changes credentials (set-user-id, set-group-id, file
- *   capabilities). Such a binary is refused. QEMU's own -runas is refused by cmdline.
+ *   process_start() refuses any other, unless base/spawn_helper.c makes our children, who are then always the main
+ *   thread's. The main thread must not end by pthread_exit().
+ * - We may die between the fork and prctl(). So the child looks whether its parent is still the one that it had.
+ * - The kernel clears it when credentials change: at a change of the user, which comes before the prctl() for that
+ *   reason, and when a program is loaded that changes them (set-user-id, set-group-id, file capabilities). Such a binary is
+ *   refused. QEMU's own -runas is refused by cmdline.
  *
  * The child is in a session of its own: a Ctrl-C at the terminal reaches Lockstep, which decides, and not QEMU. It
  * has no controlling terminal then, so it may still read and write the one that it inherited as a plain file. QEMU
@@ -18,7 +20,6 @@
  * Death is learned from a pidfd in the loop, at once, and never by SIGCHLD. Killing is SIGKILL without grace: it is
  * fencing, and the guest's state that counts is the peer's or already ours.
  *
- * All that may allocate is done before fork(); the child calls nothing but system calls.
  * Runs in the control loop, which runs in the main thread.
  */
 #include "engine/process.h"
@@ -31,28 +32,16 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <sys/xattr.h>
 #include <unistd.h>
 
-extern char **environ;
-
-static const char *const stages[] = {
-	"it lost its parent", "it could not get its descriptors", "it could not be loaded",
-};
+#include "base/spawn.h"
 
 #define TASK_EXITING 0x4	/* the kernel's PF_EXITING, in the flags of proc(5)'s stat */
 
-enum stage { STAGE_PARENT, STAGE_FDS, STAGE_EXEC };
-
-/* What the child reports through the pipe when it does not get as far as exec. */
-struct failure {
-	enum stage stage;
-	int error;
-};
 
 int process_find(const char *file, char *path, struct err *e)
 {
@@ -93,77 +82,6 @@ static int check_binary(const char *path, struct err *e)
 		return err_set(e, -EPERM, "%.200s: a program with file capabilities would outlive Lockstep's death",
 			       path);
 	return 0;
-}
-
-/* Our environment with @env set in it; the strings are borrowed. */
-static char **make_env(const char *const *env)
-{
-	size_t n = 0, have = 0, add = 0;
-	char **out;
-
-	while (environ[have])
-		have++;
-	while (env && env[add])
-		add++;
-	out = calloc(have + add + 1, sizeof(*out));
-	if (!out)
-		return NULL;
-	for (size_t i = 0; i < have; i++) {
-		size_t len = strcspn(environ[i], "=") + 1, k = 0;
-
-		while (k < add && strncmp(environ[i], env[k], len))
-			k++;
-		if (k == add)
-			out[n++] = environ[i];
-	}
-	for (size_t i = 0; i < add; i++)
-		out[n++] = (char *)env[i];
-	return out;
-}
-
-/* Between fork and exec: system calls only. */
-static void __attribute__((noreturn)) child(const struct process_spec *spec, const char *path, char **env,
-					    pid_t parent, int report, int errfd, int null)
-{
-	struct failure f = { STAGE_PARENT, 0 };
-	int high[PROCESS_FDS_MAX];
-	sigset_t none;
-
-	setsid();
-	if (prctl(PR_SET_PDEATHSIG, SIGKILL) || getppid() != parent)
-		goto out;
-	f.stage = STAGE_FDS;
-	signal(SIGPIPE, SIG_DFL);
-	signal(SIGINT, SIG_DFL);
-	signal(SIGHUP, SIG_DFL);
-	sigemptyset(&none);
-	sigprocmask(SIG_SETMASK, &none, NULL);
-	/* First above all wanted numbers, so that no target overwrites a source that is still needed. */
-	report = fcntl(report, F_DUPFD_CLOEXEC, PROCESS_FD_MAX + 1);
-	errfd = fcntl(errfd, F_DUPFD_CLOEXEC, PROCESS_FD_MAX + 1);
-	null = null < 0 ? -1 : fcntl(null, F_DUPFD_CLOEXEC, PROCESS_FD_MAX + 1);
-	if (report < 0 || errfd < 0)
-		goto out;
-	for (unsigned int i = 0; i < spec->n_fds; i++) {
-		high[i] = fcntl(spec->fds[i].from, F_DUPFD_CLOEXEC, PROCESS_FD_MAX + 1);
-		if (high[i] < 0)
-			goto out;
-	}
-	if (syscall(SYS_close_range, 3, ~0U, 1 << 2 /* CLOSE_RANGE_CLOEXEC */))
-		goto out;
-	if (null >= 0 && (dup2(null, 0) < 0 || dup2(null, 1) < 0))
-		goto out;
-	if (dup2(errfd, 2) < 0)
-		goto out;
-	for (unsigned int i = 0; i < spec->n_fds; i++)
-		if (dup2(high[i], spec->fds[i].to) < 0)
-			goto out;
-	f.stage = STAGE_EXEC;
-	execve(path, spec->argv, env);
-out:
-	f.error = errno;
-	(void)!write(report, &f, sizeof(f));
-	_exit(127);
 }
 
 static void save_stdio(struct process *p)
@@ -275,7 +193,7 @@ static int check_spec(const struct process *p, const struct process_spec *spec, 
 {
 	if (p->pid)
 		return err_set(e, -EBUSY, "%.200s: it runs already", spec->file);
-	if (getpid() != (pid_t)syscall(SYS_gettid))
+	if (!spawn_helper_pid() && getpid() != (pid_t)syscall(SYS_gettid))
 		return err_set(e, -EINVAL, "%.200s: it must be started by the main thread, "
 			       "or it would die with another one",
 			       spec->file);
@@ -292,7 +210,7 @@ static int check_spec(const struct process *p, const struct process_spec *spec, 
 /* Wait until exec has closed the pipe. Return: 0, or why the child did not get there */
 static int wait_exec(struct process *p, int report, const char *path, struct err *e)
 {
-	struct failure f;
+	struct spawn_failure f;
 	ssize_t n;
 
 	do
@@ -301,14 +219,36 @@ static int wait_exec(struct process *p, int report, const char *path, struct err
 	if (n != sizeof(f))
 		return 0;
 	waitpid(p->pid, NULL, 0);
-	return err_set(e, f.error ? -f.error : -ESRCH, "%.200s: %s (%s)", path, stages[f.stage], strerror(f.error));
+	return err_set(e, f.error ? -f.error : -ESRCH, "%.200s: %s (%s)", path, spawn_failure_text(f.stage), strerror(f.error));
+}
+
+/* What spawn() is told; @fds has room for SPAWN_FDS. */
+static struct spawn_spec spawn_of(const struct process_spec *spec, const char *path, int null, int errfd, int report,
+				  struct spawn_fd *fds)
+{
+	struct spawn_spec s = { .path = path, .argv = spec->argv, .env = spec->env, .fds = fds, .report = report,
+				.as = spec->as, .session = true, .dies = true };
+
+	for (int fd = 0; fd < 2; fd++)
+		fds[s.n_fds++] = (struct spawn_fd){ .from = spec->own_stdio ? fd : null, .to = fd };
+	fds[s.n_fds++] = (struct spawn_fd){ .from = errfd, .to = 2 };
+	for (unsigned int i = 0; i < spec->n_fds; i++)
+		fds[s.n_fds++] = (struct spawn_fd){ spec->fds[i].from, spec->fds[i].to, spec->fds[i].sndbuf };
+	return s;
+}
+
+/* Whether @fd is open: who starts a program without standard input has none to hand on. */
+static bool is_open(int fd)
+{
+	return fcntl(fd, F_GETFD) >= 0;
 }
 
 int process_start(struct process *p, struct loop *l, const struct process_spec *spec, struct err *e)
 {
 	int report[2] = { -1, -1 }, errpipe[2] = { -1, -1 }, null = -1, rc;
-	char path[PATH_MAX], **env = NULL;
-	pid_t parent = getpid();
+	struct spawn_fd fds[SPAWN_FDS];
+	struct spawn_spec s;
+	char path[PATH_MAX];
 
 	rc = check_spec(p, spec, e);
 	if (!rc)
@@ -322,24 +262,23 @@ int process_start(struct process *p, struct loop *l, const struct process_spec *
 	p->last_line[0] = 0;
 	p->have_tty = false;
 	p->stdio_flags[0] = p->stdio_flags[1] = -1;
-	env = make_env(spec->env);
-	if (!spec->own_stdio)
-		null = open("/dev/null", O_RDWR | O_CLOEXEC);
-	if (!env || (!spec->own_stdio && null < 0) || pipe2(report, O_CLOEXEC) || pipe2(errpipe, O_CLOEXEC)) {
-		rc = err_set(e, env ? -errno : -ENOMEM, "%.200s: it cannot be started: %s", path,
-			     strerror(env ? errno : ENOMEM));
+	null = open("/dev/null", O_RDWR | O_CLOEXEC);
+	if (null < 0 || pipe2(report, O_CLOEXEC) || pipe2(errpipe, O_CLOEXEC)) {
+		rc = err_set(e, -errno, "%.200s: it cannot be started: %s", path, strerror(errno));
 		goto out;
 	}
 	fcntl(errpipe[0], F_SETFL, O_NONBLOCK);
 	if (spec->own_stdio)
 		save_stdio(p);
 	p->started = clock_ns();
-	p->pid = fork();
-	if (!p->pid)
-		child(spec, path, env, parent, report[1], errpipe[1], null);
+	s = spawn_of(spec, path, null, errpipe[1], report[1], fds);
+	for (int fd = 0; fd < 2; fd++)
+		if (!is_open(fds[fd].from))
+			fds[fd].from = null;
+	p->pid = spawn(&s, e);
 	if (p->pid < 0) {
+		rc = p->pid;
 		p->pid = 0;
-		rc = err_set(e, -errno, "%.200s: no new process: %s", path, strerror(errno));
 		goto out;
 	}
 	close(report[1]);
@@ -369,7 +308,6 @@ int process_start(struct process *p, struct loop *l, const struct process_spec *
 	}
 	errpipe[0] = -1;	/* the loop's now */
 out:
-	free(env);
 	for (int i = 0; i < 2; i++) {
 		if (report[i] >= 0)
 			close(report[i]);
@@ -379,6 +317,19 @@ out:
 	if (null >= 0)
 		close(null);
 	return rc;
+}
+
+int process_allow(const struct process_spec *spec, struct err *e)
+{
+	struct spawn_fd fds[SPAWN_FDS];
+	struct spawn_spec s;
+	char path[PATH_MAX];
+	int rc = process_find(spec->file, path, e);
+
+	if (rc)
+		return rc;
+	s = spawn_of(spec, path, -1, -1, 0, fds);
+	return spawn_allow(&s, e);
 }
 
 void process_kill(struct process *p)

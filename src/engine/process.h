@@ -7,12 +7,13 @@
 #include <sys/types.h>
 #include <termios.h>
 
+#include "base/account.h"
 #include "base/clock.h"
 #include "base/err.h"
 #include "base/loop.h"
 
 enum {
-	PROCESS_FDS_MAX = 64,		/* descriptors handed on */
+	PROCESS_FDS_MAX = 64,		/* descriptors handed on, beside the first three */
 	PROCESS_FD_MAX = 199,		/* highest number that one may get there */
 	PROCESS_LINE_MAX = 1024,	/* bytes of one line of standard error; the rest of it is dropped */
 };
@@ -20,6 +21,7 @@ enum {
 struct process_fd {
 	int from;	/* ours; stays open here */
 	int to;		/* its number in the child, 3 to PROCESS_FD_MAX */
+	int sndbuf;	/* of a socket: bytes that it shall buffer; 0: as it is */
 };
 
 struct process_spec {
@@ -29,6 +31,7 @@ struct process_spec {
 	const struct process_fd *fds;
 	unsigned int n_fds;
 	bool own_stdio;			/* standard input and output are ours; else /dev/null */
+	const struct account *as;	/* the user that it becomes; NULL: ours */
 };
 
 /*
@@ -78,6 +81,14 @@ int process_find(const char *file, char *path, struct err *e);
  * Return: 0 or -errno with @e filled; then exited() is not called
  */
 int process_start(struct process *p, struct loop *l, const struct process_spec *spec, struct err *e);
+
+/*
+ * process_allow() - this child may also be started when the helper that makes our children is sealed (base/spawn.h)
+ * @spec: as it will be, but for the numbers of our descriptors
+ *
+ * Return: 0 (also without a helper), or -errno with @e filled
+ */
+int process_allow(const struct process_spec *spec, struct err *e);
 
 /* process_kill() - SIGKILL it and its process group; exited() follows; harmless when none runs */
 void process_kill(struct process *p);

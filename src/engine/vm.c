@@ -2,7 +2,7 @@
 /*
  * One QEMU: theory of operation
  *
- * Start: socket pairs for the monitor and each NIC, the command line with their numbers, the process with the agent
+ * Start: socket pairs for the monitor and each NIC, a connection for each disk, the command line with their numbers, the process with the agent
  * preloaded. QEMU comes up stopped; after its greeting it is asked who it is (ident.c), what it has of memory beside
  * the guest's main memory is moved into the guest's memory file, and then the agent is asked where all of it is mapped,
  * and told to register it for tracking when it is shared. That is "ready".
@@ -28,6 +28,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #include "base/log.h"
@@ -53,6 +54,7 @@ struct vm {
 	struct loop_timer ping;
 	nstime ping_at;			/* when it was due: the timer itself forgets */
 	bool share, ready, killed, hung_told, stuck_told;
+	bool allowed;			/* the helper that makes our children knows both ways of starting it */
 	struct vcpus cpus;
 	bool off;			/* run state shutdown: needs a reset before it can run again */
 	char version[32];
@@ -454,15 +456,6 @@ struct vm *vm_new(struct loop *loop, const struct vm_spec *spec, const struct vm
 	return vm;
 }
 
-/* The more QEMU can write without waiting, the rarer does a stop find it in the middle of something. */
-static void enlarge(int fd)
-{
-	int size = NIC_BUFFER;
-
-	if (setsockopt(fd, SOL_SOCKET, SO_SNDBUFFORCE, &size, sizeof(size)) < 0)
-		setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &size, sizeof(size));
-}
-
 static void close_pair(int p[2])
 {
 	for (int i = 0; i < 2; i++)
@@ -470,20 +463,109 @@ static void close_pair(int p[2])
 			close(p[i]);
 }
 
+/* All that QEMU is started with. */
+struct launch {
+	struct process_spec ps;
+	struct process_fd fds[5 + CMDLINE_NICS_MAX + CMDLINE_DISKS_MAX];
+	char env_text[AGENTCTL_ENV][AGENTCTL_ENV_LEN], machine[PROBE_MACHINE_LEN];
+	const char *env[AGENTCTL_ENV + 1];
+	char **argv;
+};
+
+static void launch_fd(struct launch *l, int to, int sndbuf)
+{
+	l->fds[l->ps.n_fds++] = (struct process_fd){ .from = -1, .to = to, .sndbuf = sndbuf };
+}
+
+static void launch_free(struct launch *l)
+{
+	if (!l)
+		return;
+	cmdline_argv_free(l->argv);
+	free(l);
+}
+
+/* launch_new() - everything but our descriptors, which are for: monitor, memory, state out, state in, agent, NICs, disks */
+static struct launch *launch_new(const struct vm *vm, bool share, struct err *e)
+{
+	const char *extra[] = { "-blockdev", vm->blockdev, NULL };
+	struct cmdline_env ce = { .qmp_fd = VM_FD_QMP, .ram_fd = VM_FD_RAM, .ram_share = share,
+				  .disk_socket = vm->spec.disk_socket, .extra = extra };
+	const struct cmdline *cl = vm->spec.cl;
+	struct launch *l = calloc(1, sizeof(*l));
+	int rc;
+
+	if (!l) {
+		err_set(e, -ENOMEM, "no memory to start QEMU");
+		return NULL;
+	}
+	for (int fd = VM_FD_QMP; fd <= VM_FD_AGENT; fd++)
+		launch_fd(l, fd, 0);
+	/* The more QEMU can write without waiting, the rarer does a stop find it in the middle of something. */
+	for (unsigned int i = 0; i < cl->n_nics; i++)
+		launch_fd(l, ce.nic_fd[i] = VM_FD_NIC + (int)i, NIC_BUFFER);
+	/* Connected by us: the socket's directory and the socket are not open to the user that QEMU may run as. */
+	for (unsigned int i = 0; i < cl->n_disks; i++)
+		launch_fd(l, ce.disk_fd[i] = VM_FD_DISK + (int)i, 0);
+	ce.machine = l->machine;
+	rc = probe_machine(vm->spec.probe, cl->machine, l->machine, e);
+	if (!rc)
+		rc = cmdline_build(cl, &ce, &l->argv, e);
+	if (!rc && agentctl_env(vm->spec.agent_lib, VM_FD_AGENT, VM_FD_RAM, l->env_text) < 0)
+		rc = err_set(e, -ENAMETOOLONG, "the path of the agent is too long: %s", vm->spec.agent_lib);
+	if (rc) {
+		launch_free(l);
+		return NULL;
+	}
+	for (int i = 0; i < AGENTCTL_ENV; i++)
+		l->env[i] = l->env_text[i];
+	l->ps.file = cl->binary;
+	l->ps.argv = l->argv;
+	l->ps.env = l->env;
+	l->ps.fds = l->fds;
+	l->ps.own_stdio = true;
+	l->ps.as = vm->spec.as;
+	return l;
+}
+
+/* QEMU may have to be started later in either way, when nothing that is not settled now can be started any more. */
+static int allow_both(struct vm *vm, struct err *e)
+{
+	int rc = 0;
+
+	for (int share = 0; share < 2 && !rc; share++) {
+		struct launch *l = launch_new(vm, share, e);
+
+		rc = l ? process_allow(&l->ps, e) : e->code;
+		launch_free(l);
+	}
+	vm->allowed = !rc;
+	return rc;
+}
+
+static int connect_disk(const char *path, struct err *e)
+{
+	struct sockaddr_un a = { .sun_family = AF_UNIX };
+	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+	snprintf(a.sun_path, sizeof(a.sun_path), "%s", path);
+	if (fd >= 0 && !connect(fd, (struct sockaddr *)&a, sizeof(a)))
+		return fd;
+	err_set(e, -errno, "QEMU's disks cannot be connected to: %.100s: %s", path, strerror(errno));
+	if (fd >= 0)
+		close(fd);
+	return e->code;
+}
+
 int vm_start(struct vm *vm, bool share, int nic_fd[CMDLINE_NICS_MAX], struct err *e)
 {
 	static const struct qmp_ops qmp_ops = { .ready = on_ready, .event = on_event, .closed = on_closed };
-	char env_text[AGENTCTL_ENV][AGENTCTL_ENV_LEN], machine[PROBE_MACHINE_LEN];
-	const char *env[AGENTCTL_ENV + 1], *extra[] = { "-blockdev", vm->blockdev, NULL };
-	int nic[CMDLINE_NICS_MAX][2], mon[2] = { -1, -1 }, state_fds[2], rc;
-	struct process_fd fds[5 + CMDLINE_NICS_MAX];
-	struct cmdline_env ce = { .machine = machine, .qmp_fd = VM_FD_QMP, .ram_fd = VM_FD_RAM, .ram_share = share,
-				  .disk_socket = vm->spec.disk_socket, .extra = extra };
-	struct process_spec ps = { .env = env, .fds = fds, .own_stdio = true };
-	unsigned int n_nics = vm->spec.cl->n_nics;
-	char **argv = NULL;
+	unsigned int n_nics = vm->spec.cl->n_nics, n_disks = vm->spec.cl->n_disks;
+	int nic[CMDLINE_NICS_MAX][2], mon[2] = { -1, -1 }, disk[CMDLINE_DISKS_MAX], state[2], rc = 0;
+	struct launch *l = NULL;
 
 	memset(nic, -1, sizeof(nic));
+	memset(disk, -1, sizeof(disk));
 	vm->share = share;
 	vm->ready = vm->killed = vm->hung_told = vm->stuck_told = vm->off = false;
 	vm->cpus.n = 0;
@@ -491,39 +573,38 @@ int vm_start(struct vm *vm, bool share, int nic_fd[CMDLINE_NICS_MAX], struct err
 	vm->agent = agentctl_new(e);
 	if (!vm->agent)
 		return e->code;
-	rc = probe_machine(vm->spec.probe, vm->spec.cl->machine, machine, e);
+	if (!vm->allowed)
+		rc = allow_both(vm, e);
+	if (!rc) {
+		l = launch_new(vm, share, e);
+		rc = l ? 0 : e->code;
+	}
 	if (rc)
 		goto out;
 	rc = socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, mon) < 0 ? -errno : 0;
-	for (unsigned int i = 0; i < n_nics && !rc; i++) {
-		ce.nic_fd[i] = VM_FD_NIC + (int)i;
+	for (unsigned int i = 0; i < n_nics && !rc; i++)
 		rc = socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, nic[i]) < 0 ? -errno : 0;
-		if (!rc)
-			enlarge(nic[i][1]);
-	}
 	if (rc) {
 		err_set(e, rc, "cannot make a socket pair: %s", strerror(-rc));
 		goto out;
 	}
-	rc = cmdline_build(vm->spec.cl, &ce, &argv, e);
-	if (!rc && agentctl_env(vm->spec.agent_lib, VM_FD_AGENT, VM_FD_RAM, env_text) < 0)
-		rc = err_set(e, -ENAMETOOLONG, "the path of the agent is too long: %s", vm->spec.agent_lib);
+	for (unsigned int i = 0; i < n_disks && !rc; i++) {
+		disk[i] = connect_disk(vm->spec.disk_socket, e);
+		rc = disk[i] < 0 ? disk[i] : 0;
+	}
 	if (rc)
 		goto out;
-	for (int i = 0; i < AGENTCTL_ENV; i++)
-		env[i] = env_text[i];
-	env[AGENTCTL_ENV] = NULL;
-	devstate_fds(vm->spec.ds, state_fds);
-	fds[ps.n_fds++] = (struct process_fd){ mon[1], VM_FD_QMP };
-	fds[ps.n_fds++] = (struct process_fd){ vm->spec.ram->fd, VM_FD_RAM };
-	fds[ps.n_fds++] = (struct process_fd){ state_fds[0], VM_FD_SAVE };
-	fds[ps.n_fds++] = (struct process_fd){ state_fds[1], VM_FD_LOAD };
-	fds[ps.n_fds++] = (struct process_fd){ vm->agent->child_fd, VM_FD_AGENT };
+	l->fds[0].from = mon[1];
+	l->fds[1].from = vm->spec.ram->fd;
+	devstate_fds(vm->spec.ds, state);
+	l->fds[2].from = state[0];
+	l->fds[3].from = state[1];
+	l->fds[4].from = vm->agent->child_fd;
 	for (unsigned int i = 0; i < n_nics; i++)
-		fds[ps.n_fds++] = (struct process_fd){ nic[i][1], VM_FD_NIC + (int)i };
-	ps.file = vm->spec.cl->binary;
-	ps.argv = argv;
-	rc = process_start(&vm->proc, vm->loop, &ps, e);
+		l->fds[5 + i].from = nic[i][1];
+	for (unsigned int i = 0; i < n_disks; i++)
+		l->fds[5 + n_nics + i].from = disk[i];
+	rc = process_start(&vm->proc, vm->loop, &l->ps, e);
 	if (rc)
 		goto out;
 	agentctl_started(vm->agent);
@@ -543,10 +624,13 @@ int vm_start(struct vm *vm, bool share, int nic_fd[CMDLINE_NICS_MAX], struct err
 		nic[i][0] = -1;
 	}
 out:
-	cmdline_argv_free(argv);
+	launch_free(l);
 	close_pair(mon);
 	for (unsigned int i = 0; i < CMDLINE_NICS_MAX; i++)
 		close_pair(nic[i]);
+	for (unsigned int i = 0; i < n_disks; i++)
+		if (disk[i] >= 0)
+			close(disk[i]);
 	return rc;
 }
 

@@ -49,13 +49,19 @@ struct vm_spec {
 	struct devstate *ds;
 	const char *disk_socket;	/* of the NBD server for cl->disks[]; NULL when there are none */
 	const char *agent_lib;		/* path of liblockstep-agent.so */
+	const struct account *as;	/* the user that QEMU runs as; NULL: ours */
 	nstime qemu_timeout;		/* without an answer, or with a processor that does not run, for so long it is hung */
 };
 
 /* Numbers of descriptors inside QEMU. */
-enum { VM_FD_QMP = 20, VM_FD_RAM, VM_FD_SAVE, VM_FD_LOAD, VM_FD_AGENT, VM_FD_NIC };
+enum { VM_FD_QMP = 20, VM_FD_RAM, VM_FD_SAVE, VM_FD_LOAD, VM_FD_AGENT, VM_FD_NIC, VM_FD_DISK = VM_FD_NIC + CMDLINE_NICS_MAX };
 
-/* vm_new() - @spec's pointers are borrowed for the life of the vm */
+/*
+ * vm_new() - @spec's pointers are borrowed for the life of the vm
+ *
+ * vm_start() may be called in both ways also when the helper that makes our children is sealed (base/spawn.h) after the first
+ * time.
+ */
 struct vm *vm_new(struct loop *loop, const struct vm_spec *spec, const struct vm_ops *ops, struct err *e);
 void vm_free(struct vm *vm);
 
