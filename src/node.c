@@ -29,6 +29,8 @@
 #include "base/closer.h"
 #include "base/log.h"
 #include "base/notify.h"
+#include "base/sandbox.h"
+#include "base/spawn.h"
 #include "engine/shape.h"
 #include "proxy/tap.h"
 #include "version.h"
@@ -217,6 +219,7 @@ int node_start_qemu(struct node *n, struct err *e)
 
 void *node_run_loop(void *arg)
 {
+	sandbox_thread();
 	loop_run(arg);
 	return NULL;
 }
@@ -237,7 +240,7 @@ static void *run_frames(void *arg)
 static int make_machine(struct node *n, struct err *e)
 {
 	struct vm_spec spec = { .cl = &n->cl, .probe = &n->probe, .agent_lib = n->agent_lib,
-				.qemu_timeout = n->o->qemu_timeout };
+				.as = node_user(n), .qemu_timeout = n->o->qemu_timeout };
 	struct vm_ops vm_ops = node_vm_ops;
 	struct ft_cfg cfg;
 
@@ -321,7 +324,8 @@ int node_qemu_known(struct node *n, struct err *e)
 		return rc;
 	ops.arg = n;
 	n->mem = memwork_new(n->bulk, n->ram, n->ds, &cfg, &ops, e);
-	return n->mem ? memwork_limits(n->mem, &n->limits, e) : e->code;
+	rc = n->mem ? memwork_limits(n->mem, &n->limits, e) : e->code;
+	return rc ? rc : node_sandbox_enter(n, e);
 }
 
 static int look_at_command(struct node *n, struct err *e)
@@ -378,6 +382,7 @@ static void take_down(struct node *n)
 	loop_free(n->bulk);
 	loop_free(n->disk_loop);
 	loop_free(n->control);
+	spawn_helper_end();
 	cmdline_free(&n->cl);
 	tls_free(n->tls);
 	free(n->shape);
@@ -406,12 +411,16 @@ int node_run(const struct run_opts *o, struct err *e)
 	n->o = o;
 	n->started_at = n->state_at = clock_ns();
 	n->generation = 1;
-	n->closer = closer_start(e);
-	if (!n->closer)
+	rc = node_sandbox_helper(n, e);
+	n->closer = rc ? NULL : closer_start(e);
+	if (!rc && !n->closer)
 		log_warn("%s; the peer will notice the death of this process later", e->msg);
-	rc = read_keys(n, e);
+	if (!rc)
+		rc = read_keys(n, e);
 	if (!rc)
 		rc = look_at_command(n, e);
+	if (!rc)
+		rc = node_sandbox_plan(n, e);
 	if (!rc) {
 		n->control = loop_new("control", e);
 		n->frames = loop_new("frames", e);

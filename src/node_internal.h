@@ -179,6 +179,16 @@ int node_shape_done(struct node *n, struct node_shape *s, int rc, struct err *e)
 /* node_post_event() - as node_event(), later; any thread */
 void node_post_event(struct node *n, const struct ft_ev *ev);
 
+/* node_sandbox.c */
+/* node_sandbox_helper() - before anything else: the helper that makes our children; nothing with --no-sandbox */
+int node_sandbox_helper(struct node *n, struct err *e);
+/* node_sandbox_plan() - the QEMU command was read, and there are no threads yet */
+int node_sandbox_plan(struct node *n, struct err *e);
+/* node_sandbox_enter() - this node has started, and nothing of the network was read: give the rest away */
+int node_sandbox_enter(struct node *n, struct err *e);
+/* node_user() - the user that QEMU runs as; NULL: ours */
+const struct account *node_user(const struct node *n);
+
 /* node_disk.c */
 /* node_disk_start() - open the images and serve them to QEMU, in a thread of their own; the disk loop runs from now on */
 int node_disk_start(struct node *n, struct err *e);

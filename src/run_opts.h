@@ -5,6 +5,7 @@
 #include <limits.h>
 #include <stdbool.h>
 
+#include "base/account.h"
 #include "base/clock.h"
 #include "base/log.h"
 #include "core/rule.h"
@@ -89,6 +90,8 @@ struct run_opts {
 	const char *fence_command;	/* for /bin/sh -c; empty: none; borrowed from main()'s argv */
 	nstime fence_timeout;
 	uint64_t resync_rate;		/* bytes a second; 0: no limit */
+	struct account user;		/* --user: QEMU runs as this one; its name is empty where it was not given */
+	bool no_sandbox;
 	char spill_dir[PATH_MAX];	/* for what does not fit into memory */
 	enum log_level log_level;
 	int qemu_argc;			/* at least 1 */

@@ -36,7 +36,7 @@ enum {
 	OPT_COMPARE, OPT_SCAN, OPT_QUEUE, OPT_NIC, OPT_RULE, OPT_NO_HYBRID, OPT_COMPRESS, OPT_WORKERS, OPT_NO_PRECOPY, OPT_QEMU_TIMEOUT,
 	OPT_RUN_DIR, OPT_SPILL_DIR, OPT_LOG_LEVEL, OPT_PRIVATE_LIMIT, OPT_STAGED_LIMIT, OPT_DISK_DIR, OPT_DISCARD,
 	OPT_RESYNC_RATE, OPT_SHARED_DISK, OPT_FENCE, OPT_FENCE_TIMEOUT, OPT_CONFIG = 300,
-	OPT_PSK_FILE, OPT_PSK_USER, OPT_TLS_DIR,
+	OPT_PSK_FILE, OPT_PSK_USER, OPT_TLS_DIR, OPT_USER, OPT_NO_SANDBOX,
 };
 
 const struct cli_opt run_opts_table[] = {
@@ -76,6 +76,8 @@ const struct cli_opt run_opts_table[] = {
 	{ "shared-disk", OPT_SHARED_DISK, NULL, "both nodes have the same images, which nobody else uses (raw only)" },
 	{ "fence-command", OPT_FENCE, "COMMAND", "shared disks: sees to it that the peer is off, before this node takes over" },
 	{ "fence-timeout", OPT_FENCE_TIMEOUT, "MS", "time that the fence command may take (default 30000)" },
+	{ "user", OPT_USER, "NAME[:GROUP]", "QEMU runs as this user" },
+	{ "no-sandbox", OPT_NO_SANDBOX, NULL, "keep all rights after the start, for debugging" },
 	{ "log-level", OPT_LOG_LEVEL, "LEVEL", "error, warn, note, info, debug or trace (default info)" },
 	{ NULL },
 };
@@ -255,6 +257,14 @@ static int run_option(int id, const char *arg, struct run_opts *o, struct err *e
 		return 0;
 	case OPT_FENCE_TIMEOUT:
 		return run_ms("--fence-timeout", arg, 100, &o->fence_timeout, e);
+	case OPT_USER:
+		rc = account_parse(arg, &o->user, e);
+		if (rc)
+			err_prefix(e, "--user");
+		return rc;
+	case OPT_NO_SANDBOX:
+		o->no_sandbox = true;
+		return 0;
 	case OPT_SPILL_DIR:
 		return run_path("--spill-dir", arg, o->spill_dir, e);
 	case OPT_LOG_LEVEL:
