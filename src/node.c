@@ -30,7 +30,6 @@
 #include "base/log.h"
 #include "base/notify.h"
 #include "base/sandbox.h"
-#include "base/spawn.h"
 #include "engine/shape.h"
 #include "proxy/tap.h"
 #include "version.h"
@@ -382,7 +381,6 @@ static void take_down(struct node *n)
 	loop_free(n->bulk);
 	loop_free(n->disk_loop);
 	loop_free(n->control);
-	spawn_helper_end();
 	cmdline_free(&n->cl);
 	tls_free(n->tls);
 	free(n->shape);

@@ -14,6 +14,7 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include "base/again.h"
 #include "base/log.h"
 #include "base/sandbox.h"
 #include "base/spawn.h"
@@ -59,11 +60,13 @@ static int check_user(struct node *n, struct err *e)
 
 int node_sandbox_plan(struct node *n, struct err *e)
 {
-	struct sandbox_cfg cfg = { .others = node_user(n) != NULL, .low_port = low(&n->o->listen) || low(&n->o->peer) };
+	struct sandbox_cfg cfg = { .others = node_user(n) != NULL, .low_port = low(&n->o->listen) };
 	char dir[CMDLINE_DISKS_MAX][PATH_MAX];
 
 	if (n->o->no_sandbox)
 		return check_user(n, e);
+	for (unsigned int i = 0; i < n->o->n_paths; i++)
+		cfg.low_port |= low(&n->o->paths[i].own);
 	cfg.dirs[cfg.n_dirs++] = n->o->run_dir;
 	cfg.dirs[cfg.n_dirs++] = n->o->spill_dir;
 	if (n->o->disk_dir[0])
@@ -87,6 +90,10 @@ int node_sandbox_enter(struct node *n, struct err *e)
 	if (!n->probe.wp_async)
 		setrlimit(RLIMIT_MEMLOCK, &none);
 	if (*n->o->fence_command)
-		rc = fence_allow(n->o->fence_command, n->o->name, e);
+		rc = fence_allow(n->o->fence_command, e);
+	if (!rc && again_allow(e)) {
+		log_warn("%s: should this node lose the VM it will end, and has to be started again", e->msg);
+		*e = (struct err){ 0 };
+	}
 	return rc ? rc : sandbox_enter(e);
 }

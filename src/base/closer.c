@@ -23,6 +23,7 @@
 #include "base/closer.h"
 
 #include <errno.h>
+#include <linux/capability.h>
 #include <linux/futex.h>
 #include <sched.h>
 #include <signal.h>
@@ -63,11 +64,15 @@ static _Noreturn void help(struct closer *c, pid_t parent)
 {
 	const struct sched_param soon = { .sched_priority = 2 };
 	const struct timespec look = { .tv_sec = 1 };
+	struct __user_cap_header_struct head = { .version = _LINUX_CAPABILITY_VERSION_3 };
+	const struct __user_cap_data_struct none[2] = { 0 };
 	uint32_t v;
 
 	/* Where it is not allowed, the helper waits for its turn; taking memory down is much work for a processor. */
 	syscall(SYS_sched_setscheduler, 0, SCHED_RR | SCHED_RESET_ON_FORK, &soon);
 	prctl(PR_SET_NAME, "lockstep-closer");
+	/* What it does from now on needs no right. */
+	syscall(SYS_capset, &head, none);
 	while ((v = atomic_load(&c->entry.word)) != LEFT) {
 		/* A parent that is gone has no thread any more, whatever the kernel has made of the word. */
 		if (!(v & FUTEX_OWNER_DIED) && syscall(SYS_getppid) == parent) {

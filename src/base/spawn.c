@@ -32,6 +32,28 @@ const char *spawn_failure_text(enum spawn_stage stage)
 	return stage < SPAWN_STAGES ? text[stage] : "it failed";
 }
 
+static struct spawn_spec shell(char *argv[4], const char *command, const char *const *vars)
+{
+	memcpy(argv, (char *[]){ "sh", "-c", (char *)command, NULL }, 4 * sizeof(*argv));
+	return (struct spawn_spec){ .path = "/bin/sh", .argv = argv, .vars = vars, .report = -1 };
+}
+
+pid_t spawn_shell(const char *command, const char *const *vars, struct err *e)
+{
+	char *argv[4];
+	struct spawn_spec s = shell(argv, command, vars);
+
+	return spawn(&s, e);
+}
+
+int spawn_shell_allow(const char *command, const char *const *vars, struct err *e)
+{
+	char *argv[4];
+	struct spawn_spec s = shell(argv, command, vars);
+
+	return spawn_allow(&s, e);
+}
+
 static size_t count(const char *const *list)
 {
 	size_t n = 0;

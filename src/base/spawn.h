@@ -34,7 +34,7 @@ struct spawn_spec {
 	char *const *argv;
 	const char *const *env;		/* "NAME=value" over our environment; may be NULL */
 	/*
-	 * As @env, but the values may be others each time also when the helper is sealed: letters, digits and .:%[]_-/ only,
+	 * As @env, but the values may be others each time also when the helper is sealed: letters, digits, spaces and .:%[]_-/, only,
 	 * at most SPAWN_VALUE. May be NULL.
 	 */
 	const char *const *vars;
@@ -71,6 +71,18 @@ pid_t spawn(const struct spawn_spec *s, struct err *e);
  * Return: 0 (also without a helper), or -errno with @e filled
  */
 int spawn_allow(const struct spawn_spec *s, struct err *e);
+
+/*
+ * spawn_shell() - a command that the administrator has configured, by /bin/sh -c, with our standard descriptors, in a
+ * process group of its own, with our rights as they were when the helper was started
+ * @vars: as in struct spawn_spec; with spawn_shell_allow() only their names count
+ *
+ * spawn_shell_allow() - it may be started later, with the same command and the same names in the same order
+ *
+ * Return: its pid, or 0 (_allow); -errno with @e filled
+ */
+pid_t spawn_shell(const char *command, const char *const *vars, struct err *e);
+int spawn_shell_allow(const char *command, const char *const *vars, struct err *e);
 
 /* spawn_failure_text() - "it lost its parent", "it could not be loaded", ... */
 const char *spawn_failure_text(enum spawn_stage stage);

@@ -114,7 +114,7 @@ static void get_account(struct cursor *c, struct account *a)
 
 static bool plain(const char *s)
 {
-	static const char good[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789.:%[]_-/";
+	static const char good[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789.:%[]_-/, ";
 
 	return strlen(s) <= SPAWN_VALUE && strspn(s, good) == strlen(s);
 }

@@ -7,6 +7,7 @@
 #include "base/crash.h"
 #include "base/log.h"
 #include "base/notify.h"
+#include "base/spawn.h"
 #include "cli/cli.h"
 #include "cli/run_args.h"
 #include "node.h"
@@ -51,6 +52,7 @@ static int run_fn(int argc, char **argv)
 	if (o->shared_disk && !*o->fence_command)
 		log_warn("%s", RUN_WARN_NO_FENCE);
 	rc = node_run(o, &e);
+	spawn_helper_end();
 	status = rc >= 0 ? rc : rc == -EINVAL || rc == -ENOTSUP ? CLI_USAGE : CLI_FAILED;
 	if (rc < 0)
 		cli_fail(&cmd_run, status, &e);

@@ -13,6 +13,7 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
+#include "base/spawn.h"
 #include "cluster/shell.h"
 
 #define ALIVE_LOOK_MS	50
@@ -24,6 +25,11 @@ struct fence {
 	int rc;
 	struct err e;
 };
+
+int fence_allow(const char *command, struct err *e)
+{
+	return spawn_shell_allow(command, (const char *[]){ "LOCKSTEP_VM=", "LOCKSTEP_PEER=", NULL }, e);
+}
 
 static int command(struct fence *f)
 {

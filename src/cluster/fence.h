@@ -33,6 +33,12 @@ struct fence_cfg {
 };
 
 /*
+ * fence_allow() - this command may be started later, also when the helper of base/spawn.h is sealed
+ * Return: 0 or -errno with @e
+ */
+int fence_allow(const char *command, struct err *e);
+
+/*
  * fence_begin() - @cfg and its strings must stay until fence_end()
  * Return: the fence, or NULL with @e: no thread can be had; done() is not called then
  */

@@ -8,47 +8,13 @@
 #include <errno.h>
 #include <poll.h>
 #include <signal.h>
-#include <spawn.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "base/spawn.h"
+
 #define SHELL_POLL	(60 * NS_PER_S)	/* longest single wait: poll() counts milliseconds in an int */
-
-extern char **environ;
-
-static int spawn(const struct shell *s, pid_t *pid)
-{
-	char *argv[] = { "sh", "-c", (char *)s->command, NULL }, **env;
-	posix_spawnattr_t attr;
-	sigset_t none, pipe;
-	size_t n = 0, have = 0;
-	int rc;
-
-	while (environ[have])
-		have++;
-	env = calloc(SHELL_ENV_MAX + have + 1, sizeof(*env));
-	if (!env)
-		return -ENOMEM;
-	/* Ours come first: of two with the same name the first one counts. */
-	for (; s->env[n] && n < SHELL_ENV_MAX; n++)
-		env[n] = (char *)s->env[n];
-	memcpy(env + n, environ, have * sizeof(*env));
-	sigemptyset(&none);
-	sigemptyset(&pipe);
-	sigaddset(&pipe, SIGPIPE);
-	posix_spawnattr_init(&attr);
-	posix_spawnattr_setflags(&attr, POSIX_SPAWN_SETPGROUP | POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF);
-	posix_spawnattr_setpgroup(&attr, 0);
-	posix_spawnattr_setsigmask(&attr, &none);
-	posix_spawnattr_setsigdefault(&attr, &pipe);
-	rc = posix_spawn(pid, "/bin/sh", NULL, &attr, argv, env);
-	posix_spawnattr_destroy(&attr);
-	free(env);
-	return -rc;
-}
 
 int shell_wait(int stop, int fd, nstime until)
 {
@@ -72,12 +38,11 @@ int shell_wait(int stop, int fd, nstime until)
 
 int shell_run(const struct shell *s, struct err *e)
 {
+	pid_t pid = spawn_shell(s->command, s->env, e);
 	int rc, fd, status = 0;
-	pid_t pid;
 
-	rc = spawn(s, &pid);
-	if (rc)
-		return err_set(e, rc, "%s cannot be started: %s", s->what, strerror(-rc));
+	if (pid < 0)
+		return err_prefix(e, "%s cannot be started", s->what);
 	fd = (int)syscall(SYS_pidfd_open, pid, 0);
 	rc = fd < 0 ? -errno : shell_wait(s->stop, fd, s->until);
 	if (fd >= 0)

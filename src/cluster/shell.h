@@ -12,7 +12,7 @@
 struct shell {
 	const char *what;		/* for sentences: "the fence command" */
 	const char *command;		/* for /bin/sh -c */
-	const char *const *env;		/* "NAME=value", ended by NULL, at most SHELL_ENV_MAX, before those of the process */
+	const char *const *env;		/* "NAME=value", ended by NULL, at most SHELL_ENV_MAX, over those of the process; base/spawn.h says what a value may have */
 	nstime until;			/* then SIGKILL ends the command and all of its process group */
 	nstime limit;			/* the same as a duration, for the sentence */
 	int stop;			/* a descriptor that becomes readable when nobody wants it any more */
@@ -20,6 +20,8 @@ struct shell {
 
 /*
  * shell_run() - run it, wait for its end; what it prints goes where this process prints
+ *
+ * A process that gives its rights away has to say so before: spawn_shell_allow().
  * Return: 0: its exit status is 0; else -errno with @e: -EIO: another status, or a signal; -ETIMEDOUT; -ECANCELED: stopped
  */
 int shell_run(const struct shell *s, struct err *e);

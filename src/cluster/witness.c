@@ -34,6 +34,7 @@
 #include <unistd.h>
 
 #include "base/log.h"
+#include "base/sandbox.h"
 #include "cluster/shell.h"
 #include "cluster/witness_internal.h"
 
@@ -358,8 +359,10 @@ static int start(struct witness *w, struct err *e)
 		w->b = &w->cfg;
 	if (!w->b)
 		return -EINVAL;
+	if (w->cfg.spec.kind == WITNESS_COMMAND && witness_command_allow(&w->cfg.spec, e))
+		return e->code;
 	/* Signals are the main thread's business. */
-	sigfillset(&all);
+	sandbox_block(&all);
 	pthread_sigmask(SIG_SETMASK, &all, &old);
 	atomic_store(&w->refs, 2);
 	rc = pthread_create(&w->thread, NULL, run, w);

@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <stdio.h>
 
+#include "base/spawn.h"
 #include "cluster/shell.h"
 #include "cluster/witness_internal.h"
 
@@ -18,6 +19,14 @@ static int no_look(void *b, const struct witness_ask *q, struct witness_record *
 
 static void nothing(void *b)
 {
+}
+
+int witness_command_allow(const struct witness_spec *spec, struct err *e)
+{
+	static const char *const names[] = { "LOCKSTEP_NAME=", "LOCKSTEP_VM=", "LOCKSTEP_GENERATION=", "LOCKSTEP_REASON=",
+					     "LOCKSTEP_PEER=", NULL };
+
+	return spawn_shell_allow(spec->command, names, e);
 }
 
 static int command_claim(void *b, const struct witness_ask *q, struct witness_record *r, struct err *e)

@@ -34,6 +34,9 @@ struct witness_ops {
 /* Each returns its state, or NULL with @e. @cfg stays until free(). */
 void *witness_etcd_new(const struct witness_cfg *cfg, struct err *e);
 void *witness_disk_new(const struct witness_cfg *cfg, struct err *e);
+/* witness_command_allow() - as spawn_shell_allow() */
+int witness_command_allow(const struct witness_spec *spec, struct err *e);
+
 extern const struct witness_ops witness_etcd_ops, witness_command_ops, witness_disk_ops, witness_none_ops;
 
 /*

@@ -187,7 +187,7 @@ static void test_follows_user_helper(void **state)
 /* The helper's children are ours, so we learn of their end; and why one did not get as far as its program. */
 static void test_helper(void **state)
 {
-	const char *good[] = { "V=a/b.c:[1]%2_-", NULL };
+	const char *good[] = { "V=a/b.c:[1]%2_-, x", NULL };
 	char *argv[] = { "x", NULL };
 	struct spawn_failure f = { 0 };
 	struct spawn_spec s = { .path = "/nonexistent", .argv = argv, .session = true };
@@ -198,7 +198,7 @@ static void test_helper(void **state)
 	assert_int_equal(pipe2(p, O_CLOEXEC), 0);
 	assert_int_equal(spawn_helper_start(&e), 0);
 	assert_int_equal(ends(start("exit 42", NULL, NULL, 0, NULL)), 42);
-	assert_int_equal(ends(start("test \"$V\" = 'a/b.c:[1]%2_-'", NULL, NULL, 0, good)), 0);
+	assert_int_equal(ends(start("test \"$V\" = 'a/b.c:[1]%2_-, x'", NULL, NULL, 0, good)), 0);
 	s.report = p[1];
 	pid = spawn(&s, &e);
 	assert_true(pid > 0);
@@ -208,7 +208,7 @@ static void test_helper(void **state)
 	assert_int_equal(f.error, ENOENT);
 	/* Values with anything that a shell would see a meaning in do not pass. */
 	s.report = -1;
-	s.vars = (const char *[]){ "V=a b", NULL };
+	s.vars = (const char *[]){ "V=a;b", NULL };
 	assert_int_equal(spawn(&s, &e), -EPROTO);
 	s.vars = (const char *[]){ "V=$(x)", NULL };
 	assert_int_equal(spawn(&s, &e), -EPROTO);
