@@ -2,12 +2,13 @@
 /*
  * The ways between the two nodes, of --listen and --peer.
  *
- * A --peer that is an address of this host is this node's own, as if it had been --listen: so both nodes can be given the
- * very same words. The i-th own address and the i-th of the other node are path i. Path 0 has the link and heartbeats,
+ * A --peer that is an address of this host is this node's own, as if it had been --listen: so both nodes can be given
+ * the very same words. The i-th own address and the i-th of the other node are path i. Path 0 has the link and heartbeats,
  * the others have heartbeats only.
  *
- * Who knows only its own addresses listens; who knows only the other node's connects. Where both are known the node whose
- * address and port of path 0 is the smaller one listens: both come to the same conclusion, whoever is started first.
+ * Who knows only its own addresses listens; who knows only the other node's connects. Where both are known the node
+ * whose address and port of path 0 is the smaller one listens: both come to the same conclusion, whoever is started
+ * first.
  */
 #include "cli/run_paths.h"
 

@@ -7,8 +7,8 @@
  * What it learns is posted into the control loop; it decides nothing itself.
  *
  * Paths. A beat goes over every path at once, with the same number and send time; each path has a socket of its own
- * (hb_path.c), and what is heard, lost and echoed over it is counted by itself. The peer is silent only when it is silent
- * on all of them. On the first path datagrams go the same way as the connections. The listener binds its addresses
+ * (hb_path.c), and what is heard, lost and echoed over it is counted by itself. The peer is silent only when it is
+ * silent on all of them. On the first path datagrams go the same way as the connections. The listener binds its addresses
  * (UDP); the other side sends from whatever port, and is known by the session id that only these two have.
  *
  * A datagram without it, with another path's number, without the right authentication code where there is a key, or not
@@ -16,11 +16,13 @@
  * on another path, nor when it is sent back to its sender, nor in another session.
  *
  * BEAT carries the send time, by our own record, of our newest beat that the peer has heard over any path: the
- * primary's lease (P5) is counted from it. An echoed number that we did not send is ignored. The time that the peer held
- * it before echoing is taken off the round trip, which is each path's own.
+ * primary's lease (P5) is counted from it. An echoed number that we did not send is ignored. The time that the peer
+ * held it before echoing is taken off the round trip, which is each path's own. The network may keep beats and hand
+ * them over late (as a neighbour's queue does while a cable is out): they count as heard when they come, which makes
+ * the secondary wait longer, and what they echo is old, so no lease becomes longer by them.
  *
- * Suspicion is graded: late, suspect, silent. Only silent is told to the control loop; the others are for the log and for
- * status, where they show that a timeout is too tight before it strikes.
+ * Suspicion is graded: late, suspect, silent. Only silent is told to the control loop; the others are for the log and
+ * for status, where they show that a timeout is too tight before it strikes.
  *
  * Frozen. A process that did not run (SIGSTOP, a suspended or starved host) has heard nothing, but it cannot know
  * that the peer was silent. When this thread itself runs more than HB_FREEZE intervals (or half the silence) late, it

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /*
  * Do the virtual processors run? By what the host's kernel says of their threads: the state (R: wants to run; D: waits
- * for the kernel; T, t: was stopped; S: sleeps, which is what an idle processor and a paused VM do) and the time that each
- * has had. A thread that is in one of the first three and has had no time since the last look has made no progress.
+ * for the kernel; T, t: was stopped; S: sleeps, which is what an idle processor and a paused VM do) and the time that
+ * each has had. A thread that is in one of the first three and has had no time since the last look has made no progress.
  *
  * The time is schedstat's, in ns; a kernel without that has ticks in stat.
  */

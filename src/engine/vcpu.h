@@ -9,8 +9,8 @@
 #include "base/clock.h"
 
 /*
- * Whether QEMU's virtual processors get to run. A processor that idles sleeps; one that wants to run and gets no time for
- * it, that is stopped, or that waits for a disk or for memory which does not come, is stuck. One thread at a time.
+ * Whether QEMU's virtual processors get to run. A processor that idles sleeps; one that wants to run and gets no time
+ * for it, that is stopped, or that waits for a disk or for memory which does not come, is stuck. One thread at a time.
  */
 
 #define VCPU_MAX 288	/* threads that are watched, as many as a pc or q35 machine can have processors */

@@ -179,7 +179,7 @@ def processor_stops(bed, name):
         load.wait_answers(5, 20)
         with Held(processor_of(victim.qemu_process().pid)):
             begun = time.monotonic()
-            until(lambda: other.state() == "alone", 12, lambda: "node %s alone (it is %s)" % (other.name, other.state()))
+            bed.wait_alone(other, 12)
             took = time.monotonic() - begun
         load.wait_answers(5, 20)
         load.check()
