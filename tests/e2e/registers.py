@@ -336,6 +336,10 @@ class Probe(threading.Thread):
         bedlib.until(lambda: self.check() or since(self.answered, when)[1], seconds, "an answer to a datagram")
         return since(self.answered, when)[1]
 
+    def answered_since(self, when):
+        """How many questions that were asked since then are answered."""
+        return since(self.answered, when)[0]
+
     def pause(self, begin, end):
         """The longest time between two answers in that time, in s; all of it when there are none."""
         times = [begin] + [t for _, t in self.answered.copy() if begin <= t <= end] + [end]

@@ -36,8 +36,8 @@ AUXDATA = struct.Struct("=III")     # the beginning of struct tpacket_auxdata: s
 SHB, IDB, ISB, EPB = 0x0A0D0D0A, 1, 5, 6
 LATE = 0.5                      # s after a frozen process went on, in which its frame may come (times PATIENCE)
 
-# when: seconds of CLOCK_REALTIME; tag: the node's; size: the frame's length; head: its first bytes
-Frame = collections.namedtuple("Frame", "when tag size head")
+# when: seconds of CLOCK_REALTIME; tag: the node's; size: the frame's length
+Frame = collections.namedtuple("Frame", "when tag size")
 
 
 # -- the file
@@ -94,8 +94,8 @@ def read_file(path):
         if kind == IDB:
             tags.append(dict(options(body[8:]))[2].decode())
         elif kind == EPB:
-            i, high, low, kept, length = struct.unpack_from("=IIIII", body)
-            frames.append((high << 32 | low, tags[i], length, body[20:20 + kept]))
+            i, high, low, _, length = struct.unpack_from("=IIIII", body)
+            frames.append((high << 32 | low, tags[i], length))
         elif kind == ISB:
             ended += 1
             drops += struct.unpack("=Q", dict(options(body[12:]))[5])[0]
