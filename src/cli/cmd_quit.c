@@ -46,13 +46,15 @@ static int quit_fn(int argc, char **argv)
 	struct vm_client c;
 	struct vm_args a;
 	struct err e = { 0 };
+	bool handed = false;
 	int rc;
 
 	if (!vm_begin(&cmd_quit, argc, argv, false, &a, &c, &rc))
 		return rc;
 	if (a.n_own) {
 		rc = hand_over(&c, a.wait, &e);
-		if (rc > 0) {
+		handed = rc > 0;
+		if (handed) {
 			char name[sizeof(c.name)];
 
 			memcpy(name, c.name, sizeof(name));
@@ -66,7 +68,10 @@ static int quit_fn(int argc, char **argv)
 			return vm_end(&cmd_quit, &c, rc, &e);
 	}
 	rc = client_call(&c, "__lockstep_quit", NULL, CLIENT_TIMEOUT, &o, &e);
-	if (!rc) {
+	/* The door of a node that was just ending. */
+	if (rc == -EPIPE && handed) {
+		rc = 0;
+	} else if (!rc) {
 		/* Nothing more is said on this connection; its end is the end of the process. */
 		rc = client_line(&c, a.wait, &line, &e);
 		if (rc == -ETIMEDOUT)
