@@ -349,7 +349,10 @@ static int look_at_command(struct node *n, struct err *e)
 
 static void take_down(struct node *n)
 {
-	notify_stopping();
+	if (n->exit_status == FT_EXIT_REJOIN)
+		notify_again();
+	else
+		notify_stopping();
 	if (n->vm)
 		vm_kill(n->vm);
 	node_link_end(n);

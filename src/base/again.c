@@ -10,6 +10,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "base/notify.h"
 #include "base/spawn.h"
 
 #define AGAIN_ENV	"LOCKSTEP_AGAIN"	/* in the environment of a process that was begun by this one */
@@ -23,7 +24,7 @@ struct self {
 
 static struct self *self_new(struct err *e)
 {
-	static const char *const env[] = { AGAIN_ENV "=1", NULL };
+	static const char *env[4] = { AGAIN_ENV "=1" };
 	struct self *me = calloc(1, sizeof(*me));
 	int fd = open("/proc/self/cmdline", O_RDONLY | O_CLOEXEC);
 	ssize_t n = me ? readlink("/proc/self/exe", me->path, PATH_MAX - 1) : -1, len = 0, k = 1;
@@ -42,6 +43,7 @@ static struct self *self_new(struct err *e)
 		free(me);
 		return NULL;
 	}
+	notify_env(env + 1);	/* our variables are gone from the environment */
 	me->s = (struct spawn_spec){ .path = me->path, .argv = me->argv, .env = env, .report = -1, .dies = true };
 	return me;
 }
@@ -86,6 +88,7 @@ static int run(struct self *me, struct err *e)
 	sigemptyset(&set);
 	if (!spawn_helper_pid()) {
 		sigprocmask(SIG_SETMASK, &set, NULL);
+		notify_pass_on();
 		execv(me->path, me->argv);
 		return err_set(e, -errno, "%.200s: %s", me->path, strerror(errno));
 	}

@@ -16,7 +16,7 @@
 
 static struct {
 	int fd;
-	char path[sizeof(((struct sockaddr_un *)0)->sun_path)], usec[24];
+	char path[14 + sizeof(((struct sockaddr_un *)0)->sun_path)], usec[38];	/* NAME=value */
 	struct sockaddr_un to;
 	socklen_t len;
 	nstime watchdog;
@@ -33,7 +33,7 @@ void notify_init(void)
 	if (n > 1 && n < sizeof(notify.to.sun_path) && (*path == '/' || *path == '@')) {
 		notify.to.sun_family = AF_UNIX;
 		memcpy(notify.to.sun_path, path, n);
-		memcpy(notify.path, path, n);
+		snprintf(notify.path, sizeof(notify.path), "NOTIFY_SOCKET=%s", path);
 		/* An abstract name begins with a NUL, written as an @. */
 		if (*path == '@')
 			notify.to.sun_path[0] = '\0';
@@ -45,19 +45,30 @@ void notify_init(void)
 	if (notify.fd >= 0 && us > 1 && us < UINT64_MAX / NS_PER_US && (!pid || atoll(pid) == getpid()))
 		notify.watchdog = us * NS_PER_US / 2;
 	if (notify.watchdog != NS_NEVER)
-		snprintf(notify.usec, sizeof(notify.usec), "%llu", us);
+		snprintf(notify.usec, sizeof(notify.usec), "WATCHDOG_USEC=%llu", us);
 	unsetenv("NOTIFY_SOCKET");
 	unsetenv("WATCHDOG_USEC");
 	unsetenv("WATCHDOG_PID");
 }
 
+void notify_env(const char *out[3])
+{
+	unsigned int n = 0;
+
+	if (notify.fd >= 0)
+		out[n++] = notify.path;
+	if (notify.fd >= 0 && *notify.usec)
+		out[n++] = notify.usec;
+	out[n] = NULL;
+}
+
 void notify_pass_on(void)
 {
-	if (notify.fd < 0)
-		return;
-	setenv("NOTIFY_SOCKET", notify.path, 1);
-	if (*notify.usec)
-		setenv("WATCHDOG_USEC", notify.usec, 1);
+	const char *env[3];
+
+	notify_env(env);
+	for (unsigned int i = 0; env[i]; i++)
+		putenv((char *)env[i]);
 }
 
 nstime notify_watchdog(void)
@@ -85,8 +96,9 @@ static void say(int flags, const char *fmt, ...)
 
 void notify_ready(void)
 {
+	/* A former life of this node may have put its watchdog to rest. */
 	if (!notify.ready++)
-		say(0, "READY=1");
+		say(0, "READY=1%s%s", *notify.usec ? "\n" : "", notify.usec);
 }
 
 void notify_alive(void)
@@ -102,4 +114,9 @@ void notify_stopping(void)
 void notify_status(const char *word, const char *role, const char *why)
 {
 	say(MSG_DONTWAIT, "STATUS=%s (%s)%s%s", word, role, *why ? ": " : "", why);
+}
+
+void notify_again(void)
+{
+	say(0, "STATUS=beginning anew\nWATCHDOG_USEC=0");
 }
