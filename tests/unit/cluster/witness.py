@@ -441,7 +441,7 @@ def certificates(tmp):
 def test_tls(probe, tmp, rng):
     name = certificates(tmp)
     e = Etcd(tmp, 1, "--cert-file", name("server.pem"), "--key-file", name("server.key"), "--trusted-ca-file", name("ca.pem"),
-             "--client-cert-auth", scheme="https")
+             "--client-cert-auth", "--bcrypt-cost", "4", scheme="https")
     tls = ",cacert=%s,cert=%s,key=%s" % (name("ca.pem"), name("client.pem"), name("client.key"))
     try:
         a = Node(probe, "etcd:" + e.url(0) + tls, "A", "--timeout", "10000")
