@@ -4,6 +4,7 @@
 import ctypes
 import os
 import signal
+import threading
 import time
 
 from bed import PATIENCE, BedError, Machine, until
@@ -139,9 +140,10 @@ def a_pause_is_no_death(bed):
 
 
 class Held:
-    """One thread of another process stands still; its process does not."""
+    """One thread of another process stands still; its process does not, and can be killed."""
 
     SEIZE, INTERRUPT, DETACH = 0x4206, 0x4207, 17
+    WALL = 0x40000000
 
     def __init__(self, tid):
         self.tid, self.libc = tid, ctypes.CDLL(None, use_errno=True)
@@ -154,7 +156,16 @@ class Held:
     def __enter__(self):
         self._ptrace(self.SEIZE)
         self._ptrace(self.INTERRUPT)
+        # A killed process is gone only when who traces its thread has taken notice.
+        threading.Thread(target=self._reap, daemon=True).start()
         return self
+
+    def _reap(self):
+        try:
+            while os.WIFSTOPPED(os.waitpid(self.tid, self.WALL)[1]):
+                pass
+        except ChildProcessError:
+            pass
 
     def __exit__(self, *exc):
         try:
