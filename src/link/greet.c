@@ -21,6 +21,11 @@
 
 #define GREET_LINGER	(500 * NS_PER_MS)	/* how long a refused peer has to read the sentence */
 
+/* Both nodes log it, so it says nothing of "this" one. */
+#define ONE_SPEAKS_TLS(who, other) \
+	"the node that " who " speaks TLS and the one that " other " does not: give both the same --psk-file, or " \
+	"certificates of one CA (--tls-dir)"
+
 struct greet {
 	struct loop *loop;
 	struct stream *s;
@@ -200,9 +205,12 @@ static void greet_read(struct greet *g)
 			return;
 		if (cursor_u32(&c) != WIRE_MAGIC) {
 			/* A record of TLS that belongs to a handshake (22), or an alert (21). */
-			greet_end(g, -EPROTO, (g->hdr[0] == 22 || g->hdr[0] == 21) && g->hdr[1] == 3 ?
-				  "one of the two nodes speaks TLS and the other one does not: give both the same --psk-file, "
-				  "or certificates of one CA (--tls-dir)" : "what it sends is not Lockstep's link protocol");
+			if ((g->hdr[0] != 22 && g->hdr[0] != 21) || g->hdr[1] != 3)
+				greet_end(g, -EPROTO, "what it sends is not Lockstep's link protocol");
+			else if (g->dialed)
+				greet_end(g, -EPROTO, ONE_SPEAKS_TLS("listens", "connects"));
+			else
+				greet_end(g, -EPROTO, ONE_SPEAKS_TLS("connects", "listens"));
 			return;
 		}
 	}
@@ -263,8 +271,10 @@ static void greet_shake(struct greet *g)
 	g->stranger = true;
 	g->clear = stream_clear_peer(g->s);
 	snprintf(why, sizeof(why), "%s", *g->s->ops->why(g->s) ? g->s->ops->why(g->s) : strerror(-rc));
-	greet_end(g, rc, g->clear ? "this node speaks TLS and the other one does not: give both the same --psk-file, or "
-				    "certificates of one CA (--tls-dir)" : why);
+	if (g->clear)
+		greet_end(g, rc, g->dialed ? ONE_SPEAKS_TLS("connects", "listens") : ONE_SPEAKS_TLS("listens", "connects"));
+	else
+		greet_end(g, rc, why);
 }
 
 static void greet_event(struct loop_fd *w, uint32_t events)

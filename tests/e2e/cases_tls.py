@@ -185,8 +185,8 @@ def tls_misfits(bed):
     one, two = (["--psk-file", key(bed.dir, n)] for n in ("one.psk", "two.psk"))
     certs = ["--tls-dir", Authority(os.path.join(bed.dir, "pki")).node("a", NODE_IP["a"])]
     misfit(bed, one, two, "does not accept this side's key", "has another key")
-    misfit(bed, one, [], "this node speaks TLS and the other one does not", "speaks TLS and the other one does not")
-    misfit(bed, [], one, "this node speaks TLS and the other one does not", "this node speaks TLS")
+    misfit(bed, one, [], *2 * ("the node that connects speaks TLS and the one that listens does not",))
+    misfit(bed, [], one, *2 * ("the node that listens speaks TLS and the one that connects does not",))
     misfit(bed, certs, one, "does not accept this side's certificate", "has another key, or none")
 
 
