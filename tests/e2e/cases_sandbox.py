@@ -17,6 +17,7 @@ USER = "nobody"
 KILL = {"LOCKSTEP_SANDBOX": "kill", "LOCKSTEP_MEMCHECK": "1"}
 STRICT = ["-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"]
 CAP_KILL = 1 << 5
+PATIENT = ["--timeout", "3000"]  # it is not how long a silence is that is looked at here
 
 
 def proc_status(pid):
@@ -105,7 +106,7 @@ def fail_over(bed, load):
 
 
 def rejoin(bed, machine, options):
-    bed.a.start("joiner", machine, options, env=KILL)
+    bed.a.start("joiner", machine, PATIENT + list(options), env=KILL)
     bed.wait_protected(90, server=bed.b)
 
 
@@ -127,7 +128,7 @@ def both_ways(bed, machine, options, caps, load, look=lambda node: None):
 
 
 def start(bed, machine, options=()):
-    bed.start_pair(machine, list(options), a_env=KILL, b_env=KILL)
+    bed.start_pair(machine, PATIENT + list(options), a_env=KILL, b_env=KILL)
 
 
 @case(timeout=240)

@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/capability.h>
+#include <poll.h>
 #include <pthread.h>
 #include <sched.h>
 #include <setjmp.h>
@@ -296,11 +297,56 @@ static void test_helper(void **state)
 	in_child(after_all);
 }
 
+/* A child of another user follows the death of a parent that has given away all that it does not need for that. */
+static void test_dies_with_us(void **state)
+{
+	struct account a;
+	struct err e = { 0 };
+	struct pollfd pfd = { .events = POLLIN };
+	int report[2], said[2];
+	pid_t parent, child = 0;
+	char x;
+
+	if (geteuid() || account_parse("nobody", &a, &e))
+		skip();
+	assert_int_equal(pipe2(report, O_CLOEXEC), 0);
+	assert_int_equal(pipe2(said, O_CLOEXEC), 0);
+	parent = fork();
+	if (!parent) {
+		char *argv[] = { "sh", "-c", "echo x >&7; exec sleep 1000", NULL };
+		struct spawn_fd fd = { said[1], 7, 0 };
+		struct spawn_spec s = { .path = "/bin/sh", .argv = argv, .fds = &fd, .n_fds = 1, .report = -1, .as = &a,
+					.session = true, .dies = true };
+		struct sandbox_cfg cfg = { .others = true };
+
+		CHECK(!spawn_helper_start(&e) && !spawn_allow(&s, &e));
+		sandbox_plan(&cfg);
+		CHECK(!sandbox_enter(&e));
+		child = spawn(&s, &e);
+		CHECK(child > 0 && write(report[1], &child, sizeof(child)) == sizeof(child));
+		for (;;)
+			pause();
+	}
+	assert_int_equal(read(said[0], &x, 1), 1);
+	assert_int_equal(read(report[0], &child, sizeof(child)), sizeof(child));
+	pfd.fd = (int)syscall(SYS_pidfd_open, child, 0);
+	assert_true(pfd.fd >= 0);
+	assert_int_equal(poll(&pfd, 1, 0), 0);
+	kill(parent, SIGKILL);
+	assert_int_equal(waitpid(parent, NULL, 0), parent);
+	assert_int_equal(poll(&pfd, 1, 20000), 1);
+	close(pfd.fd);
+	for (int i = 0; i < 2; i++) {
+		close(report[i]);
+		close(said[i]);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_caps), cmocka_unit_test(test_deaf), cmocka_unit_test(test_filter), cmocka_unit_test(test_kill),
-		cmocka_unit_test(test_dirs), cmocka_unit_test(test_helper),
+		cmocka_unit_test(test_dirs), cmocka_unit_test(test_helper), cmocka_unit_test(test_dies_with_us),
 	};
 
 	log_init("test", LOG_ERROR);
