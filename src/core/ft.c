@@ -62,6 +62,8 @@ static void ignore(struct ft *ft, struct ft_ctx *c)
 
 static void init_start(struct ft *ft, struct ft_ctx *c)
 {
+	if (c->ev->value && ft->cfg.role == FT_PRIMARY)
+		ft->generation = (uint32_t)c->ev->value;
 	if (ft->cfg.role == FT_PRIMARY)
 		pri_start(ft, c);
 	else

@@ -174,7 +174,7 @@ struct ctl_msg {
 };
 
 enum ft_ev_type {
-	FE_START,	/* QEMU is up, stopped (-S) */
+	FE_START,	/* QEMU is up, stopped (-S); value, primary: the generation that it begins with, 0: ft_init()'s */
 	FE_LINK_UP,	/* a peer that may be paired is connected; value: its generation */
 	FE_LINK_DOWN,	/* value: 1 = closed by the peer's kernel on all connections, 0 = an error of the network, 2 = this node
 			 * itself could not go on with it (a garbled message, a limit) */

@@ -151,7 +151,9 @@ void ft_resume(struct ft *ft, struct ft_ctx *c)
 /* A VM that was promoted before the witness had answered. */
 static void confirmed(struct ft *ft, struct ft_ctx *c)
 {
-	bool silent = ft->lease < c->now;
+	/* NEV_PROMOTE was given. */
+	bool promoted = ft->state != FT_PROMOTING || ft->s.phase == SEC_CONT || ft->s.phase == SEC_UNWIND;
+	bool silent = promoted && ft->lease < c->now;
 
 	ft->ask = ASK_NO;
 	ft_lease(ft, c, NS_NEVER);

@@ -462,7 +462,7 @@ struct sim {
 	bool witness;			/* there is one; else silence is death */
 	struct record record;
 	struct cut cut[NODES];		/* by sender */
-	bool cut_ever;
+	bool cut_ever, told_alone;
 	struct cold cold;
 	bool g_nagle;
 	bool deterministic;		/* nothing in it diverges: no checkpoint may be needed */

@@ -283,6 +283,7 @@ static void ft_send(struct sim *s, struct node *nd, const struct ft_act *a)
 		if (s->fail.when == WHEN_ABORT && s->fail.kind != FAIL_NONE)
 			sim_at(s, s->now + s->fail.at, EV_FAIL, 0, 0, 0, NULL);
 	}
+	s->told_alone |= a->ctl.type == CTL_ALONE;
 	if (a->ctl.type == CTL_ALONE && s->abort_n) {
 		s->st->aborts_parted++;
 		s->abort_n = 0;

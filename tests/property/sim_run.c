@@ -398,7 +398,7 @@ static void lost(struct sim *s)
 	if (f->node != s->prim)
 		sim_fail(s, "liveness", "the VM is lost, and only the secondary had failed");
 	/* One that was told that the other goes on without it could not. */
-	if (s->fail_state[1 - s->prim] == FT_STANDBY && strcmp(s->fail_phase[s->prim], "parting"))
+	if (s->fail_state[1 - s->prim] == FT_STANDBY && !s->told_alone)
 		sim_fail(s, "liveness", "the VM is lost though the secondary could take over");
 	if (f->kind == FAIL_QEMU_PAUSES || f->kind == FAIL_FREEZE || f->kind >= FAIL_COMMAND)
 		sim_fail(s, "liveness", "the VM is lost, and nothing had died");

@@ -21,6 +21,49 @@ static void every_cell_is_named(void **state)
 	assert_true(ignored > 0 && ignored < FT_STATE_MAX * FE_TYPE_MAX);
 }
 
+/* docs/states.md: a row for each cell that does something, the others in one line. */
+static void every_cell_is_documented(void **state)
+{
+	static char doc[65536];
+	FILE *f = fopen(STATES_DOC, "r");
+	size_t n;
+
+	assert_non_null(f);
+	n = fread(doc, 1, sizeof(doc) - 1, f);
+	fclose(f);
+	assert_in_range(n, 1, sizeof(doc) - 2);
+	for (int s = 0; s < FT_STATE_MAX; s++) {
+		char want[160], *begin, *end, *none;
+
+		snprintf(want, sizeof(want), "\n## %s\n", ft_state_name(s));
+		begin = strstr(doc, want);
+		if (!begin)
+			fail_msg("docs/states.md has no state %s", ft_state_name(s));
+		end = strstr(begin + 4, "\n## ");
+		if (end)
+			*end = 0;
+		none = strstr(begin, "\nMeans nothing here: ");
+		for (int e = 0; e < FE_TYPE_MAX; e++) {
+			bool ignored = !strcmp(ft_cell(s, e), "ignore");
+			char *at;
+
+			snprintf(want, sizeof(want), "\n| %s | `%s` | ", ft_ev_name(e), ft_cell(s, e));
+			at = ignored ? NULL : strstr(begin, want);
+			if (!ignored && (!at || strcspn(at + strlen(want), "\n") < 12))
+				fail_msg("docs/states.md, %s: no row %s", ft_state_name(s), want + 1);
+			snprintf(want, sizeof(want), " %s", ft_ev_name(e));
+			at = none;
+			while (at && (at = strstr(at + 1, want)) && !strchr(",.", at[strlen(want)]))
+				;
+			if (ignored != !!at)
+				fail_msg("docs/states.md, %s: %s means %s", ft_state_name(s), ft_ev_name(e), ignored ? "nothing" :
+					 "something");
+		}
+		if (end)
+			*end = '\n';
+	}
+}
+
 static void every_name(void **state)
 {
 	for (int i = 0; i < FT_STATE_MAX; i++)
@@ -214,7 +257,7 @@ static void random_events(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(every_cell_is_named), cmocka_unit_test(every_name), cmocka_unit_test(slow_hosts),
+		cmocka_unit_test(every_cell_is_named), cmocka_unit_test(every_cell_is_documented), cmocka_unit_test(every_name), cmocka_unit_test(slow_hosts),
 		cmocka_unit_test(random_events),
 	};
 
