@@ -61,6 +61,7 @@ void node_event(struct node *n, const struct ft_ev *ev)
 		n->ev_n--;
 		ring_step(n->ring, n->ft, clock_ns(), &now, &acts);
 		n->generation = ft_generation(n->ft);
+		node_role_note(n);
 		for (unsigned int i = 0; i < acts.n && !n->ended; i++)
 			node_carry_out(n, &acts.a[i]);
 		node_tell_memory(n);
@@ -74,7 +75,7 @@ bool node_serves(const struct node *n)
 {
 	switch (ft_state(n->ft)) {
 	case FT_INIT:
-		return n->o->role == RUN_PRIMARY;
+		return n->role == RUN_PRIMARY;
 	case FT_JOINING:
 	case FT_STANDBY:
 		return false;
@@ -85,7 +86,7 @@ bool node_serves(const struct node *n)
 
 void node_begin(struct node *n)
 {
-	struct ft_ev ev = { .type = FE_START };
+	struct ft_ev ev = { .type = FE_START, .value = n->begin_as };
 
 	n->started = true;
 	node_event(n, &ev);
@@ -188,7 +189,7 @@ int node_start_qemu(struct node *n, struct err *e)
 	uint32_t mtu[NET_MAX_NICS] = { 0 };
 
 	/* A QEMU that is started anew is always a secondary's. */
-	rc = vm_start(n->vm, !n->restarting && n->o->role == RUN_PRIMARY, fds, e);
+	rc = vm_start(n->vm, !n->restarting && n->role == RUN_PRIMARY, fds, e);
 	if (rc)
 		return rc;
 	if (n->px) {
@@ -211,7 +212,7 @@ int node_start_qemu(struct node *n, struct err *e)
 	if (!n->px)
 		return e->code;
 	/* Nothing of a network reaches a VM that only stands by, also before it has a peer. */
-	if (n->o->role == RUN_SECONDARY)
+	if (n->role == RUN_SECONDARY)
 		proxy_event(n->px, NEV_ROLE, 1, NET_SECONDARY);
 	return shape_add_mtus(n, mtu, e);
 }
@@ -260,7 +261,7 @@ static int make_machine(struct node *n, struct err *e)
 	n->vm = vm_new(n->control, &spec, &vm_ops, e);
 	if (!n->vm)
 		return e->code;
-	ft_cfg_default(&cfg, n->o->role == RUN_PRIMARY ? FT_PRIMARY : FT_SECONDARY);
+	ft_cfg_default(&cfg, n->role == RUN_PRIMARY ? FT_PRIMARY : FT_SECONDARY);
 	ft_cfg_slow(&cfg, n->o->qemu_timeout);
 	cfg.checkpoint_delay = n->checkpoint_delay = n->o->checkpoint_delay;
 	cfg.lease = n->o->timeout;
@@ -271,7 +272,9 @@ static int make_machine(struct node *n, struct err *e)
 	n->ring = ring_new(RING_STEPS);
 	if (!n->ft || !n->ring)
 		return err_set(e, -ENOMEM, "no memory for the control machine");
-	ft_init(n->ft, &cfg, 1);
+	node_role_cfg(n, &cfg);
+	n->drift = cfg.drift;
+	ft_init(n->ft, &cfg, n->generation);
 	n->tick = (struct loop_timer){ .fn = on_tick, .arg = n };
 	return node_start_qemu(n, e);
 }
@@ -315,7 +318,7 @@ static int shape_add_ident(struct node *n, struct err *e)
 int node_qemu_known(struct node *n, struct err *e)
 {
 	struct memwork_ops ops = node_mem_ops;
-	struct memwork_cfg cfg = { .spill_dir = n->o->spill_dir, .standby = n->o->role == RUN_SECONDARY,
+	struct memwork_cfg cfg = { .spill_dir = n->o->spill_dir, .standby = n->role == RUN_SECONDARY,
 				   .pack = n->o->compress, .workers = n->o->workers };
 	int rc = shape_add_ident(n, e);
 
@@ -364,6 +367,7 @@ static void take_down(struct node *n)
 		loop_stop(n->bulk);
 		pthread_join(n->bulk_thread, NULL);
 	}
+	node_role_end(n);
 	node_disk_end(n);
 	closer_end(n->closer);
 	for (int i = 0; i < WIRE_CHANNELS; i++)
@@ -411,7 +415,6 @@ int node_run(const struct run_opts *o, struct err *e)
 		return err_set(e, -ENOMEM, "no memory");
 	n->o = o;
 	n->started_at = n->state_at = clock_ns();
-	n->generation = 1;
 	rc = node_sandbox_helper(n, e);
 	n->closer = rc ? NULL : closer_start(e);
 	if (!rc && !n->closer)
@@ -420,6 +423,8 @@ int node_run(const struct run_opts *o, struct err *e)
 		rc = read_keys(n, e);
 	if (!rc)
 		rc = look_at_command(n, e);
+	if (!rc)
+		rc = node_role_open(n, e);
 	if (!rc)
 		rc = node_sandbox_plan(n, e);
 	if (!rc) {
@@ -431,6 +436,8 @@ int node_run(const struct run_opts *o, struct err *e)
 	}
 	if (!rc)
 		rc = node_monitor_start(n, e);
+	if (!rc)
+		rc = node_role_start(n, e);
 	if (!rc)
 		rc = node_disk_start(n, e);
 	if (!rc)

@@ -50,7 +50,7 @@ static void on_vm_ready(void *arg, struct agentctl *agent)
 		node_give_up(n, FT_EXIT_FAILED);
 		return;
 	}
-	memwork_qemu(n->mem, agent, !n->restarting && n->o->role == RUN_PRIMARY, !n->probe.wp_async);
+	memwork_qemu(n->mem, agent, !n->restarting && n->role == RUN_PRIMARY, !n->probe.wp_async);
 	if (n->restarting) {
 		n->restarting = false;
 		step_done(n, STEP_RESTART, n->restart_n, 0, 0);
@@ -413,7 +413,7 @@ static void do_step(struct node *n, enum ft_step step, uint64_t num)
 		node_disk_fence(n, num);
 		break;
 	case STEP_WITNESS:
-		step_done(n, step, num, 0, 0);
+		node_role_claim(n, num);
 		break;
 	case STEP_MAX:
 		break;

@@ -262,7 +262,7 @@ void node_disk_attached(struct node *n, bool up)
 int node_disk_start(struct node *n, struct err *e)
 {
 	struct disk_cfg cfg = { .loop = n->disk_loop, .n = n->cl.n_disks, .dir = n->o->disk_dir[0] ? n->o->disk_dir : NULL,
-				.run_dir = n->o->run_dir, .as = node_user(n), .serves = n->o->role == RUN_PRIMARY, .discard = n->o->discard_disks,
+				.run_dir = n->o->run_dir, .as = node_user(n), .serves = n->role == RUN_PRIMARY, .discard = n->o->discard_disks,
 				.shared = n->o->shared_disk, .resync_rate = n->o->resync_rate,
 				.patience = n->o->qemu_timeout / 2, .socket = n->disk_socket };
 	struct disk_ops ops = disk_ops;

@@ -11,6 +11,8 @@
 #include "base/tls.h"
 #include "cluster/fence.h"
 #include "cluster/heartbeat.h"
+#include "cluster/nodestate.h"
+#include "cluster/witness.h"
 #include "core/ft.h"
 #include "core/ring.h"
 #include "disk/disk.h"
@@ -92,7 +94,17 @@ struct node {
 	unsigned int n_closed, n_eof;
 	bool down_told;
 	struct loop_timer closing, silence, ask;
+	enum run_role role;		/* what this node begins as: by its state, or by the command line */
+	struct nodestate *state;
+	struct witness *witness;	/* NULL: --no-witness */
+	uint64_t claim, claim_n;	/* STEP_WITNESS: ticket, generation */
+	nstime drift;
 	bool asking;			/* before the VM is begun: does the peer serve it? */
+	bool began_asking;		/* it was decided once, or is being decided, whether the VM begins (node_role.c) */
+	bool peer_yields;		/* the peer is a secondary */
+	uint64_t question;		/* the witness's ticket of a cold start */
+	uint32_t question_next, begin_as;	/* generation that was claimed; granted (0: not yet) */
+	const char *waits_for;		/* sentence that was said last */
 	int missed;			/* attempts to reach it meanwhile */
 	struct heartbeat *beat;
 	uint64_t beat_id;
@@ -218,6 +230,28 @@ void node_link_mute(struct node *n);
 void node_link_drop(struct node *n);
 void node_link_end(struct node *n);
 void node_send_ctl(struct node *n, const struct ctl_msg *m);
+
+/* node_role.c */
+/* node_role_open() - read the state: what this node begins as; before anything that depends on it */
+int node_role_open(struct node *n, struct err *e);
+/* node_role_start() - the control loop is there: the witness. node_role_end(): away with both */
+int node_role_start(struct node *n, struct err *e);
+void node_role_end(struct node *n);
+void node_role_cfg(const struct node *n, struct ft_cfg *cfg);
+/* node_role_note() - after each event: write down what changed */
+void node_role_note(struct node *n);
+/* node_role_claim() - STEP_WITNESS */
+void node_role_claim(struct node *n, uint64_t generation);
+/* node_role_meets() - a peer wants to be paired: its role and this node's. Return: 0, or -errno with a sentence for both */
+int node_role_meets(struct node *n, const struct hello *peer, struct err *e);
+/*
+ * node_role_asked() - the peer was asked before the VM is begun: @peer_yields: it is a secondary; else it cannot be reached
+ * node_role_again() - n->ask has come
+ * node_role_yield() - the peer serves, or is to serve; @why: a sentence
+ */
+void node_role_asked(struct node *n, bool peer_yields);
+void node_role_again(struct node *n);
+void node_role_yield(struct node *n, const char *why);
 
 /* node_net.c */
 /* node_net_read() - understand what the options say of NICs and rules; the QEMU command was read */

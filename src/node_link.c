@@ -252,7 +252,8 @@ static void on_beat(void *arg, const struct hb_event *hb)
 	struct node *n = arg;
 	struct ft_ev ev = { .type = FE_BEAT, .value = hb->sent };
 
-	if (!n->beat || hb->id != n->beat_id)
+	/* Also those that came before the heartbeat was stopped: they were answered. */
+	if (!n->linked || hb->id != n->beat_id || (!n->beat && hb->type != HB_BEAT))
 		return;
 	switch (hb->type) {
 	case HB_BEAT:
@@ -334,19 +335,12 @@ static void start_beat(struct node *n, const struct pair_link *l)
 	explicit_bzero(cfg.key, sizeof(cfg.key));
 }
 
-/* The peer has answered, or does not: the VM may begin, if that is what this node was started for. */
-static void asked(struct node *n)
-{
-	if (!n->asking)
-		return;
-	n->asking = false;
-	loop_timer_del(n->control, &n->ask);
-	node_begin(n);
-}
-
 static void on_ask(struct loop_timer *t)
 {
-	asked(t->arg);
+	struct node *n = t->arg;
+
+	if (n->asking)
+		node_role_again(n);
 }
 
 static void on_missed(void *arg)
@@ -354,29 +348,28 @@ static void on_missed(void *arg)
 	struct node *n = arg;
 
 	if (n->asking && ++n->missed >= n->o->peer.n)
-		asked(n);
+		node_role_asked(n, false);
 }
 
 static void on_refused(void *arg, bool by_peer, uint32_t generation, const char *sentence)
 {
 	struct node *n = arg;
 
-	if (!node_serves(n))
+	if (n->ended || !node_serves(n) || (!by_peer && n->asking && generation))
 		return;
 	if (!generation || (!n->asking && n->linked_at)) {
 		/* Two that have been a pair and both serve: nobody here can tell which one has to go. */
 		if (generation)
 			log_error("the VM runs on the peer too: end one of the two, and start it again without --primary");
-		asked(n);
+		if (!generation)
+			node_role_asked(n, true);
 		return;
 	}
 	/* This node has never had a peer in this life, and the other one has the VM of a later one. */
-	log_error("the VM is not begun here: %s", sentence);
-	if (n->asking || generation > n->generation) {
-		loop_timer_del(n->control, &n->ask);
-		vm_kill(n->vm);
-		node_give_up(n, FT_EXIT_PEER);
-	}
+	if (n->asking || generation > n->generation)
+		node_role_yield(n, sentence);
+	else
+		log_error("the VM is not begun there: %s", sentence);
 }
 
 static void on_paired(void *arg, struct pair_link *l)
@@ -387,7 +380,7 @@ static void on_paired(void *arg, struct pair_link *l)
 	char text[ADDR_TEXT];
 	bool serves;
 
-	asked(n);
+	node_role_asked(n, true);
 	serves = node_serves(n);
 	if (!serves)
 		n->generation = l->peer.generation;
@@ -426,13 +419,13 @@ static int on_check(void *arg, const struct hello *peer, struct err *e)
 	struct node *n = arg;
 	bool serves = node_serves(n);
 
-	if (serves && peer->role == FT_PRIMARY)
-		return err_set(e, -EINVAL, "both nodes are primary: %s serves the VM already (generation %u); start the other one "
-			       "without --primary, and it becomes the secondary", n->asking ? "the peer" : "this node",
-			       n->asking ? peer->generation : n->generation);
+	int rc = serves ? node_role_meets(n, peer, e) : 0;
+
+	if (rc)
+		return rc;
 	if (!serves && peer->role == FT_SECONDARY)
 		return err_set(e, -EINVAL, "both nodes are secondary: start the one whose VM it is with --primary");
-	if (ft_state(n->ft) == FT_PROMOTING)
+	if (ft_state(n->ft) == FT_PROMOTING || ft_state(n->ft) == FT_FENCED || (serves && ft_claims(n->ft)))
 		return err_set(e, -EBUSY, "this node is just taking over");
 	if (ft_memory(n->ft) == FT_MEM_STUCK)
 		return err_set(e, -ENOTSUP, "the memory of the VM that this node has taken over could not be shared again, so it cannot "
@@ -442,8 +435,10 @@ static int on_check(void *arg, const struct hello *peer, struct err *e)
 
 void node_link_tell(struct node *n)
 {
-	if (n->pair)
-		pair_set(n->pair, node_serves(n) ? FT_PRIMARY : FT_SECONDARY, n->generation);
+	if (!n->pair)
+		return;
+	pair_set(n->pair, node_serves(n) ? FT_PRIMARY : FT_SECONDARY, n->generation);
+	pair_set_state(n->pair, (uint8_t)nodestate_get(n->state)->mode, node_serves(n) && n->started);
 }
 
 int node_send(struct node *n, enum wire_channel channel, struct wire_head *h, const uint8_t *head, int len,
@@ -535,7 +530,8 @@ int node_link_start(struct node *n, struct err *e)
 	n->pair = pair_new(&cfg, e);
 	if (!n->pair)
 		return e->code;
-	n->asking = n->o->role == RUN_PRIMARY;
+	node_link_tell(n);
+	n->asking = n->role == RUN_PRIMARY;
 	if (n->asking)
 		loop_timer_set(n->control, &n->ask, clock_ns() + (cfg.listen ? ASK_LISTENING_NS : ASK_NS));
 	return 0;

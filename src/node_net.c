@@ -138,7 +138,7 @@ int node_net_rules(struct node *n, const struct monitor_cmd *cmd, struct json_ob
 
 	proxy_rules(n->px, &rules);
 	if (cmd->rule.op != MONITOR_RULE_LIST && (st == FT_STANDBY || st == FT_JOINING || st == FT_PROMOTING ||
-						  (st == FT_INIT && n->o->role == RUN_SECONDARY)))
+						  (st == FT_INIT && n->role == RUN_SECONDARY)))
 		return err_set(e, -EINVAL, "this node is %s and has its rules from the primary: change them there, and "
 			       "they come here", st == FT_PROMOTING ? "promoting" : "the secondary");
 	switch (cmd->rule.op) {

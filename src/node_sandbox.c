@@ -69,6 +69,7 @@ int node_sandbox_plan(struct node *n, struct err *e)
 		cfg.low_port |= low(&n->o->paths[i].own);
 	cfg.dirs[cfg.n_dirs++] = n->o->run_dir;
 	cfg.dirs[cfg.n_dirs++] = n->o->spill_dir;
+	cfg.dirs[cfg.n_dirs++] = n->o->state_dir;
 	if (n->o->disk_dir[0])
 		cfg.dirs[cfg.n_dirs++] = n->o->disk_dir;
 	for (unsigned int i = 0; i < n->cl.n_disks && !n->o->disk_dir[0] && cfg.n_dirs < SANDBOX_DIRS; i++) {

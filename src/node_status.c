@@ -49,7 +49,7 @@ void node_view(struct node *n, struct node_view *v)
 	s->started_at = n->started_at;
 	s->state = n->ft ? ft_state(n->ft) : FT_INIT;
 	/* Who serves is the primary, whatever the command line said. */
-	s->role = s->state == FT_JOINING || s->state == FT_STANDBY || (s->state == FT_INIT && n->o->role == RUN_SECONDARY) ?
+	s->role = s->state == FT_JOINING || s->state == FT_STANDBY || (s->state == FT_INIT && n->role == RUN_SECONDARY) ?
 		  FT_SECONDARY : FT_PRIMARY;
 	s->reason = ft_reason(n->ft);
 	s->state_at = n->state_at;
@@ -136,7 +136,8 @@ void node_view(struct node *n, struct node_view *v)
 	s->hybrid_at = n->hybrid_at;
 	s->svm_stuck = s->role == FT_SECONDARY && m.limit.private_pages >= 2 * n->limits.private_pages;
 	monitor_stats_get(n->monitor, &s->monitor);
-	s->warnings[w++] = RUN_WARN_NO_ARBITRATION;
+	if (n->o->witness.kind == WITNESS_NONE)
+		s->warnings[w++] = RUN_WARN_NO_ARBITRATION;
 	if (n->o->insecure && !n->tls)
 		s->warnings[w++] = RUN_WARN_NOT_ENCRYPTED;
 	if (n->disk && n->o->shared_disk && !*n->o->fence_command)
@@ -183,6 +184,13 @@ static int on_command(void *arg, const struct monitor_cmd *cmd, struct json_obje
 		if (st != FT_STANDBY && st != FT_PROTECTED)
 			return err_set(e, -EINVAL, "there is nothing to fail over to: this node is %s", ft_state_name(st));
 		ev.type = FE_FAILOVER;
+		break;
+	case MONITOR_SWITCH:
+		if (st != FT_STANDBY && st != FT_PROTECTED)
+			return err_set(e, -EINVAL, "there is nothing to switch to: this node is %s", ft_state_name(st));
+		if (n->witness && n->witness_lost)
+			return err_set(e, -EAGAIN, "the witness cannot be reached, and the other node could not be granted the VM");
+		ev.type = FE_SWITCH;
 		break;
 	case MONITOR_SET:
 		if (node_net_set(n, cmd, e) < 0)
@@ -403,6 +411,8 @@ void node_tell_state(struct node *n, const struct ft_act *a)
 	node_health(n);
 	if (s == FT_ALONE || s == FT_ENDED) {
 		answer_all(n, MONITOR_FAILOVER, true, "");
+		answer_all(n, MONITOR_SWITCH, s == FT_ALONE ? was == FT_PROMOTING || was == FT_STANDBY : a->reason == FT_WHY_SWITCH,
+			   "protection ended before the nodes could change roles");
 		answer_all(n, MONITOR_CHECKPOINT, false, "protection ended before the checkpoint was complete");
 	}
 	/* After the work of the failover, not in the middle of it. */
@@ -448,6 +458,7 @@ void node_tell_memory(struct node *n)
 void node_tell_end(struct node *n)
 {
 	answer_all(n, MONITOR_FAILOVER, false, "lockstep has ended");
+	answer_all(n, MONITOR_SWITCH, false, "lockstep has ended");
 	answer_all(n, MONITOR_CHECKPOINT, false, "lockstep has ended");
 }
 

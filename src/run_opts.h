@@ -8,6 +8,7 @@
 #include "base/account.h"
 #include "base/clock.h"
 #include "base/log.h"
+#include "cluster/witness.h"
 #include "core/rule.h"
 #include "link/addr.h"
 
@@ -20,7 +21,7 @@
 
 /* Said once in the log and by status as long as true. */
 #define RUN_WARN_NO_ARBITRATION \
-	"link loss means the peer is dead: no arbitration yet, split brain is possible"
+	"there is no witness: a link that is lost is taken for a dead peer, and two nodes may serve the VM"
 #define RUN_WARN_NOT_ENCRYPTED \
 	"the link is not encrypted and not authenticated: whoever reaches it can read and change the VM"
 
@@ -81,6 +82,11 @@ struct run_opts {
 	bool no_precopy;		/* guest memory is copied in pauses only */
 	unsigned int workers;		/* threads that copy guest memory; 0: as many as are worth it */
 	nstime qemu_timeout;		/* QEMU's monitor unanswered for so long counts as QEMU's death */
+	struct witness_spec witness;	/* who decides when the two cannot reach each other */
+	bool witness_said;		/* --witness or --no-witness was given */
+	bool force_primary;		/* the administrator knows that no other node has the VM */
+	bool strict_death;		/* connections that were closed prove nothing */
+	char state_dir[PATH_MAX];	/* what is remembered of the VM from one run to the next */
 	char run_dir[PATH_MAX];		/* control socket and the like; not yet made */
 	uint64_t private_limit;		/* bytes that the SVM may have written; 0: a part of the guest's memory */
 	uint64_t staged_limit;		/* bytes of a checkpoint to come that may wait at the secondary; likewise */

@@ -3,13 +3,16 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
+#include "base/again.h"
 #include "base/crash.h"
 #include "base/log.h"
 #include "base/notify.h"
 #include "base/spawn.h"
 #include "cli/cli.h"
 #include "cli/run_args.h"
+#include "core/ft.h"
 #include "node.h"
 
 static int run_fn(int argc, char **argv)
@@ -48,10 +51,19 @@ static int run_fn(int argc, char **argv)
 	notify_init();
 	if (!run_encrypted(o) && !(o->listen.n ? &o->listen : &o->peer)->loopback)
 		log_warn("%s", RUN_WARN_NOT_ENCRYPTED);
-	log_warn("%s", RUN_WARN_NO_ARBITRATION);
+	if (o->witness.kind == WITNESS_NONE)
+		log_warn("%s", RUN_WARN_NO_ARBITRATION);
 	if (o->shared_disk && !*o->fence_command)
 		log_warn("%s", RUN_WARN_NO_FENCE);
 	rc = node_run(o, &e);
+	if (rc == FT_EXIT_REJOIN) {
+		log_note("the other node has the VM: this one begins anew, as its secondary");
+		rc = again_run(&e);
+		if (rc < 0) {
+			log_error("this program cannot be started anew: %s", e.msg);
+			rc = FT_EXIT_PEER;
+		}
+	}
 	spawn_helper_end();
 	status = rc >= 0 ? rc : rc == -EINVAL || rc == -ENOTSUP ? CLI_USAGE : CLI_FAILED;
 	if (rc < 0)

@@ -10,8 +10,10 @@
 
 #include <errno.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include "base/tls.h"
 #include "cli/conf.h"
@@ -36,7 +38,8 @@ enum {
 	OPT_COMPARE, OPT_SCAN, OPT_QUEUE, OPT_NIC, OPT_RULE, OPT_NO_HYBRID, OPT_COMPRESS, OPT_WORKERS, OPT_NO_PRECOPY, OPT_QEMU_TIMEOUT,
 	OPT_RUN_DIR, OPT_SPILL_DIR, OPT_LOG_LEVEL, OPT_PRIVATE_LIMIT, OPT_STAGED_LIMIT, OPT_DISK_DIR, OPT_DISCARD,
 	OPT_RESYNC_RATE, OPT_SHARED_DISK, OPT_FENCE, OPT_FENCE_TIMEOUT, OPT_CONFIG = 300,
-	OPT_PSK_FILE, OPT_PSK_USER, OPT_TLS_DIR, OPT_USER, OPT_NO_SANDBOX,
+	OPT_PSK_FILE, OPT_PSK_USER, OPT_TLS_DIR, OPT_USER, OPT_NO_SANDBOX, OPT_WITNESS, OPT_NO_WITNESS, OPT_FORCE_PRIMARY,
+	OPT_STRICT_DEATH, OPT_STATE_DIR, OPT_LAST,
 };
 
 const struct cli_opt run_opts_table[] = {
@@ -48,6 +51,11 @@ const struct cli_opt run_opts_table[] = {
 	{ "psk-file", OPT_PSK_FILE, "FILE", "encrypt the link with a key in FILE, the same on both nodes, as psktool writes it" },
 	{ "psk-user", OPT_PSK_USER, "NAME", "whose key that is, the same on both nodes (default " TLS_DEF_USER ")" },
 	{ "tls-dir", OPT_TLS_DIR, "DIR", "encrypt the link by certificates: ca-cert.pem, server-cert.pem, client-cert.pem, ..." },
+	{ "witness", OPT_WITNESS, "WHO", "who decides when the link is lost: etcd:URL[,...], disk:PATH, or command:CMD" },
+	{ "no-witness", OPT_NO_WITNESS, NULL, "a lost link counts as a dead peer, so that both nodes may come to serve" },
+	{ "strict-death", OPT_STRICT_DEATH, NULL, "do not take closed connections for the death of the peer" },
+	{ "force-primary", OPT_FORCE_PRIMARY, NULL, "begin the VM here, whatever the state and the witness say" },
+	{ "state-dir", OPT_STATE_DIR, "DIR", "for what is remembered of the VM (default: run-dir, if given, or /var/lib/lockstep)" },
 	{ "insecure", OPT_INSECURE, NULL, "allow a link beyond this host, though it is not encrypted" },
 	{ "heartbeat", OPT_HEARTBEAT, "MS", "time between two heartbeats (default 50)" },
 	{ "timeout", OPT_TIMEOUT, "MS", "silence that counts as the peer's death (default 500)" },
@@ -200,6 +208,28 @@ static int run_option(int id, const char *arg, struct run_opts *o, struct err *e
 		return run_once("--psk-user", arg, &o->psk_user, e);
 	case OPT_TLS_DIR:
 		return run_once("--tls-dir", arg, &o->tls_dir, e);
+	case OPT_WITNESS:
+		if (o->witness_said)
+			return err_set(e, -EINVAL, "--witness: there can be one only, or none");
+		rc = witness_spec_parse(arg, &o->witness, e);
+		if (rc)
+			err_prefix(e, "--witness");
+		o->witness_said = true;
+		return rc;
+	case OPT_NO_WITNESS:
+		if (o->witness_said)
+			return err_set(e, -EINVAL, "--no-witness: there can be one only, or none");
+		o->witness_said = true;
+		return 0;
+	case OPT_STRICT_DEATH:
+		o->strict_death = true;
+		return 0;
+	case OPT_FORCE_PRIMARY:
+		o->force_primary = true;
+		o->role = RUN_PRIMARY;
+		return 0;
+	case OPT_STATE_DIR:
+		return run_path("--state-dir", arg, o->state_dir, e);
 	case OPT_INSECURE:
 		o->insecure = true;
 		return 0;
@@ -300,6 +330,42 @@ static int run_check_role(struct run_opts *o, struct err *e)
 	return 0;
 }
 
+static int run_check_witness(struct run_opts *o, struct err *e)
+{
+	for (unsigned int i = 0; i < o->n_paths && !o->witness_said; i++) {
+		const struct run_addr *a = o->paths[i].own.n ? &o->paths[i].own : &o->paths[i].other;
+
+		if (!a->loopback)
+			return err_set(e, -EINVAL, "when the link is lost, who decides which node goes on? Give both nodes a witness "
+				       "(--witness etcd:URL,..., disk:PATH or command:CMD), or say --no-witness: then both may come to "
+				       "serve the VM at the same time");
+	}
+	return 0;
+}
+
+/* Where the state is when nobody says: it outlives a restart of the host, unless the run directory was chosen, too. */
+static int run_state_dir(struct run_opts *o, bool chosen, struct err *e)
+{
+	const char *own = getenv("LOCKSTEP_STATE_DIR"), *home = getenv("HOME"), *xdg = getenv("XDG_STATE_HOME");
+	int n;
+
+	if (*o->state_dir)
+		return 0;
+	if (own && *own)
+		return run_path("LOCKSTEP_STATE_DIR", own, o->state_dir, e);
+	if (chosen)
+		return run_path("--run-dir", o->run_dir, o->state_dir, e);
+	if (!geteuid())
+		n = snprintf(o->state_dir, sizeof(o->state_dir), "/var/lib/lockstep");
+	else if (xdg && *xdg)
+		n = snprintf(o->state_dir, sizeof(o->state_dir), "%s/lockstep", xdg);
+	else if (home && *home)
+		n = snprintf(o->state_dir, sizeof(o->state_dir), "%s/.local/state/lockstep", home);
+	else
+		return err_set(e, -EINVAL, "where is the state of the VM to be kept? Give --state-dir DIR");
+	return n < (int)sizeof(o->state_dir) ? 0 : err_set(e, -EINVAL, "--state-dir: the directory's name is too long");
+}
+
 static int run_check_tls(struct run_opts *o, struct err *e)
 {
 	if (o->psk_file && o->tls_dir)
@@ -315,6 +381,7 @@ static int run_check(struct run_opts *o, struct err *e)
 {
 	struct stat st;
 	char path[PATH_MAX];
+	bool chosen;
 	int rc;
 
 	if (!*o->name)
@@ -322,8 +389,11 @@ static int run_check(struct run_opts *o, struct err *e)
 	rc = run_check_tls(o, e);
 	if (!rc)
 		rc = run_check_role(o, e);
+	if (!rc)
+		rc = run_check_witness(o, e);
 	if (rc)
 		return rc;
+	chosen = *o->run_dir || (getenv(RUNDIR_ENV) && *getenv(RUNDIR_ENV));
 	if (o->timeout < RUN_MIN_BEATS * o->heartbeat)
 		return err_set(e, -EINVAL, "--timeout %llu is too short: with a heartbeat every %llu ms it must be at "
 			       "least %llu, or one late heartbeat would be taken for a death", o->timeout / NS_PER_MS,
@@ -341,7 +411,8 @@ static int run_check(struct run_opts *o, struct err *e)
 		if (rc)
 			return rc;
 	}
-	return rundir_socket(o->run_dir, o->name, path, sizeof(path), e);
+	rc = run_state_dir(o, chosen, e);
+	return rc ? rc : rundir_socket(o->run_dir, o->name, path, sizeof(path), e);
 }
 
 static const struct cli_opt *find_option(const char *name)
@@ -421,7 +492,7 @@ int run_args_parse(int argc, char **argv, struct run_opts *o, struct err *e)
 {
 	struct cli_args a = { .cmd = &cmd_run, .argc = argc, .argv = argv,
 			      .stray = "; options of QEMU come after the --, behind the QEMU command" };
-	bool given[OPT_CONFIG + 1] = { 0 };
+	bool given[OPT_LAST] = { 0 };
 	const char *config = NULL;
 	int id, rc;
 

@@ -148,13 +148,13 @@ int codec_hello_put(uint8_t *out, size_t cap, const struct hello *m)
 {
 	struct wcursor w = wcursor_of(out, cap);
 
-	if (!wire_name_ok(m->name) || m->shape_len > WIRE_MAX_SHAPE)
+	if (!wire_name_ok(m->name) || m->mode > WIRE_MAX_MODE || m->shape_len > WIRE_MAX_SHAPE)
 		return -EINVAL;
 	wcursor_u32(&w, m->version);
 	wcursor_u8(&w, (uint8_t)m->role);
 	wcursor_u8(&w, (uint8_t)m->channel);
 	wcursor_u8(&w, (uint8_t)strlen(m->name));
-	wcursor_u8(&w, 0);
+	wcursor_u8(&w, (uint8_t)(m->mode | (m->begun ? WIRE_BEGUN : 0)));
 	wcursor_bytes(&w, m->session, LINK_ID_LEN);
 	wcursor_u32(&w, (uint32_t)m->shape_len);
 	wcursor_bytes(&w, m->name, strlen(m->name));
@@ -176,7 +176,7 @@ static bool shape_ok(const char *s, size_t n)
 int codec_hello_get(const struct wire_head *h, const uint8_t *p, size_t len, struct hello *m, struct err *e)
 {
 	struct cursor c = cursor_of(p, len);
-	uint8_t role, channel, name_len, zero;
+	uint8_t role, channel, name_len, state;
 	const uint8_t *shape;
 
 	memset(m, 0, sizeof(*m));
@@ -187,7 +187,7 @@ int codec_hello_get(const struct wire_head *h, const uint8_t *p, size_t len, str
 	role = cursor_u8(&c);
 	channel = cursor_u8(&c);
 	name_len = cursor_u8(&c);
-	zero = cursor_u8(&c);
+	state = cursor_u8(&c);
 	cursor_copy(&c, m->session, LINK_ID_LEN);
 	m->shape_len = cursor_u32(&c);
 	if (name_len > WIRE_MAX_NAME || m->shape_len > WIRE_MAX_SHAPE)
@@ -199,8 +199,10 @@ int codec_hello_get(const struct wire_head *h, const uint8_t *p, size_t len, str
 	m->generation = h->generation;
 	if (codec_end(&c, "hello", e))
 		return -EPROTO;
-	if (role > FT_SECONDARY || channel >= WIRE_CHANNELS || zero)
-		return err_set(e, -EPROTO, "a hello has role %u, channel %u, reserved %u", role, channel, zero);
+	if (role > FT_SECONDARY || channel >= WIRE_CHANNELS || (state & ~WIRE_BEGUN) > WIRE_MAX_MODE)
+		return err_set(e, -EPROTO, "a hello has role %u, channel %u, state %u", role, channel, state);
+	m->mode = (uint8_t)(state & ~WIRE_BEGUN);
+	m->begun = state & WIRE_BEGUN;
 	m->role = role;
 	m->channel = channel;
 	/* A zero inside the name makes it shorter than it said. */

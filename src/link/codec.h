@@ -35,6 +35,8 @@ struct hello {
 	enum ft_role role;
 	uint32_t generation;
 	enum wire_channel channel;
+	uint8_t mode;			/* of its state file; up to WIRE_MAX_MODE, what it means is not the link's business */
+	bool begun;			/* it serves now */
 	char name[WIRE_MAX_NAME + 1];	/* the VM's */
 	uint8_t session[LINK_ID_LEN];
 	const char *shape;		/* lines of key=value; borrowed; NOT ended by a zero */

@@ -166,7 +166,7 @@ bool pair_say_hello(struct pair *p, struct greet *g, uint8_t type, enum wire_cha
 {
 	struct hello m = {
 		.version = WIRE_VERSION,
-		.role = p->cfg.role,
+		.role = p->cfg.role, .mode = p->cfg.mode, .begun = p->cfg.begun,
 		.channel = ch,
 		.shape = p->shape,
 		.shape_len = ch == WIRE_CONTROL ? p->cfg.shape_len : 0,
@@ -410,6 +410,12 @@ void pair_free(struct pair *p)
 	free(p->peer_shape);
 	free(p->shape);
 	free(p);
+}
+
+void pair_set_state(struct pair *p, uint8_t mode, bool begun)
+{
+	p->cfg.mode = mode;
+	p->cfg.begun = begun;
 }
 
 void pair_set(struct pair *p, enum ft_role role, uint32_t generation)

@@ -47,6 +47,8 @@ struct pair_cfg {
 	char name[WIRE_MAX_NAME + 1];	/* the VM's, see wire_name_ok() */
 	enum ft_role role;
 	uint32_t generation;
+	uint8_t mode;			/* see struct hello */
+	bool begun;
 	const char *shape;		/* lines of key=value, each with its newline; copied */
 	size_t shape_len;
 	struct tls *tls;		/* what the connections are encrypted with, for both roles; outlives the pair. NULL: not */
@@ -93,6 +95,9 @@ void pair_free(struct pair *p);
 
 /* pair_set() - what this node says of itself from now on; FT_PRIMARY: it serves the VM */
 void pair_set(struct pair *p, enum ft_role role, uint32_t generation);
+
+/* pair_set_state() - likewise: the mode of its state file, see struct hello; @begun: it serves now */
+void pair_set_state(struct pair *p, uint8_t mode, bool begun);
 
 /* pair_again() - the link that paired() handed out is gone; look for a peer again. Until then others are refused */
 void pair_again(struct pair *p);

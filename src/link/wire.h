@@ -11,7 +11,7 @@
  * Integers are big-endian. The structs only fix sizes and offsets, codec.c reads and writes through cursors.
  */
 
-#define WIRE_VERSION	4
+#define WIRE_VERSION	5
 #define WIRE_MAGIC	0x4c4b5331u	/* "LKS1", also in every later version, so that a difference can be named */
 
 enum wire_channel { WIRE_CONTROL, WIRE_FRAMES, WIRE_BULK, WIRE_DISK, WIRE_CHANNELS };
@@ -78,10 +78,12 @@ struct wire_hello {
 	uint8_t role;		/* 0 primary, 1 secondary: what it is now */
 	uint8_t channel;	/* HELLO: which connection this is to be */
 	uint8_t name_len;
-	uint8_t zero;
+	uint8_t state;		/* what the sender's state file says, enum nodestate_mode; WIRE_BEGUN: it serves now */
 	uint8_t session[16];	/* HELLO on control: zero; otherwise what WELCOME on control said */
 	uint8_t shape_len[4];	/* 0 but on control */
 };
+#define WIRE_BEGUN	0x80u
+#define WIRE_MAX_MODE	15u
 #define WIRE_HELLO_LEN	28
 static_assert(sizeof(struct wire_hello) == WIRE_HELLO_LEN, "hello");
 

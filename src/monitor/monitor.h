@@ -22,6 +22,7 @@ struct monitor;
 
 enum monitor_cmd_type {
 	MONITOR_CHECKPOINT,	/* make a checkpoint; answer when it is LOADED, with status_ckpt_json() */
+	MONITOR_SWITCH,		/* the nodes change roles; answer when that has happened */
 	MONITOR_FAILOVER,	/* secondary: take over, primary: hand over; answer when that has happened */
 	MONITOR_SET,		/* change settings; answer at once */
 	MONITOR_RULES,		/* show or change the rules; answer at once, with the rules in force */

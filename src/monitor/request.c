@@ -26,6 +26,7 @@ static const struct command {
 	{ "__lockstep_events", REQUEST_EVENTS, 0 },
 	{ "__lockstep_checkpoint", REQUEST_COMMAND, MONITOR_CHECKPOINT },
 	{ "__lockstep_failover", REQUEST_COMMAND, MONITOR_FAILOVER },
+	{ "__lockstep_switch", REQUEST_COMMAND, MONITOR_SWITCH },
 	{ "__lockstep_set", REQUEST_COMMAND, MONITOR_SET },
 	{ "__lockstep_rules", REQUEST_COMMAND, MONITOR_RULES },
 	{ "__lockstep_quit", REQUEST_COMMAND, MONITOR_QUIT },

@@ -400,6 +400,9 @@ static void lost(struct sim *s)
 	/* One that was told that the other goes on without it could not. */
 	if (s->fail_state[1 - s->prim] == FT_STANDBY && !s->told_alone)
 		sim_fail(s, "liveness", "the VM is lost though the secondary could take over");
+	/* A node that is frozen while it begins finds that its QEMU has not begun in time. */
+	if (f->kind == FAIL_FREEZE && !strcmp(s->fail_phase[s->prim], "start"))
+		return;
 	if (f->kind == FAIL_QEMU_PAUSES || f->kind == FAIL_FREEZE || f->kind >= FAIL_COMMAND)
 		sim_fail(s, "liveness", "the VM is lost, and nothing had died");
 	s->st->lost_unprotected++;

@@ -19,7 +19,7 @@
 
 #include "sim_node.h"
 
-#define RETRANSMIT	200000	/* us after a cut until what was sent in it arrives, at most */
+#define RETRANSMIT	100000	/* us after a cut until what was sent in it arrives, at most */
 
 void witness_draw(struct sim *s)
 {
@@ -147,14 +147,14 @@ nstime cut_over(struct sim *s, int from, nstime at)
 
 void cut_begin(struct sim *s, enum fail_kind kind, int node)
 {
-	nstime until = chance(s, 4000) ? NS_NEVER : s->now + us(s, 20000, 3000000);
+	nstime until = chance(s, 3000) ? NS_NEVER : s->now + us(s, 20000, chance(s, 5000) ? 150000 : 3000000);
 	uint8_t what = kind == FAIL_CUT_DATA ? CUT_DATA : kind == FAIL_CUT_BEATS ? CUT_BEATS : CUT_DATA | CUT_BEATS;
 	int only = kind == FAIL_CUT_ONE || (kind != FAIL_CUT && chance(s, 3000)) ? node : -1;
 
 	for (int i = 0; i < NODES; i++) {
 		if (only < 0 || only == i)
 			s->cut[i] = (struct cut){ .what = what, .at = s->now, .until = until };
-		if (what & CUT_DATA && chance(s, 4000))
+		if (what & CUT_DATA && chance(s, 5000))
 			sim_at(s, s->now + us(s, 0, chance(s, 5000) ? 20000 : 2000000), EV_LINKERR, i, 0, 0, NULL);
 	}
 	s->cut_ever = true;

@@ -604,7 +604,7 @@ static void run(void **state)
 	assert_string_equal(run_got.name, "web");
 	assert_string_equal(run_got.run_dir, dir);
 	assert_int_equal(run_got.qemu_argc, 3);
-	expect("run --name web --insecure --listen 0.0.0.0:9998 -- qemu -m 5", 0, "", "not encrypted");
+	expect("run --name web --insecure --no-witness --listen 0.0.0.0:9998 -- qemu -m 5", 0, "", "not encrypted");
 	run_rc = 1;
 	expect("run --name web --listen 127.0.0.1:9998 -- qemu", 1, "", "split brain");
 	run_rc = -ENOTSUP;

@@ -57,6 +57,10 @@ static const struct {
 	  "--peer [::1]:8" Q, "more than 8 addresses" },
 	{ "--name web --listen 127.0.0.1 --listen 192.0.2.2" Q, "--listen 192.0.2.2: the link is not encrypted" },
 	/* addresses */
+	{ "--name web --insecure --listen 192.0.2.2:9998" Q, "say --no-witness" },
+	{ S "--no-witness --witness disk:/x" Q, "there can be one only" },
+	{ S "--witness nobody:x" Q, "--witness" },
+	{ S "--state-dir=" Q, "--state-dir: the directory's name is empty" },
 	{ "--name web --listen 192.0.2.2:9998" Q, "say --insecure" },
 	{ "--name web --listen 0.0.0.0:9998" Q, "say --insecure" },
 	{ "--name web --listen [2001:db8::1]:9998" Q, "say --insecure" },
@@ -211,7 +215,7 @@ static void everything(void **state)
 	static struct run_opts o;
 	struct err e;
 
-	assert_int_equal(parse("--name=w-1 --peer=[2001:db8::2]:7 --primary --insecure --heartbeat 10 --timeout=30 "
+	assert_int_equal(parse("--name=w-1 --peer=[2001:db8::2]:7 --primary --insecure --no-witness --strict-death --state-dir /s --heartbeat 10 --timeout=30 "
 			       "--checkpoint-delay 2000 --compare-timeout 3600000 --qemu-timeout 100 --run-dir /x "
 			       "--expired-scan-cycle=20 --max-queue-size 16384 --no-hybrid --nic n0,max_queue_size=5 "
 			       "--rule bypass,proto=udp --rule=hold,port=1 "
@@ -223,6 +227,9 @@ static void everything(void **state)
 	assert_int_equal(o.peer.addr[0].ss.ss_family, AF_INET6);
 	assert_false(o.peer.loopback);
 	assert_true(o.insecure);
+	assert_true(o.strict_death);
+	assert_int_equal(o.witness.kind, WITNESS_NONE);
+	assert_string_equal(o.state_dir, "/s");
 	assert_true(o.heartbeat == 10 * NS_PER_MS);
 	assert_true(o.timeout == 30 * NS_PER_MS);
 	assert_true(o.checkpoint_delay == 2 * NS_PER_S);
@@ -279,9 +286,9 @@ static void loopback_needs_nothing(void **state)
 	/* Everywhere, in two spellings. */
 	assert_int_equal(parse("--name web --listen :9998" Q, &o, &e), -22);
 	assert_non_null(strstr(e.msg, "say --insecure"));
-	assert_int_equal(parse("--name web --insecure --listen :9998" Q, &o, &e), 0);
+	assert_int_equal(parse("--name web --insecure --no-witness --listen :9998" Q, &o, &e), 0);
 	assert_false(o.listen.loopback);
-	assert_int_equal(parse("--name web --insecure --listen 0.0.0.0:9998" Q, &o, &e), 0);
+	assert_int_equal(parse("--name web --insecure --no-witness --listen 0.0.0.0:9998" Q, &o, &e), 0);
 	assert_false(o.listen.loopback);
 }
 
@@ -318,15 +325,15 @@ static void who_listens(void **state)
 	struct err e;
 
 	/* One address for both: the node that has it listens. */
-	assert_int_equal(paths_of("--name web --insecure --peer 203.0.113.1" Q, &o, &e), 0);
+	assert_int_equal(paths_of("--name web --insecure --no-witness --peer 203.0.113.1" Q, &o, &e), 0);
 	assert_int_equal(o.listen.n, 1);
 	assert_int_equal(o.peer.n, 0);
 	assert_int_equal(ntohs(((struct sockaddr_in *)&o.listen.addr[0].ss)->sin_port), 9998);
-	assert_int_equal(paths_of("--name web --insecure --peer 203.0.113.10" Q, &o, &e), 0);
+	assert_int_equal(paths_of("--name web --insecure --no-witness --peer 203.0.113.10" Q, &o, &e), 0);
 	assert_int_equal(o.listen.n, 0);
 	assert_int_equal(o.peer.n, 1);
 	/* The very same words on both nodes: the smaller address listens, in whatever order they come. */
-	assert_int_equal(paths_of("--name web --insecure --peer 203.0.113.1 --peer 203.0.113.10 --peer 198.51.100.1 --peer "
+	assert_int_equal(paths_of("--name web --insecure --no-witness --peer 203.0.113.1 --peer 203.0.113.10 --peer 198.51.100.1 --peer "
 				  "203.0.113.2" Q, &o, &e), 0);
 	assert_int_equal(o.n_paths, 2);
 	assert_int_equal(o.listen.n, 1);
@@ -335,9 +342,9 @@ static void who_listens(void **state)
 	assert_string_equal(o.paths[0].other.text, "203.0.113.10");
 	assert_string_equal(o.paths[1].own.text, "203.0.113.2");
 	assert_string_equal(o.paths[1].other.text, "198.51.100.1");
-	assert_int_equal(paths_of("--name web --insecure --peer 203.0.113.10 --listen 203.0.113.9" Q, &o, &e), 0);
+	assert_int_equal(paths_of("--name web --insecure --no-witness --peer 203.0.113.10 --listen 203.0.113.9" Q, &o, &e), 0);
 	assert_int_equal(o.listen.n, 1);
-	assert_int_equal(paths_of("--name web --insecure --peer 198.51.100.1 --listen 203.0.113.9" Q, &o, &e), 0);
+	assert_int_equal(paths_of("--name web --insecure --no-witness --peer 198.51.100.1 --listen 203.0.113.9" Q, &o, &e), 0);
 	assert_int_equal(o.listen.n, 0);
 	assert_string_equal(o.peer.text, "198.51.100.1");
 	/* Where only the ports differ, the smaller port; IPv4 before IPv6. One says what the other one does not. */
@@ -346,11 +353,11 @@ static void who_listens(void **state)
 	assert_int_equal(o.listen.n, 1);
 	assert_int_equal(far.listen.n, 0);
 	assert_int_equal(far.peer.n, 1);
-	assert_int_equal(paths_of("--name web --insecure --peer [2001:db8::1]:5 --peer [2001:db8::2]" Q, &o, &e), 0);
+	assert_int_equal(paths_of("--name web --insecure --no-witness --peer [2001:db8::1]:5 --peer [2001:db8::2]" Q, &o, &e), 0);
 	assert_int_equal(o.listen.n, 1);
 	assert_int_equal(ntohs(((struct sockaddr_in6 *)&o.paths[0].other.addr[0].ss)->sin6_port), 9998);
 	/* Four paths of the same words are eight addresses. */
-	assert_int_equal(paths_of("--name web --insecure --peer 203.0.113.1 --peer 203.0.113.11 --peer 203.0.113.2 --peer "
+	assert_int_equal(paths_of("--name web --insecure --no-witness --peer 203.0.113.1 --peer 203.0.113.11 --peer 203.0.113.2 --peer "
 				  "203.0.113.12 --peer 203.0.113.3 --peer 203.0.113.13 --peer 203.0.113.4 --peer 203.0.113.14"
 				  Q, &o, &e), 0);
 	assert_int_equal(o.n_paths, 4);

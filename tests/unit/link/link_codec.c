@@ -81,7 +81,7 @@ static void hello(void **state)
 {
 	static const char shape[] = "mem=536870912\nmachine=pc-q35-7.2\n";
 	struct hello m = { .version = WIRE_VERSION, .role = FT_SECONDARY, .channel = WIRE_FRAMES, .name = "web",
-			   .session = "0123456789abcde", .shape = shape, .shape_len = sizeof(shape) - 1 }, b;
+			   .mode = 3, .begun = true, .session = "0123456789abcde", .shape = shape, .shape_len = sizeof(shape) - 1 }, b;
 	struct wire_head h = head_of(WIRE_HELLO, WIRE_FRAMES);
 	static uint8_t p[WIRE_MAX_HELLO_PAYLOAD];
 	struct err e = { 0 };
@@ -92,6 +92,8 @@ static void hello(void **state)
 	assert_int_equal(b.role, FT_SECONDARY);
 	assert_int_equal(b.channel, WIRE_FRAMES);
 	assert_int_equal(b.generation, 0x01020304);
+	assert_true(b.begun);
+	assert_int_equal(b.mode, 3);
 	assert_string_equal(b.name, "web");
 	assert_memory_equal(b.session, m.session, LINK_ID_LEN);
 	assert_int_equal(b.shape_len, sizeof(shape) - 1);
@@ -99,7 +101,7 @@ static void hello(void **state)
 	/* Another version says so, whatever follows. */
 	p[3] = WIRE_VERSION + 1;
 	assert_true(codec_hello_get(&h, p, 4, &b, &e) < 0);
-	assert_non_null(strstr(e.msg, "protocol 5"));
+	assert_non_null(strstr(e.msg, "protocol 6"));
 	p[3] = WIRE_VERSION;
 	p[WIRE_HELLO_LEN] = '/';
 	assert_true(codec_hello_get(&h, p, (size_t)n, &b, &e) < 0);
@@ -111,6 +113,12 @@ static void hello(void **state)
 	p[n - 1] = '\n';
 	p[n - 2] = 27;
 	assert_true(codec_hello_get(&h, p, (size_t)n, &b, &e) < 0);
+	p[n - 2] = 'x';
+	p[7] = WIRE_MAX_MODE + 1;
+	assert_true(codec_hello_get(&h, p, (size_t)n, &b, &e) < 0);
+	m.mode = WIRE_MAX_MODE + 1;
+	assert_true(codec_hello_put(p, sizeof(p), &m) < 0);
+	m.mode = 0;
 	m.shape_len = WIRE_MAX_SHAPE + 1;
 	assert_true(codec_hello_put(p, sizeof(p), &m) < 0);
 }
@@ -411,7 +419,7 @@ static void bulk(void **state)
 /* The order of these lists is part of the protocol: who changes it raises WIRE_VERSION and docs/protocol.md. */
 static void numbers(void **state)
 {
-	assert_int_equal(WIRE_VERSION, 4);
+	assert_int_equal(WIRE_VERSION, 5);
 	assert_int_equal(CTL_EPOCH_END, 0);
 	assert_int_equal(CTL_PROMOTE, 5);
 	assert_int_equal(CTL_CLAIM, 9);

@@ -233,7 +233,7 @@ static void strangers(void **state)
 		fd = dial_raw(port);
 		n = raw_hello(m, WIRE_HELLO, WIRE_CONTROL, "web", WIRE_VERSION + 1, NULL);
 		send(fd, m, n, 0);
-		expect_refuse(fd, "protocol 5");
+		expect_refuse(fd, "protocol 6");
 
 		fd = dial_raw(port);
 		n = raw_hello(m, WIRE_HELLO, WIRE_CONTROL, "other", WIRE_VERSION, NULL);

@@ -32,6 +32,7 @@ static const struct {
 	{ "{\"execute\":\"__lockstep_events\"}", 0, "", REQUEST_EVENTS, 0, 0 },
 	{ "{\"execute\":\"__lockstep_checkpoint\"}", 0, "", REQUEST_COMMAND, MONITOR_CHECKPOINT, NS_NEVER },
 	{ "{\"execute\":\"__lockstep_failover\"}", 0, "", REQUEST_COMMAND, MONITOR_FAILOVER, NS_NEVER },
+	{ "{\"execute\":\"__lockstep_switch\"}", 0, "", REQUEST_COMMAND, MONITOR_SWITCH, NS_NEVER },
 	{ "{\"execute\":\"__lockstep_quit\"}", 0, "", REQUEST_COMMAND, MONITOR_QUIT, NS_NEVER },
 	{ "{\"execute\":\"__lockstep_set\",\"arguments\":{\"checkpoint-delay\":2000}}", 0, "", REQUEST_COMMAND,
 	  MONITOR_SET,
