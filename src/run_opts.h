@@ -21,7 +21,7 @@
 
 /* Said once in the log and by status as long as true. */
 #define RUN_WARN_NO_ARBITRATION \
-	"there is no witness: a link that is lost is taken for a dead peer, and two nodes may serve the VM"
+	"there is no witness, so a link that is lost is taken for a dead peer: split brain is possible"
 #define RUN_WARN_NOT_ENCRYPTED \
 	"the link is not encrypted and not authenticated: whoever reaches it can read and change the VM"
 

@@ -159,9 +159,9 @@ enum ctl_type {
 	CTL_CLAIM,	/* S->P: stop at once, I promote as soon as you have; value: enum ft_reason */
 	CTL_GUEST_OFF,	/* P->S: the guest has powered off: end */
 	CTL_QUIT,	/* P->S: somebody ended the pair: end */
-	CTL_SWITCH,	/* S->P: hand over to me */
 	CTL_ABORT,	/* P->S n: given up, n + 1 follows at once and brings its pages; the SVM stays stopped; value:
 			 * enum ft_step */
+	CTL_SWITCH,	/* S->P: hand over to me */
 	CTL_TYPE_MAX
 };
 const char *ctl_type_name(enum ctl_type t);
