@@ -171,8 +171,10 @@ class Node:
 
     def lockstep_argv(self, role, machine, options=(), name=VM_NAME):
         secure = any(o in ("--psk-file", "--tls-dir") for o in MORE_OPTIONS + list(options))
+        decided = "--witness" in MORE_OPTIONS + list(options)
         return ([LOCKSTEP, "run", "--name", name, "--run-dir", self.run_dir] + self.where(role) +
-                ([] if secure else ["--insecure"]) + ["--no-witness"] + MORE_OPTIONS + list(options) + ["--"] + self.vm_argv(machine))
+                ([] if secure else ["--insecure"]) + ([] if decided else ["--no-witness"]) + MORE_OPTIONS +
+                list(options) + ["--"] + self.vm_argv(machine))
 
     def where(self, role):
         """The words about addresses; see start()."""
