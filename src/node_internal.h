@@ -105,6 +105,7 @@ struct node {
 	uint64_t question;		/* the witness's ticket of a cold start */
 	uint32_t question_next, begin_as;	/* generation that was claimed; granted (0: not yet) */
 	const char *waits_for;		/* sentence that was said last */
+	bool peer_unknown;		/* somebody is there, and speaks with another key */
 	int missed;			/* attempts to reach it meanwhile */
 	struct heartbeat *beat;
 	uint64_t beat_id;

@@ -347,6 +347,7 @@ static void on_missed(void *arg)
 {
 	struct node *n = arg;
 
+	n->peer_unknown = false;
 	if (n->asking && ++n->missed >= n->o->peer.n)
 		node_role_asked(n, false);
 }
@@ -355,7 +356,8 @@ static void on_refused(void *arg, bool by_peer, uint32_t generation, const char 
 {
 	struct node *n = arg;
 
-	if (n->ended || !node_serves(n) || (!by_peer && n->asking && generation))
+	n->peer_unknown = generation == PAIR_UNKNOWN;
+	if (n->peer_unknown || n->ended || !node_serves(n) || (!by_peer && n->asking && generation))
 		return;
 	if (!generation || (!n->asking && n->linked_at)) {
 		/* Two that have been a pair and both serve: nobody here can tell which one has to go. */

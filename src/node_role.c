@@ -225,6 +225,8 @@ static void decide(struct node *n)
 		begin(n, n->begin_as);
 	} else if (n->question) {
 		loop_timer_set(n->control, &n->ask, clock_ns() + AGAIN_NS);
+	} else if (n->peer_unknown && !free && !(n->witness && witness_keeps_record(n->o->witness.kind))) {
+		waits(n, "somebody answers at the peer's address who has another key, and may have the VM");
 	} else if (n->o->witness.kind == WITNESS_NONE) {
 		if (free || r->mode != NODESTATE_PAIR)
 			begin(n, r->generation ? r->generation : 1);

@@ -335,7 +335,7 @@ static void pair_ended(struct greet *g, const struct err *e)
 	} else {
 		pair_attempt_failed(p, peer, e->msg, unknown);
 		if (unknown)
-			pair_tell(p, false, 0, e->msg);
+			pair_tell(p, false, PAIR_UNKNOWN, e->msg);
 	}
 }
 

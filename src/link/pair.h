@@ -39,6 +39,8 @@ struct pair_link {
 	uint8_t beat_key[TLS_KEY_LEN];	/* known to the two nodes only, of this session; for the heartbeats */
 };
 
+#define PAIR_UNKNOWN	UINT32_MAX
+
 struct pair_cfg {
 	struct loop *loop;
 	bool listen;			/* wait at addrs[0]; else connect to one of them after the other */
@@ -65,7 +67,8 @@ struct pair_cfg {
 	/*
 	 * A handshake was refused: by us (@by_peer false) or by the peer. Called once per change of the sentence. May be
 	 * NULL. Who connects tries again, at the longest interval; the owner may call pair_free() later, not from here.
-	 * @generation: of the VM that the peer says runs already, there or where its peer is; 0: it says nothing like that
+	 * @generation: of the VM that the peer says runs already, there or where its peer is; 0: it says nothing like that;
+	 * PAIR_UNKNOWN: somebody answers there, and nothing that he says can be believed (another key, or none)
 	 */
 	void (*refused)(void *arg, bool by_peer, uint32_t generation, const char *sentence);
 	/* An attempt to connect has failed otherwise; it is tried again. May be NULL */

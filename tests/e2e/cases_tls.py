@@ -164,14 +164,18 @@ def tls_capture(bed):
 
 
 def misfit(bed, a_options, b_options, a_says, b_says):
-    """Two nodes that are not made for each other; both say it, and the one with the VM goes on alone."""
+    """Two nodes that are not made for each other; both say it. Who speaks TLS does not begin the VM: the other may have it."""
     machine = small()
     bed.b.start("secondary", machine, b_options)
     until(lambda: bed.b.must_live() or bed.b.status(), 15, "node b's control socket")
     bed.a.start("primary", machine, a_options)
     for node, says in ((bed.a, a_says), (bed.b, b_says)):
         until(lambda n=node, s=says: n.must_live() or s in n.said(), 30, "node %s saying %r" % (node.name, says))
-    until(lambda: bed.a.state() == "alone", 30, "node a alone")
+    if a_options:
+        until(lambda: "not begun yet: somebody answers" in bed.a.said(), 30, "node a waiting")
+        must(bed.a.state() == "init", "node a has begun the VM: %s", bed.a.state())
+    else:
+        until(lambda: bed.a.state() == "alone", 30, "node a alone")
     must(not bed.a.status()["link"]["connected"], "they are connected")
     must("not connected" in bed.a.said() and "dropped" in bed.b.said(), "logs")
     for node in (bed.a, bed.b):
@@ -195,7 +199,7 @@ def tls_refused():
     """Key files that others can read, and the rest that cannot work, is refused with a sentence."""
     with tempfile.TemporaryDirectory(prefix="lockstep-tls-") as d:
         path = key(d)
-        base = [LOCKSTEP, "run", "--name", "web", "--run-dir", d, "--listen", "192.0.2.2:9998"]
+        base = [LOCKSTEP, "run", "--name", "web", "--run-dir", d, "--listen", "192.0.2.2:9998", "--no-witness"]
         qemu = ["--", "qemu-system-x86_64", "-m", "64"]
 
         def refused(options, sentence):
