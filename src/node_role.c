@@ -79,7 +79,8 @@ int node_role_start(struct node *n, struct err *e)
 	n->witness = witness_open(&cfg, e);
 	if (!n->witness)
 		return e->code;
-	node_health_witness(n, witness_kind_name(n->o->witness.kind), false);
+	/* Nothing is told of it before there is a machine to tell of. */
+	n->witness_kind = witness_kind_name(n->o->witness.kind);
 	return 0;
 }
 

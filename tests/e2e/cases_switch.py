@@ -16,12 +16,14 @@ def switched(bed, at, load):
     generation = server.status()["generation"]
     load.forget()
     at.call("switch", VM_NAME, timeout=60)
+    load.wait_answers(3, 60)
+    gap = load.gap()
     bed.wait_protected(120, server=other(bed, server))
     same((bed.a.proc.pid, bed.b.proc.pid), pids, "the processes")
     same(roles(bed, other(bed, server)), generation + 1, "the generation")
     load.wait_answers(5, 60)
     compared(bed, other(bed, server))
-    return load.gap()
+    return gap
 
 
 @case("again", timeout=400)
@@ -40,7 +42,10 @@ def switch_roles(bed):
 @case("again", timeout=400)
 def switch_witness(bed):
     """With a file that both nodes see as the witness: begin, take over, come back, switch; the record follows."""
-    options = ["--witness", "disk:" + os.path.join(bed.dir, "witness")]
+    path = os.path.join(bed.dir, "witness")
+    with open(path, "wb") as f:
+        f.truncate(1 << 16)
+    options = ["--witness", "disk:" + path]
     machine = small()
     bed.start_pair(machine, options=options, a_env=CHECK, b_env=CHECK)
     with Load(bed, conns()) as load:
