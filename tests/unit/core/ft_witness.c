@@ -128,9 +128,9 @@ static void peer_that_says_so(void **state)
 	SAYS(ctl(&d, CTL_GONE, 2), "ALONE:2 drop-link lease-never net-alone:0");
 	assert_int_equal(ft_generation(&d.ft), 7);
 	stand_by(&d);
-	SAYS(ctl_v(&d, CTL_ALONE, 2, FT_WHY_SILENT), "lease-none kill-qemu GONE:2 drop-link end:4");
+	SAYS(ctl_v(&d, CTL_ALONE, 2, FT_WHY_SILENT), "kill-qemu GONE:2 drop-link end:4");
 	stand_by(&d);
-	SAYS(ctl_v(&d, CTL_ALONE, 2, FT_WHY_STEP_FAILED), "lease-none kill-qemu GONE:2 drop-link end:3");
+	SAYS(ctl_v(&d, CTL_ALONE, 2, FT_WHY_STEP_FAILED), "kill-qemu GONE:2 drop-link end:3");
 }
 
 static void secondary_of_a_dead_one(void **state)
@@ -139,10 +139,10 @@ static void secondary_of_a_dead_one(void **state)
 	nstime sent = 100 * NS_PER_S;
 
 	stand_by(&d);
-	SAYS(ev0(&d, FE_LINK_DOWN, 1), "witness:8 drop-link lease-until net-promote:2 forget:2");
+	SAYS(ev0(&d, FE_LINK_DOWN, 1), "witness:8 drop-link lease-until hold-on net-promote:2 forget:2");
 	assert_int_equal(d.ft.lease, sent + 500 * MS);
 	assert_int_equal(ft_generation(&d.ft), 7);
-	SAYS(done(&d, STEP_WITNESS, 8), "lease-never");
+	SAYS(done(&d, STEP_WITNESS, 8), "lease-never hold-off");
 	assert_int_equal(ft_generation(&d.ft), 8);
 
 	stand_by(&d);
@@ -158,7 +158,7 @@ static void secondary_of_a_dead_one(void **state)
 	SAYS(ev0(&d, FE_WITNESS, 0), "");
 	SAYS(ev0(&d, FE_WITNESS, 1), "");
 	SAYS(tick(&d), "witness:8");
-	SAYS(done(&d, STEP_WITNESS, 8), "lease-never net-announce:2 cont:2");
+	SAYS(done(&d, STEP_WITNESS, 8), "lease-never hold-off net-announce:2 cont:2");
 	STATE(&d, FT_ALONE, "resume");
 
 	stand_by(&d);
@@ -217,7 +217,7 @@ static void roles_change(void **state)
 	assert_int_equal(ft_reason(&d.ft), FT_WHY_SWITCH);
 	stand_by(&d);
 	SAYS(ev0(&d, FE_SWITCH, 0), "SWITCH:2");
-	SAYS(ctl(&d, CTL_PROMOTE, 2), "witness:8 TOOK_OVER:2 drop-link lease-until net-promote:2 forget:2");
+	SAYS(ctl(&d, CTL_PROMOTE, 2), "witness:8 TOOK_OVER:2 drop-link lease-until hold-on net-promote:2 forget:2");
 }
 
 int main(void)
