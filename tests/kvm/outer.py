@@ -30,7 +30,7 @@ LISTS_AGE = 24 * 3600   # seconds after which the mirror is asked for newer vers
 
 # Lockstep's libraries, what the bed calls, and the engine.
 PACKAGES = ["qemu-system-x86", "python3", "iproute2", "util-linux", "coreutils", "libgnutls30", "libjson-c5",
-            "liblz4-1", "libmnl0", "libnbd0", "liburing2", "libxxhash0"]
+            "liblz4-1", "libmnl0", "libnbd0", "liburing2", "libxxhash0", "libcurl3-gnutls", "libseccomp2"]
 # What the outer kernel must have; a driver that is built in, or that this kernel does not know, is passed over.
 MODULES = ["kvm-amd", "tun", "veth", "bridge", "9pnet_virtio", "9p", "virtio_pci"]
 # What nobody looks at in there, by far the most of it; each is loaded into memory at each boot.
