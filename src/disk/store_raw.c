@@ -12,7 +12,8 @@
  * that change something there, and they for it. Requests of whole sectors do not wait for one another.
  *
  * A flush that has failed cannot be repeated through the page cache: the kernel counts the pages as written, and the
- * next flush would say that all is well. So after one that failed all of them fail.
+ * next flush would say that all is well. So after one that failed all of them fail. A write with FUA may be the
+ * one that hears, once, that what others have written is lost; so one that has failed for the disk's sake counts, too.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -156,9 +157,9 @@ static void finished(struct io_job *j, int rc)
 	/* A flush that finds no fault after another has found one knows less. */
 	if (!rc && durable)
 		rc = raw->lost;
-	if (rc && r->op == BLK_FLUSH && !raw->store.direct && !raw->lost) {
-		log_error("%s: a flush has failed (%s): no flush of this image can succeed any more", raw->store.path,
-			  strerror(-rc));
+	if (rc && (r->op == BLK_FLUSH || (durable && rc == -EIO)) && !raw->store.direct && !raw->lost) {
+		log_error("%s: a %s has failed (%s): no flush of this image can succeed any more", raw->store.path,
+			  r->op == BLK_FLUSH ? "flush" : "write that must be durable", strerror(-rc));
 		raw->lost = rc;
 	}
 	r->done(r, rc);

@@ -8,15 +8,19 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/uio.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include "disk/store.h"
 #include "store_bed.h"
+
+#define ARRAY_LEN(a)	(sizeof(a) / sizeof((a)[0]))
 
 static char dir[64];	/* on a file system with direct I/O, where there is one */
 
@@ -343,12 +347,73 @@ static void tmpfs_has_no_direct(void **state)
 	unlink(path);
 }
 
+/* The disk of all images: it fails once, in the next write that has to be durable, or in the next flush. */
+static _Atomic int fails;
+
+ssize_t __real_pwritev64v2(int fd, const struct iovec *v, int n, off_t off, int flags);
+ssize_t __wrap_pwritev64v2(int fd, const struct iovec *v, int n, off_t off, int flags);
+int __real_fdatasync(int fd);
+int __wrap_fdatasync(int fd);
+
+static int fault(void)
+{
+	errno = atomic_exchange(&fails, 0);
+	return errno;
+}
+
+ssize_t __wrap_pwritev64v2(int fd, const struct iovec *v, int n, off_t off, int flags)
+{
+	return flags & RWF_DSYNC && fault() ? -1 : __real_pwritev64v2(fd, v, n, off, flags);
+}
+
+int __wrap_fdatasync(int fd)
+{
+	return fault() ? -1 : __real_fdatasync(fd);
+}
+
+/* The kernel says once that what was written is lost, to whoever asks first; after that no flush may say that all is well. */
+static void what_is_lost_stays_lost(void **state)
+{
+	static const struct {
+		enum blk_op op;
+		uint32_t flags;
+		int error, then;
+	} tries[] = {
+		{ BLK_FLUSH, 0, EIO, -EIO }, { BLK_WRITE, BLK_FUA, EIO, -EIO }, { BLK_ZERO, BLK_FUA, EIO, -EIO },
+		{ BLK_FLUSH, 0, ENOSPC, -ENOSPC }, { BLK_WRITE, BLK_FUA, ENOSPC, 0 },
+	};
+	struct store_cfg cfg = { .path = image("lost", 1u << 20), .format = "raw", .io = STORE_IO_THREADS,
+				 .direct = STORE_DIRECT_OFF };
+	uint8_t buf[4096] = { 1 };
+	struct err e = { 0 };
+	struct bed b;
+
+	for (unsigned int i = 0; i < ARRAY_LEN(tries); i++) {
+		bool flush = tries[i].op == BLK_FLUSH;
+
+		assert_true(bed_open(&b, &cfg, &e));
+		assert_int_equal(bed_call(&b, BLK_WRITE, 0, sizeof(buf), buf, 0), 0);
+		fails = tries[i].error;
+		assert_int_equal(bed_call(&b, tries[i].op, flush ? 0 : 4096, flush ? 0 : 4096, flush ? NULL : buf,
+					  tries[i].flags), -tries[i].error);
+		assert_int_equal(fails, 0);
+		for (unsigned int k = 0; k < 2; k++) {
+			assert_int_equal(bed_call(&b, BLK_FLUSH, 0, 0, NULL, 0), tries[i].then);
+			assert_int_equal(bed_call(&b, BLK_WRITE, 0, sizeof(buf), buf, BLK_FUA), tries[i].then);
+		}
+		assert_int_equal(bed_call(&b, BLK_READ, 0, sizeof(buf), buf, 0), 0);
+		bed_close(&b);
+		bed_end(&b);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(random_requests), cmocka_unit_test(neighbours_in_a_sector), cmocka_unit_test(sparse_stays_sparse),
 		cmocka_unit_test(what_is_refused), cmocka_unit_test(readonly_store), cmocka_unit_test(locks_with_qemu),
 		cmocka_unit_test(stamp_tells_of_changes), cmocka_unit_test(tmpfs_has_no_direct),
+		cmocka_unit_test(what_is_lost_stays_lost),
 	};
 	char cmd[128];
 	int rc;
