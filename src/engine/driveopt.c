@@ -458,8 +458,15 @@ int driveopt_drive(struct cmdline *c, const char *arg, struct kvlist *kv, struct
 
 int driveopt_hd(struct cmdline *c, const char *name, const char *index, const char *path, struct err *e)
 {
+	const char *seen = begins_like(path), *why;
 	struct kvlist kv = { 0 };
 	int rc;
+
+	/* There is no place for a format in this option, so the sentence has all of the one that has. */
+	if (seen && drive_is_format(seen, &why))
+		return err_set(e, -ENOTSUP, "%s%s%s%.100s: the image begins like one in %s format; write "
+			       "-drive index=%s,media=disk,format=%s,file=%.100s instead (or format=raw, if the guest has "
+			       "written that)", name ? "-" : "", name ? name : "", name ? " " : "", path, seen, index, seen, path);
 
 	if (kvlist_set(&kv, "file", path) || kvlist_set(&kv, "index", index) || kvlist_set(&kv, "media", "disk")) {
 		kvlist_free(&kv);

@@ -334,7 +334,7 @@ static void test_without_format(void **state)
 		{ 64, "\x7f\x10\xda\xbe", 4, "vdi" }, { 0, "vhdxfile", 8, "vhdx" },
 		{ 0, "conectix", 8, "vpc" }, { 0, "LUKS\xba\xbe", 6, "luks" },
 	};
-	char path[] = "/tmp/lockstep-drive-XXXXXX", line[128], want[64];
+	char path[] = "/tmp/lockstep-drive-XXXXXX", line[128], want[128];
 	int fd = mkstemp(path);
 
 	assert_true(fd >= 0);
@@ -344,14 +344,21 @@ static void test_without_format(void **state)
 		struct err e = { 0 };
 
 		put(path, t[i].off, t[i].magic, t[i].len);
-		snprintf(line, sizeof(line), "-hda %s", path);
-		snprintf(want, sizeof(want), strcmp(t[i].format, "luks") ? "write format=%s " : "%s format: an "
-			 "encrypted image",
-			 t[i].format);
-		assert_int_equal(parse(line, &c, &e), -ENOTSUP);
-		if (!strstr(e.msg, want))
-			fail_msg("%s: %s", t[i].format, e.msg);
-		cmdline_free(&c);
+		for (unsigned int k = 0; k < 3; k++) {
+			static const char *const how[] = { "-drive file=%s,if=virtio", "-hdb %s", "%s" };
+			static const char *const to_do[] = {
+				"write format=%s ", "write -drive index=1,media=disk,format=%s,file=/tmp/lockstep-drive-",
+				"write -drive index=0,media=disk,format=%s,file=/tmp/lockstep-drive-",
+			};
+
+			snprintf(line, sizeof(line), how[k], path);
+			snprintf(want, sizeof(want), strcmp(t[i].format, "luks") ? to_do[k] : "%s format: an encrypted image",
+				 t[i].format);
+			assert_int_equal(parse(line, &c, &e), -ENOTSUP);
+			if (!strstr(e.msg, want))
+				fail_msg("%s: %s", t[i].format, e.msg);
+			cmdline_free(&c);
+		}
 		snprintf(line, sizeof(line), "-drive file=%s,format=raw", path);
 		assert_int_equal(parse(line, &c, &e), 0);
 		assert_int_equal(c.n_notes, 0);
