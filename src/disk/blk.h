@@ -73,6 +73,7 @@ struct blk {
 	uint32_t pref;		/* preferred size of a request, for NBD clients */
 	bool readonly;		/* WRITE, ZERO, TRIM answer -EROFS */
 	bool fast_zero;		/* ZERO is fast */
+	uint32_t trim_grain;	/* where it is not: of whole pieces of this size, a power of 2, it is; 0: of nothing */
 };
 
 /* blk_submit() - begin a request; done() is called once */

@@ -20,8 +20,8 @@
  *	answer
  *
  * With no peer it is answered after the base. When the base fails, nobody knows what it holds there. The guest has its
- * error; what can be read back goes to the peer, and what cannot is dirty. A TRIM is a zero that must be fast, or
- * nothing at all: the copies are compared by hash, so what a trimmed range reads as cannot be left to each file system.
+ * error; what can be read back goes to the peer, and what cannot is dirty. A TRIM is a zero that must be fast, of the part
+ * of it for which the base can do that, or nothing at all: the copies are compared by hash, so what a trimmed range reads as cannot be left to each file system.
  *
  * An epoch ends with serve_marker(), for all disks at once; serve_committed() forgets its marks. Regions leave the
  * write-intent map when their last epoch is committed there and flushed here; if the guest does not flush we do, now

@@ -15,10 +15,15 @@
  * It widens a ZERO of a part of a cluster to all of it when the rest reads as zeroes; it seems that the space is then
  * taken away from under a write to that rest that is not finished.
  *
+ * A ZERO that must be fast is refused: QEMU may have zeroed a part of it when it says that it cannot be, which the promise
+ * does not allow. But of whole clusters of a qcow2 image that has marks for zeroed ones (version 3) it is never anything but
+ * that mark, so it is let through there; trim_grain says so.
+ *
  * The end of the connection and the end of the daemon are the same thing here: either is made to follow the other. All
  * requests get -EIO from then on, and the owner hears of it once, when it is known how the daemon ended.
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <libnbd.h>
 #include <limits.h>
 #include <poll.h>
@@ -32,6 +37,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "base/cursor.h"
 #include "base/log.h"
 #include "disk/imagelock.h"
 #include "disk/qsd_child.h"
@@ -202,6 +208,14 @@ static void deliver(struct qsd *q, struct blk_req *r, int rc)
 	finish(q, r, rc);
 }
 
+/* The end of the image is the end of its last cluster. */
+static bool is_fast(const struct blk *b, const struct blk_req *r)
+{
+	uint64_t mask = b->trim_grain - 1, end = r->off + r->len;
+
+	return b->trim_grain && !(r->off & mask) && (!(end & mask) || end == b->size);
+}
+
 static void submit(struct blk *b, struct blk_req *r)
 {
 	struct qsd *q = (struct qsd *)b;
@@ -211,8 +225,7 @@ static void submit(struct blk *b, struct blk_req *r)
 		r->done(r, -EROFS);
 		return;
 	}
-	/* QEMU may have zeroed a part of it when it says that it cannot be fast, which this promise does not allow. */
-	if (q->dead || (r->op == BLK_ZERO && r->flags & BLK_FAST_ZERO)) {
+	if (q->dead || (r->op == BLK_ZERO && r->flags & BLK_FAST_ZERO && !is_fast(b, r))) {
 		r->done(r, q->dead ? -EIO : -ENOTSUP);
 		return;
 	}
@@ -551,6 +564,29 @@ static int start_daemon(struct qsd *q, const struct store_cfg *cfg, bool device,
 	return e ? e->code : -EIO;
 }
 
+/* The size of a qcow2 image's clusters, if zeroing one is a mark in its tables; 0: it is not, or nobody can tell */
+static uint32_t zero_grain(const struct store_cfg *cfg)
+{
+	uint8_t head[24] = { 0 };
+	struct cursor c = cursor_of(head, sizeof(head));
+	uint32_t version, bits;
+	int fd;
+
+	if (strcmp(cfg->format, "qcow2"))
+		return 0;
+	fd = open(cfg->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+	if (fd < 0)
+		return 0;
+	if (pread(fd, head, sizeof(head), 0) != sizeof(head))
+		memset(head, 0, sizeof(head));
+	close(fd);
+	cursor_u32(&c);
+	version = cursor_u32(&c);
+	cursor_get(&c, 12);	/* where the name of what it stands on is */
+	bits = cursor_u32(&c);
+	return version >= 3 && bits >= 9 && bits <= 21 ? 1u << bits : 0;
+}
+
 struct store *store_qsd_open(const struct store_cfg *cfg, const struct stat *st, struct err *e)
 {
 	struct qsd *q = calloc(1, sizeof(*q));
@@ -567,7 +603,8 @@ struct store *store_qsd_open(const struct store_cfg *cfg, const struct stat *st,
 	q->finished_end = &q->finished;
 	q->store.kind = &kind;
 	q->store.direct = cfg->direct == STORE_DIRECT_ON;
-	q->store.blk = (struct blk){ .ops = &ops, .align = 1, .pref = 4096, .readonly = cfg->readonly };
+	q->store.blk = (struct blk){ .ops = &ops, .align = 1, .pref = 4096, .readonly = cfg->readonly,
+				     .trim_grain = zero_grain(cfg) };
 	if (start_daemon(q, cfg, S_ISBLK(st->st_mode), &conn, e) || connect_to(q, cfg, conn, e))
 		goto fail;
 	q->events = EPOLLIN;

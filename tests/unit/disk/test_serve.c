@@ -814,6 +814,38 @@ static void trim_is_a_zero_or_nothing(void **state)
 	assert_memory_equal(bed.now[0], bed.base[0].data, SIZE);
 }
 
+/* A base that zeroes fast in whole pieces only: the rest of a trim is nobody's. */
+static void trim_of_a_part_is_of_whole_pieces(void **state)
+{
+	static const struct {
+		uint64_t off, len, from, to;	/* of what is zeroes then */
+	} t[] = {
+		{ 100, 3 << 16, 1 << 16, 3 << 16 }, { 0, 1 << 16, 0, 1 << 16 }, { 1, (2 << 16) - 2, 0, 0 }, { 5000, 9000, 0, 0 },
+		{ (1 << 16) + 1, 1 << 16, 0, 0 }, { SIZE - 60000, 60000, 5 << 20, SIZE }, { SIZE - 511, 511, 0, 0 },
+	};
+
+	bed.base[0].blk.fast_zero = false;
+	bed.base[0].blk.trim_grain = 1 << 16;
+	join_synced();
+	for (unsigned int i = 0; i < sizeof(t) / sizeof(t[0]); i++) {
+		struct serve_stats was, st;
+
+		memset(bed.base[0].data, 7, SIZE);
+		memset(bed.now[0], 7, SIZE);
+		serve_stats(bed.s, &was);
+		put(0, BLK_TRIM, 0, t[i].off, t[i].len, 0);
+		settle(&bed);
+		assert_int_equal(bed.failed, 0);
+		for (uint64_t at = 0; at < SIZE; at += 256) {
+			assert_int_equal(bed.base[0].data[at], at >= t[i].from && at < t[i].to ? 0 : 7);
+			assert_int_equal(bed.now[0][at], bed.base[0].data[at]);
+		}
+		serve_stats(bed.s, &st);
+		assert_int_equal(st.zeroed - was.zeroed, t[i].to - t[i].from);
+		assert_int_equal(st.requests, 0);
+	}
+}
+
 static void a_failed_write_is_read_back(void **state)
 {
 	saved();
@@ -1131,7 +1163,7 @@ int main(void)
 		T(a_generation_begins_when_it_is_decided),
 		T(overlapping_ones_wait_in_order),
 		T(a_lock_keeps_writes_out),
-		T(trim_is_a_zero_or_nothing),
+		T(trim_is_a_zero_or_nothing), T(trim_of_a_part_is_of_whole_pieces),
 		T(a_failed_write_is_read_back),
 		T(a_full_peer_delays_and_a_gone_one_does_not),
 		T(too_much_asks_for_a_checkpoint_once),

@@ -104,6 +104,62 @@ static void chain(void **state)
 	run("qemu-io -r -f raw -c 'read -P 9 0 64k' '%s' | grep -q 'read 65536/65536'", base);
 }
 
+static uint32_t flags_at(struct bed *b, uint64_t off, uint64_t len)
+{
+	struct blk_extent ext[1] = { { 0 } };
+	struct blk_req r = { .op = BLK_STATUS, .off = off, .len = len, .ext = ext, .n_ext = 1 };
+
+	assert_int_equal(bed_do(b, &r), 0);
+	assert_int_equal(ext[0].len, len);
+	return ext[0].flags;
+}
+
+/* Whole clusters are zeroed fast, and give their space back; anything else is refused and stays as it is. */
+static void fast_zeroes(void **state)
+{
+	static const struct {
+		const char *how;
+		uint64_t size, cluster, off, len;
+		int rc;
+	} t[] = {
+		{ "-f qcow2", 1 << 20, 1 << 16, 1 << 16, 2 << 16, 0 }, { "-f qcow2", 1 << 20, 1 << 16, 4096, 1 << 16, -ENOTSUP },
+		{ "-f qcow2", 1 << 20, 1 << 16, 1 << 16, 4096, -ENOTSUP },
+		{ "-f qcow2", (1 << 20) + 512, 1 << 16, 1 << 20, 512, 0 },
+		{ "-f qcow2 -o cluster_size=2M", 8 << 20, 2 << 20, 1 << 20, 2 << 20, -ENOTSUP },
+		{ "-f qcow2 -o cluster_size=2M", 8 << 20, 2 << 20, 2 << 20, 4 << 20, 0 },
+		{ "-f qcow2 -o cluster_size=512", 1 << 20, 512, 512, 1024, 0 },
+		{ "-f qcow2 -o compat=0.10", 1 << 20, 0, 0, 1 << 20, -ENOTSUP },
+		{ "-f vmdk", 1 << 20, 0, 0, 1 << 20, -ENOTSUP },
+	};
+	uint8_t *buf = malloc(8 << 20);
+
+	for (unsigned int i = 0; i < sizeof(t) / sizeof(t[0]); i++) {
+		char path[128];
+		struct store_cfg cfg = config(path);
+		struct err e = { 0 };
+		struct bed b;
+
+		snprintf(path, sizeof(path), "%s/fast", dir);
+		run("qemu-img create -q %s %s %llu", t[i].how, path, (unsigned long long)t[i].size);
+		cfg.format = strstr(t[i].how, "vmdk") ? "vmdk" : "qcow2";
+		if (!bed_open(&b, &cfg, &e))
+			fail_msg("%s", e.msg);
+		assert_false(store_blk(b.store)->fast_zero);
+		assert_int_equal(store_blk(b.store)->trim_grain, t[i].cluster);
+		memset(buf, 5, t[i].size);
+		assert_int_equal(bed_call(&b, BLK_WRITE, 0, t[i].size, buf, 0), 0);
+		assert_int_equal(bed_call(&b, BLK_ZERO, t[i].off, t[i].len, NULL, BLK_FAST_ZERO), t[i].rc);
+		assert_int_equal(bed_call(&b, BLK_READ, 0, t[i].size, buf, 0), 0);
+		for (uint64_t at = 0; at < t[i].size; at += 256)
+			assert_int_equal(buf[at], !t[i].rc && at >= t[i].off && at < t[i].off + t[i].len ? 0 : 5);
+		if (!t[i].rc)
+			assert_int_equal(flags_at(&b, t[i].off, t[i].len), BLK_HOLE | BLK_ZEROES);
+		bed_close(&b);
+		bed_end(&b);
+	}
+	free(buf);
+}
+
 static void refused(const struct store_cfg *cfg, int code, const char *words)
 {
 	struct err e = { 0 };
@@ -313,7 +369,7 @@ static void dies_with_us(void **state)
 int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(random_requests), cmocka_unit_test(chain), cmocka_unit_test(daemon_killed),
+		cmocka_unit_test(random_requests), cmocka_unit_test(chain), cmocka_unit_test(fast_zeroes), cmocka_unit_test(daemon_killed),
 		cmocka_unit_test(dies_with_us), cmocka_unit_test(what_is_refused),
 	};
 	char cmd[128];
