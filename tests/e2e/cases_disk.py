@@ -27,6 +27,7 @@ SIZE = 64 * MB
 LOG, LOG_LEN = 48 * MB, 16 * MB         # where the guest's log is on a disk (guest/PROTOCOL.md)
 AREA, AREA_LEN, SEED = 8 * MB, 8 * MB, 5    # and where its load is
 FREE, FREE_LEN = 32 * MB, 16 * MB       # and where a test writes by itself
+TRIMMED = 20 * MB                       # and where it trims
 PATIENT = ["--qemu-timeout", "30000"]   # for QEMUs that a test stops
 
 
@@ -115,10 +116,15 @@ class Scribbler:
         else:
             got = self.ask("disk %s write %s %d %s" % (self.disk, where, seed, "" if what == "write" else what))
         if what == "trim":
-            # Zeroes or what was there; or a disk that has none of it.
+            # Zeroes or what was there, of each sector; or a disk that has none of it.
             must(got == "ok" or "not supported" in got, "trim: %s", got)
-            if self.ask("disk %s read-hash %s" % (self.disk, where)) != xxh64(bytes(self.model[at:at + n])):
-                self.model[at:at + n] = bytes(n)
+            if self.ask("disk %s read-hash %s" % (self.disk, where)) == xxh64(bytes(self.model[at:at + n])):
+                return
+            for i in range(at, at + n, self.sector):
+                where = "%d %d" % (self.off + i, self.sector)
+                if self.ask("disk %s read-hash %s" % (self.disk, where)) != xxh64(
+                        bytes(self.model[i:i + self.sector])):
+                    self.model[i:i + self.sector] = bytes(self.sector)
             return
         same(got, "ok", what)
         self.model[at:at + n] = bytes(n) if what == "zero" else pattern(n, seed)
@@ -398,7 +404,8 @@ def two_formats(bed, a_format, b_format):
     machines = []
     for node, fmt in ((bed.a, a_format), (bed.b, b_format)):
         image(node, "disk." + fmt, fmt=fmt)
-        machines.append(machine(["-drive", "file=@DIR@/disk.%s,format=%s,if=virtio,id=d0" % (fmt, fmt)]))
+        machines.append(machine(["-drive", "file=@DIR@/disk.%s,format=%s,if=virtio,id=d0,discard=unmap" % (
+            fmt, fmt)]))
     bed.b.start("secondary", machines[1], PATIENT)
     until(lambda: bed.b.must_live() or bed.b.status(), 15, "node b's control socket")
     bed.a.start("primary", machines[0], PATIENT)
@@ -410,7 +417,16 @@ def two_formats(bed, a_format, b_format):
         s = Scribbler(ask, "vda", seed_from())
         s.some(40)
         rest(ask)
+        same(ask("disk vda write %d %d 9 sync" % (TRIMMED, 2 * MB)), "ok", "write")
         commit(bed)
+        used = [os.stat(x).st_blocks * 512 for x in (a, b)]
+        # Not of whole clusters at either end.
+        same(ask("disk vda trim %d %d" % (TRIMMED + 4096, 2 * MB - 8192)), "ok", "trim")
+        same(ask("disk vda read-hash %d %d" % (TRIMMED + 65536, 2 * MB - 2 * 65536)),
+             xxh64(bytes(2 * MB - 2 * 65536)), "what was trimmed")
+        commit(bed)
+        freed = [x - os.stat(path).st_blocks * 512 for x, path in zip(used, (a, b))]
+        must(min(freed) > MB, "a trim of 2 MiB has freed %s bytes in %s and %s", freed, a_format, b_format)
         with stopped(bed.a, bed.b):
             r = subprocess.run(["qemu-img", "compare", "-U", "-f", a_format, "-F", b_format, a, b], check=False,
                                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
