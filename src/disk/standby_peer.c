@@ -235,10 +235,10 @@ static void flush_synced(struct standby *s)
 	}
 }
 
-/* Zeroes that need no space; where they are not fast they may have to be written. */
+/* Zeroes that need no space: a hole, a mark in an image's tables. Where they are not fast they may have to be written. */
 static bool no_space(const struct disk *d, const struct ext *e)
 {
-	return e->kind == EXT_TRIM && d->base->fast_zero;
+	return e->kind != EXT_DATA && (d->base->trim_grain || (e->kind == EXT_TRIM && d->base->fast_zero));
 }
 
 /* Space in the bases for one extent after the other. Return: whether all have been asked for */

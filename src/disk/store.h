@@ -50,7 +50,8 @@ struct blk *store_blk(struct store *s);
 
 /*
  * store_reserve() - see to it that writing [off, off + len) will not fail for want of space; disk loop
- * @done: from the disk loop, 0 or -errno; 0 at once for a format that cannot tell
+ * Of a format that cannot allocate in advance: whether there is space for it now, beside what was promised before.
+ * @done: from the disk loop, 0 or -errno
  */
 void store_reserve(struct store *s, uint64_t off, uint64_t len, void (*done)(void *arg, int rc), void *arg);
 

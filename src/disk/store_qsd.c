@@ -41,6 +41,7 @@
 #include "base/log.h"
 #include "disk/imagelock.h"
 #include "disk/qsd_child.h"
+#include "disk/qsd_space.h"
 #include "disk/store_internal.h"
 
 #define IN_FLIGHT	64u			/* commands given to libnbd; more requests wait here, in order */
@@ -49,12 +50,14 @@
 #define DRAIN_MS	30000u			/* requests that take longer at the end fail */
 #define PIECE		(1ull << 30)		/* of ZERO, TRIM, STATUS: the protocol has 32 bits for lengths */
 #define PIECE_CACHE	(32ull << 20)		/* most that QEMU takes */
+#define CLUSTER		(64u << 10)		/* of an image whose clusters nobody has looked up */
 #define EXPORT		"disk"
 
 struct qsd {
 	struct store store;
 	struct loop *loop;
 	struct qsd_child *child;
+	struct qsd_space space;
 	struct nbd_handle *nbd;
 	struct loop_fd nbd_watch, child_watch;
 	bool watching_nbd, watching_child;
@@ -154,6 +157,7 @@ static int start(struct qsd *q, struct blk_req *r)
 		cookie = nbd_aio_cache(q->nbd, n, at, cb, 0);
 		break;
 	case BLK_FLUSH:
+		r->num = q->space.total;
 		cookie = nbd_aio_flush(q->nbd, cb, 0);
 		break;
 	case BLK_STATUS:
@@ -192,6 +196,10 @@ static void finish(struct qsd *q, struct blk_req *r, int rc)
 {
 	q->writes -= r->op == BLK_WRITE;
 	q->zeroing -= zeroes(r);
+	if (!rc && r->op == BLK_WRITE)
+		qsd_space_written(&q->space, r->len);
+	else if (!rc && r->op == BLK_FLUSH)
+		qsd_space_flushed(&q->space, r->num);
 	r->done(r, rc);
 }
 
@@ -345,7 +353,14 @@ static void child_ended(struct loop_fd *w, uint32_t events)
 
 static void reserve(struct store *s, uint64_t off, uint64_t len, void (*done)(void *arg, int rc), void *arg)
 {
-	done(arg, 0);
+	struct qsd *q = (struct qsd *)s;
+
+	if (s->blk.readonly || q->dead) {
+		done(arg, q->dead ? -EIO : -EROFS);
+		return;
+	}
+	q->space.path = s->path;	/* store.c's, and so not known when this was opened */
+	qsd_space_reserve(&q->space, off, len, done, arg);
 }
 
 static void free_qsd(struct qsd *q)
@@ -605,6 +620,8 @@ struct store *store_qsd_open(const struct store_cfg *cfg, const struct stat *st,
 	q->store.direct = cfg->direct == STORE_DIRECT_ON;
 	q->store.blk = (struct blk){ .ops = &ops, .align = 1, .pref = 4096, .readonly = cfg->readonly,
 				     .trim_grain = zero_grain(cfg) };
+	q->space = (struct qsd_space){ .blk = &q->store.blk, .endless = S_ISBLK(st->st_mode), .all = !geteuid() && !cfg->as,
+				       .cluster = q->store.blk.trim_grain ? q->store.blk.trim_grain : CLUSTER };
 	if (start_daemon(q, cfg, S_ISBLK(st->st_mode), &conn, e) || connect_to(q, cfg, conn, e))
 		goto fail;
 	q->events = EPOLLIN;

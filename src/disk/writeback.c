@@ -322,7 +322,7 @@ static void batch_end(struct standby *s)
 	w->phase = WB_IDLE;
 	if (w->rc) {
 		/* A flush that has failed may have lost what was written before: all of it once more. */
-		standby_fail(s, w->rc, "committed epochs cannot be written to the disk");
+		standby_fail(s, w->rc, "committed epochs, which the journal has until then, cannot be written to the disk");
 		return;
 	}
 	for (unsigned int i = 0; i < s->depth; i++) {

@@ -13,6 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -158,6 +159,70 @@ static void fast_zeroes(void **state)
 		bed_end(&b);
 	}
 	free(buf);
+}
+
+static _Atomic uint64_t room = UINT64_MAX;	/* of the file system; UINT64_MAX: what it says itself */
+
+int __real_statvfs64(const char *path, struct statvfs *v);
+int __wrap_statvfs64(const char *path, struct statvfs *v);
+
+int __wrap_statvfs64(const char *path, struct statvfs *v)
+{
+	int rc = __real_statvfs64(path, v);
+
+	if (room == UINT64_MAX)
+		return rc;
+	v->f_frsize = 1;
+	v->f_bfree = v->f_bavail = room;
+	return rc;
+}
+
+/* What would not fit is not promised; what has its place already is, however full it is. */
+static void room_for_what_is_to_be_written(void **state)
+{
+	static uint8_t buf[16 << 20];
+	char path[128];
+	struct store_cfg cfg = config(path);
+	unsigned int tries = 0;
+	struct err e = { 0 };
+	struct bed b;
+	int rc;
+
+	snprintf(path, sizeof(path), "%s/room", dir);
+	run("qemu-img create -q -f qcow2 %s 1G", path);
+	if (!bed_open(&b, &cfg, &e))
+		fail_msg("%s", e.msg);
+	memset(buf, 5, sizeof(buf));
+	assert_int_equal(bed_call(&b, BLK_WRITE, 0, sizeof(buf), buf, 0), 0);
+	assert_int_equal(bed_call(&b, BLK_FLUSH, 0, 0, NULL, 0), 0);
+	room = 64 << 20;
+	assert_int_equal(bed_reserve(&b, 128 << 20, 100 << 20), -ENOSPC);
+	for (unsigned int i = 0; i < 20; i++)
+		assert_int_equal(bed_reserve(&b, 0, sizeof(buf)), 0);
+	/* Some of it has. */
+	assert_int_equal(bed_reserve(&b, 0, 40 << 20), 0);
+	assert_int_equal(bed_reserve(&b, 64 << 20, 40 << 20), -ENOSPC);
+	/* Small ones too, as soon as there are many: each takes a cluster. */
+	for (unsigned int i = 0; i < 100; i++)
+		assert_int_equal(bed_reserve(&b, (64 << 20) + i * 100000, 512), 0);
+	assert_int_equal(bed_reserve(&b, 256 << 20, 20 << 20), -ENOSPC);
+	/* When they were written they take no room twice. */
+	assert_int_equal(bed_call(&b, BLK_WRITE, 16 << 20, sizeof(buf), buf, 0), 0);
+	assert_int_equal(bed_call(&b, BLK_WRITE, 32 << 20, 8 << 20, buf, 0), 0);
+	assert_int_equal(bed_reserve(&b, 256 << 20, 20 << 20), 0);
+	assert_int_equal(bed_reserve(&b, 512 << 20, 40 << 20), -ENOSPC);
+	/* What was not written until a flush will not be. */
+	assert_int_equal(bed_call(&b, BLK_FLUSH, 0, 0, NULL, 0), 0);
+	assert_int_equal(bed_reserve(&b, 512 << 20, 40 << 20), 0);
+	room = 1 << 20;
+	/* A look at it is good for a moment. */
+	while (!(rc = bed_reserve(&b, 700 << 20, 1 << 20)))
+		assert_true(tries++ < 16);
+	assert_int_equal(rc, -ENOSPC);
+	assert_int_equal(bed_reserve(&b, 1, (40 << 20) - 1), 0);
+	room = UINT64_MAX;
+	bed_close(&b);
+	bed_end(&b);
 }
 
 static void refused(const struct store_cfg *cfg, int code, const char *words)
@@ -369,7 +434,8 @@ static void dies_with_us(void **state)
 int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(random_requests), cmocka_unit_test(chain), cmocka_unit_test(fast_zeroes), cmocka_unit_test(daemon_killed),
+		cmocka_unit_test(random_requests), cmocka_unit_test(chain), cmocka_unit_test(fast_zeroes),
+		cmocka_unit_test(room_for_what_is_to_be_written), cmocka_unit_test(daemon_killed),
 		cmocka_unit_test(dies_with_us), cmocka_unit_test(what_is_refused),
 	};
 	char cmd[128];
