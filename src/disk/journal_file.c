@@ -84,6 +84,14 @@ int journal_open(struct journal_file *f, const char *path, struct err *e)
 		close(fd);
 		return err_set(e, rc == -EWOULDBLOCK ? -EBUSY : rc, "the journal %s is in use by another process", path);
 	}
+	/* The headers have their space now: none is lacking when an epoch is to be named that was promised. */
+	do
+		rc = fallocate(fd, 0, 0, JOURNAL_AREA) ? -errno : 0;
+	while (rc == -EINTR);
+	if (rc && rc != -EOPNOTSUPP && rc != -ENOSYS) {
+		close(fd);
+		return err_set(e, rc, "the journal %s cannot be made: %s", path, strerror(-rc));
+	}
 	rc = sync_dir_of(path);
 	if (rc && rc != -EINVAL) {
 		close(fd);

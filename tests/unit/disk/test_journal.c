@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <errno.h>
+#include <sys/stat.h>
 #include <unistd.h>
 #include <cmocka.h>
 
@@ -197,6 +198,8 @@ static void in_a_file(void **state)
 	int fd = mkstemp(path);
 	struct journal_file f, g;
 	uint8_t buf[600], back[700];
+	struct journal_head h;
+	struct stat st;
 	struct err e;
 
 	assert_true(fd >= 0);
@@ -204,6 +207,10 @@ static void in_a_file(void **state)
 	unlink(path);
 	assert_int_equal(journal_open(&f, path, &e), 0);
 	assert_int_equal(journal_open(&g, path, &e), -EBUSY);
+	assert_int_equal(stat(path, &st), 0);
+	assert_true(st.st_blocks * 512 >= JOURNAL_AREA);
+	assert_int_equal(journal_read_head(&f, &h, &e), 0);
+	assert_true(!h.seq && !h.layers);
 	memset(buf, 0x5a, sizeof(buf));
 	assert_int_equal(f.pwrite(f.arg, buf, sizeof(buf), 100000), 0);
 	assert_int_equal(f.sync(f.arg), 0);
