@@ -76,6 +76,22 @@ struct blk {
 	uint32_t trim_grain;	/* where it is not: of whole pieces of this size, a power of 2, it is; 0: of nothing */
 };
 
+/* blk_clip_trim() - of a trim, what @b can zero fast: all of it, its whole pieces, or nothing, and then it returns false */
+static inline bool blk_clip_trim(const struct blk *b, uint64_t *off, uint64_t *len)
+{
+	uint64_t grain = b->trim_grain, end = *off + *len;
+
+	if (b->fast_zero)
+		return true;
+	if (!grain)
+		return false;
+	*off = (*off + grain - 1) & ~(grain - 1);
+	if (end != b->size)
+		end &= ~(grain - 1);
+	*len = end > *off ? end - *off : 0;
+	return *len;
+}
+
 /* blk_submit() - begin a request; done() is called once */
 static inline void blk_submit(struct blk *b, struct blk_req *r)
 {

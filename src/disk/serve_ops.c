@@ -295,26 +295,13 @@ void serve_mark_again(struct serve *s)
 	}
 }
 
-/* clip_trim() - what of a trim the base can zero fast. Return: whether there is anything */
-static bool clip_trim(struct serve_op *op)
-{
-	uint64_t grain = op->d->base->fast_zero ? 0 : op->d->base->trim_grain, end = op->off + op->len;
-
-	if (!grain)
-		return true;	/* all of it, or the base says that it cannot */
-	op->off = (op->off + grain - 1) & ~(grain - 1);
-	if (end != op->d->base->size)
-		end &= ~(grain - 1);
-	op->len = end > op->off ? end - op->off : 0;
-	return op->len;
-}
-
 static void begin(struct serve *s, struct serve_op *op)
 {
 	const struct blk_req *r = op->r;
 	bool trim = r->op == BLK_TRIM;
 
-	if (trim && !clip_trim(op)) {
+	/* Where there are no such pieces the base is asked: a block device may be able to. */
+	if (trim && op->d->base->trim_grain && !blk_clip_trim(op->d->base, &op->off, &op->len)) {
 		op->step = SERVE_FINISH;
 		serve_ready(s, &op->turn);
 		return;

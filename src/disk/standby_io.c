@@ -184,14 +184,15 @@ static bool on_top(struct io *io)
 	struct standby *s = io->s;
 	struct layer *top = standby_top(s);
 	struct blk_req *r = io->r;
+	uint64_t off = r->off, len = r->len;
 
-	/* Dropped where the base would have to write zeroes for it. */
-	if (r->op == BLK_TRIM && !io->d->base->fast_zero)
+	/* What the base would have to write zeroes for is dropped. */
+	if (r->op == BLK_TRIM && !blk_clip_trim(io->d->base, &off, &len))
 		return true;
-	while (io->pos < r->len) {
+	while (io->pos < len) {
 		enum ext_kind kind = r->op == BLK_WRITE ? EXT_DATA : r->op == BLK_ZERO && r->flags & BLK_NO_HOLE ?
 				     EXT_ZERO : EXT_TRIM;
-		int64_t n = layer_write(s, top, io->d->i, r->off + io->pos, r->len - io->pos,
+		int64_t n = layer_write(s, top, io->d->i, off + io->pos, len - io->pos,
 					r->op == BLK_WRITE ? r->buf + io->pos : NULL, kind);
 
 		if (n == -ENOSPC && !s->hold && !s->failed && (s->depth > 1 || s->graves || s->promoted))

@@ -35,7 +35,7 @@ static struct {
 	bool failed, merged, quiet;
 	unsigned int safe;
 	int reserved;
-	uint8_t seen[SIZE];	/* each byte that was asked space for, or is said to differ */
+	uint8_t seen[SIZE], read[SIZE];	/* each byte that was asked space for, or is said to differ */
 } bed;
 
 /* The journal */
@@ -189,16 +189,22 @@ static void peer_writes(uint64_t off, uint32_t len, uint8_t v)
 	assert_int_equal(standby_write(bed.s, 0, off, len, buf), 0);
 }
 
-static void vm_writes(uint64_t off, uint32_t len, uint8_t v)
+static void vm_does(enum blk_op op, uint64_t off, uint64_t len, uint8_t *buf)
 {
-	uint8_t buf[4096];
 	bool done = false;
-	struct blk_req r = { .op = BLK_WRITE, .off = off, .len = len, .buf = buf, .done = on_done, .arg = &done };
+	struct blk_req r = { .op = op, .off = off, .len = len, .buf = buf, .done = on_done, .arg = &done };
 
-	memset(buf, v, sizeof(buf));
 	blk_submit(standby_blk(bed.s, 0), &r);
 	settle();
 	assert_true(done);
+}
+
+static void vm_writes(uint64_t off, uint32_t len, uint8_t v)
+{
+	uint8_t buf[4096];
+
+	memset(buf, v, sizeof(buf));
+	vm_does(BLK_WRITE, off, len, buf);
 }
 
 static void stage(uint64_t n)
@@ -300,10 +306,13 @@ static void other_disks(void **state)
 /* What is a trim at the peer reads as zeroes there: so it does here, fast or not, before and behind the first epoch. */
 static void trims(void **state)
 {
-	for (int fast = 0; fast < 2; fast++) {
+	enum { SLOW, FAST, PIECES };
+
+	for (int fast = SLOW; fast <= PIECES; fast++) {
 		memset(bed.journal, 0, sizeof(bed.journal));
 		memset(bed.base.bytes, 0xff, SIZE);
-		bed.base.b.fast_zero = fast;
+		bed.base.b.fast_zero = fast == FAST;
+		bed.base.b.trim_grain = fast == PIECES ? 4096 : 0;
 		begin(ids);
 		assert_int_equal(standby_zero(bed.s, 0, 4096, 8192, true, false), 0);
 		assert_true(all(bed.base.bytes, 4096, 8192, 0));
@@ -319,7 +328,7 @@ static void trims(void **state)
 		assert_true(all(bed.seen, 20000, 10000, !fast));
 		assert_true(all(bed.seen, 30000, 1000, 1));
 		assert_true(all(bed.seen, 31000, 9000, 0));
-		assert_true(all(bed.seen, 40000, 1000, 1));
+		assert_true(all(bed.seen, 40000, 1000, fast != PIECES));
 		assert_int_equal(standby_flip(bed.s, 2, &(struct err){ 0 }), 0);
 		settle();
 		assert_int_equal(bed.committed, 2);
@@ -327,6 +336,37 @@ static void trims(void **state)
 		assert_true(all(bed.base.bytes, 30000, 1000, 3));
 		assert_true(all(bed.base.bytes, 31000, 9000, 0xff));
 		assert_true(all(bed.base.bytes, 40000, 1000, 0));
+		end();
+	}
+}
+
+/* The VM's own trim is seen by it as the peer's is by the peer's: zeroes where that is fast, else as it was. */
+static void own_trims(void **state)
+{
+	static const struct {
+		bool fast;
+		uint32_t grain;
+		uint64_t off, len, from, to;	/* of the zeroes then */
+	} t[] = {
+		{ true, 0, 1000, 9000, 1000, 10000 }, { false, 0, 0, 8192, 0, 0 }, { false, 4096, 1000, 9000, 4096, 8192 },
+		{ false, 4096, 1000, 4096, 0, 0 }, { false, 4096, SIZE - 5000, 5000, SIZE - 4096, SIZE },
+	};
+
+	for (unsigned int i = 0; i < sizeof(t) / sizeof(t[0]); i++) {
+		memset(bed.journal, 0, sizeof(bed.journal));
+		memset(bed.base.bytes, 0xff, SIZE);
+		bed.base.b.fast_zero = t[i].fast;
+		bed.base.b.trim_grain = t[i].grain;
+		begin(ids);
+		checkpoint(1);
+		vm_does(BLK_TRIM, t[i].off, t[i].len, NULL);
+		vm_does(BLK_READ, 0, SIZE, bed.read);
+		for (uint64_t at = 0; at < SIZE; at += 8)
+			assert_int_equal(bed.read[at], at >= t[i].from && at < t[i].to ? 0 : 0xff);
+		standby_promote(bed.s);
+		settle();
+		assert_true(bed.merged);
+		assert_memory_equal(bed.base.bytes, bed.read, SIZE);
 		end();
 	}
 }
@@ -411,6 +451,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(second_life, setup, teardown),
 		cmocka_unit_test_setup_teardown(other_disks, setup, teardown),
 		cmocka_unit_test_setup_teardown(trims, setup, teardown),
+		cmocka_unit_test_setup_teardown(own_trims, setup, teardown),
 		cmocka_unit_test_setup_teardown(differs, setup, teardown),
 		cmocka_unit_test_setup_teardown(safe_when_promoted, setup, teardown),
 	};
