@@ -121,7 +121,8 @@ static int open_meta(struct meta *m, const struct meta_open *o, struct err *e)
 	if (rc != 0)
 		return rc;
 	if (m->file.made && m->head.size != o->size)
-		return err_set(e, -EINVAL, "%s belongs to a disk of %llu bytes, but the image has %llu", o->path,
+		return err_set(e, -EINVAL, "%.200s belongs to a disk of %llu bytes, but the image has %llu: if it was resized, or is another "
+			       "one, on purpose, remove that file on both nodes; the secondary's copy is then made anew", o->path,
 			       (unsigned long long)m->head.size, (unsigned long long)o->size);
 	if (m->file.made && (m->head.region != region || m->head.block != block))
 		return err_set(e, -EBADMSG, "%s is damaged: its maps are not those of a disk of %llu bytes", o->path,

@@ -445,6 +445,7 @@ static void another_size_is_refused(void **state)
 	assert_int_equal(e.code, -EINVAL);
 	assert_non_null(strstr(e.msg, "5241831936"));
 	assert_non_null(strstr(e.msg, "1048576"));
+	assert_non_null(strstr(e.msg, "remove that file on both nodes"));
 }
 
 static void damage_is_found(void **state)
