@@ -18,15 +18,33 @@ static void store_failed(void *arg, const char *sentence)
 	disk_fail(arg, -EIO, sentence);
 }
 
+static const char *name_of(const char *path)
+{
+	const char *base = strrchr(path, '/');
+
+	return base ? base + 1 : path;
+}
+
+/* With --disk-dir one name is one image's. */
+static int judge_names(const struct disk *d, struct err *e)
+{
+	for (unsigned int i = 0; d->cfg.dir && i < d->n; i++)
+		for (unsigned int k = 0; k < i; k++)
+			if (!strcmp(name_of(d->path[i]), name_of(d->path[k])))
+				return err_set(e, -EINVAL, "%.150s and %.150s have the same name, and in --disk-dir files are named after it: "
+					       "give one of them by another path, a link for instance", d->path[k], d->path[i]);
+	return 0;
+}
+
 /* Where what is known of image @i is kept. */
 int disk_beside(struct disk *d, unsigned int i, const char *suffix, char *out, size_t cap, struct err *e)
 {
-	const char *path = d->path[i], *base = strrchr(path, '/');
+	const char *path = d->path[i];
 	struct stat st;
 	int n;
 
 	if (d->cfg.dir) {
-		n = snprintf(out, cap, "%s/%s%s", d->cfg.dir, base ? base + 1 : path, suffix);
+		n = snprintf(out, cap, "%s/%s%s", d->cfg.dir, name_of(path), suffix);
 	} else {
 		if (!stat(path, &st) && !S_ISREG(st.st_mode))
 			return err_set(e, -EINVAL, "%.200s is not a regular file: --disk-dir must say where what Lockstep knows of it is "
@@ -73,8 +91,10 @@ static int open_one(struct disk *d, unsigned int i, struct err *e)
 
 int disk_open_images(struct disk *d, struct err *e)
 {
-	int rc = 0;
+	int rc = judge_names(d, e);
 
+	if (rc)
+		return rc;
 	if (d->cfg.dir && mkdir(d->cfg.dir, 0700) && errno != EEXIST)
 		return err_set(e, -errno, "%.300s cannot be made: %s", d->cfg.dir, strerror(errno));
 	for (unsigned int i = 0; !rc && i < d->n; i++)

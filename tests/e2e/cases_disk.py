@@ -661,6 +661,12 @@ def disk_refused(bed):
             image(node, "fixed/disk.img", mb=2)
             subprocess.run(["mount", "-o", "remount,ro", place], check=True)
             tried(role, node, drive("fixed/disk.img"), "fixed/disk.img", "read-only")
+    os.mkdir(os.path.join(bed.b.dir, "more"))
+    image(bed.b, "more/disk.img")
+    bed.b.start("secondary", machine(drive(), ["-drive", "file=@DIR@/more/disk.img,format=raw,if=virtio,id=d1"]),
+                ["--disk-dir", os.path.join(bed.b.dir, "known")])
+    ends_with(bed.b, "/disk.img", "more/disk.img", "the same name", "--disk-dir")
+    os.unlink(bed.b.log)
     with open(img(bed.b), "r+b") as f:
         f.truncate(SIZE - MB)
     mismatched(bed, ["size of the image of disk d-disk", str(SIZE), str(SIZE - MB)], machine(drive()), VM_NAME,
