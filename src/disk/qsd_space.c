@@ -17,8 +17,13 @@
 #include "disk/qsd_space.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/statvfs.h>
+#include <unistd.h>
+
+#include "base/cursor.h"
 
 #define EXTENTS		64u
 #define FREE_FOR	(50 * NS_PER_MS)	/* a look at the file system is good for so long: it may be a network's */
@@ -137,4 +142,26 @@ void qsd_space_flushed(struct qsd_space *s, uint64_t total)
 
 	s->known = s->known < since ? s->known : since;
 	s->guessed = s->guessed < since ? s->guessed : since;
+}
+
+uint32_t qsd_space_grain(const char *path, const char *format)
+{
+	uint8_t head[24] = { 0 };
+	struct cursor c = cursor_of(head, sizeof(head));
+	uint32_t version, bits;
+	int fd;
+
+	if (strcmp(format, "qcow2"))
+		return 0;
+	fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+	if (fd < 0)
+		return 0;
+	if (pread(fd, head, sizeof(head), 0) != sizeof(head))
+		memset(head, 0, sizeof(head));
+	close(fd);
+	cursor_u32(&c);
+	version = cursor_u32(&c);
+	cursor_get(&c, 12);	/* where the name of what it stands on is */
+	bits = cursor_u32(&c);
+	return version >= 3 && bits >= 9 && bits <= 21 ? 1u << bits : 0;
 }

@@ -31,4 +31,10 @@ void qsd_space_written(struct qsd_space *s, uint64_t len);
 /* qsd_space_flushed() - a flush is done, at whose begin @total was that */
 void qsd_space_flushed(struct qsd_space *s, uint64_t total);
 
+/*
+ * qsd_space_grain() - of the image at @path, which nobody has open yet
+ * Return: the size of its clusters if zeroing one is a mark in its tables; 0: it is not, or nobody can tell
+ */
+uint32_t qsd_space_grain(const char *path, const char *format);
+
 #endif

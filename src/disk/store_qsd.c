@@ -23,7 +23,6 @@
  * requests get -EIO from then on, and the owner hears of it once, when it is known how the daemon ended.
  */
 #include <errno.h>
-#include <fcntl.h>
 #include <libnbd.h>
 #include <limits.h>
 #include <poll.h>
@@ -37,7 +36,6 @@
 #include <unistd.h>
 
 #include "base/clock.h"
-#include "base/cursor.h"
 #include "base/log.h"
 #include "disk/imagelock.h"
 #include "disk/qsd_child.h"
@@ -579,29 +577,6 @@ static int start_daemon(struct qsd *q, const struct store_cfg *cfg, bool device,
 	return e ? e->code : -EIO;
 }
 
-/* The size of a qcow2 image's clusters, if zeroing one is a mark in its tables; 0: it is not, or nobody can tell */
-static uint32_t zero_grain(const struct store_cfg *cfg)
-{
-	uint8_t head[24] = { 0 };
-	struct cursor c = cursor_of(head, sizeof(head));
-	uint32_t version, bits;
-	int fd;
-
-	if (strcmp(cfg->format, "qcow2"))
-		return 0;
-	fd = open(cfg->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-	if (fd < 0)
-		return 0;
-	if (pread(fd, head, sizeof(head), 0) != sizeof(head))
-		memset(head, 0, sizeof(head));
-	close(fd);
-	cursor_u32(&c);
-	version = cursor_u32(&c);
-	cursor_get(&c, 12);	/* where the name of what it stands on is */
-	bits = cursor_u32(&c);
-	return version >= 3 && bits >= 9 && bits <= 21 ? 1u << bits : 0;
-}
-
 struct store *store_qsd_open(const struct store_cfg *cfg, const struct stat *st, struct err *e)
 {
 	struct qsd *q = calloc(1, sizeof(*q));
@@ -619,7 +594,7 @@ struct store *store_qsd_open(const struct store_cfg *cfg, const struct stat *st,
 	q->store.kind = &kind;
 	q->store.direct = cfg->direct == STORE_DIRECT_ON;
 	q->store.blk = (struct blk){ .ops = &ops, .align = 1, .pref = 4096, .readonly = cfg->readonly,
-				     .trim_grain = zero_grain(cfg) };
+				     .trim_grain = qsd_space_grain(cfg->path, cfg->format) };
 	q->space = (struct qsd_space){ .blk = &q->store.blk, .endless = S_ISBLK(st->st_mode), .all = !geteuid() && !cfg->as,
 				       .cluster = q->store.blk.trim_grain ? q->store.blk.trim_grain : CLUSTER };
 	if (start_daemon(q, cfg, S_ISBLK(st->st_mode), &conn, e) || connect_to(q, cfg, conn, e))
