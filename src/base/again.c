@@ -22,6 +22,29 @@ struct self {
 	struct spawn_spec s;
 };
 
+static const char *const *once;
+
+void again_once(const char *const *words)
+{
+	once = words;
+}
+
+/* Return: whether @word is to be repeated, perhaps shorter */
+static bool repeated(char *word)
+{
+	size_t n = strlen(word);
+
+	for (const char *const *o = once; o && *o; o++) {
+		size_t k = strlen(*o);
+
+		if (!strcmp(word, *o))
+			return false;
+		if (**o == ',' && n > k && !strcmp(word + n - k, *o))
+			word[n - k] = 0;
+	}
+	return true;
+}
+
 static struct self *self_new(struct err *e)
 {
 	static const char *env[4] = { AGAIN_ENV "=1" };
@@ -29,6 +52,7 @@ static struct self *self_new(struct err *e)
 	int fd = open("/proc/self/cmdline", O_RDONLY | O_CLOEXEC);
 	ssize_t n = me ? readlink("/proc/self/exe", me->path, PATH_MAX - 1) : -1, len = 0, k = 1;
 	unsigned int words = 0;
+	bool own = true;
 
 	while (me && fd >= 0 && k > 0 && (size_t)len < sizeof(me->text)) {
 		k = read(fd, me->text + len, sizeof(me->text) - (size_t)len);
@@ -36,8 +60,14 @@ static struct self *self_new(struct err *e)
 	}
 	if (fd >= 0)
 		close(fd);
-	for (ssize_t at = 0; at < len && words < SPAWN_WORDS; at += (ssize_t)strnlen(me->text + at, (size_t)(len - at)) + 1)
-		me->argv[words++] = me->text + at;
+	for (ssize_t at = 0, next; at < len && words < SPAWN_WORDS; at = next) {
+		next = at + (ssize_t)strnlen(me->text + at, (size_t)(len - at)) + 1;
+		if (next > len)
+			break;
+		own = own && strcmp(me->text + at, "--");
+		if (!own || repeated(me->text + at))
+			me->argv[words++] = me->text + at;
+	}
 	if (!me || n < 0 || !words || (size_t)len == sizeof(me->text) || words == SPAWN_WORDS) {
 		err_set(e, me ? -E2BIG : -ENOMEM, "the own command line cannot be read, or is too long to be repeated");
 		free(me);

@@ -11,6 +11,12 @@
  * away this process loads itself.
  */
 
+/*
+ * again_once() - words of the command line, up to its "--", that were said for this start only and are not repeated
+ * @words: borrowed, ends with NULL; one that begins with a comma is taken off the end of a word
+ */
+void again_once(const char *const *words);
+
 /* again_allow() - it may be done later, also when the helper is sealed. Return: 0 or -errno with @e */
 int again_allow(struct err *e);
 

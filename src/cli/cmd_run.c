@@ -15,6 +15,9 @@
 #include "core/ft.h"
 #include "node.h"
 
+/* Decisions about what the other node has, made for one start: never by a node that begins anew by itself. */
+static const char *const once[] = { "--discard-disks", "--force-primary", ",replace", NULL };
+
 static int run_fn(int argc, char **argv)
 {
 	struct err e = { 0 };
@@ -55,6 +58,7 @@ static int run_fn(int argc, char **argv)
 		log_warn("%s", RUN_WARN_NO_ARBITRATION);
 	if (o->shared_disk && !*o->fence_command)
 		log_warn("%s", RUN_WARN_NO_FENCE);
+	again_once(once);
 	rc = node_run(o, &e);
 	if (rc == FT_EXIT_REJOIN) {
 		log_note("the other node has the VM: this one begins anew, as its secondary");
