@@ -65,6 +65,7 @@ void node_event(struct node *n, const struct ft_ev *ev)
 		for (unsigned int i = 0; i < acts.n && !n->ended; i++)
 			node_carry_out(n, &acts.a[i]);
 		node_tell_memory(n);
+		node_life_tell(n);
 		node_link_tell(n);
 	}
 	n->stepping = false;

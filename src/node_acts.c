@@ -38,6 +38,7 @@ static void step_done(struct node *n, enum ft_step step, uint64_t num, int rc, u
 
 static const enum ft_step vm_step[] = {
 	[VM_STOP] = STEP_STOP, [VM_CONT] = STEP_CONT, [VM_SAVE] = STEP_SAVE, [VM_LOAD] = STEP_LOAD,
+	[VM_PAUSE] = STEP_PAUSE,
 };
 
 static void on_vm_ready(void *arg, struct agentctl *agent)
@@ -73,11 +74,13 @@ static void on_vm_done(void *arg, enum vm_job job, uint64_t num, int rc, const c
 {
 	struct node *n = arg;
 
-	if (job == VM_STOP && n->disk)
+	if ((job == VM_STOP || job == VM_PAUSE) && n->disk)
 		disk_stopping(n->disk, false);
-	/* What was under way in a QEMU that is being replaced has no answer any more. */
-	if (n->restarting)
+	/* What was under way in a QEMU that is being replaced has no answer any more; but the next one begins stopped. */
+	if (n->restarting && job != VM_PAUSE)
 		return;
+	if (job == VM_PAUSE)
+		rc = node_life_paused(n, rc, why);
 	if (job == VM_SAVE && !rc && fail_point(FAIL_save)) {
 		rc = -EIO;
 		why = "LOCKSTEP_FAIL_AT has it fail";
@@ -145,17 +148,10 @@ static void on_guest_reset(void *arg)
 	node_event(arg, &ev);
 }
 
-static void on_guest_panic(void *arg)
-{
-	struct ft_ev ev = { .type = FE_GUEST_PANIC };
-
-	log_warn("the guest has panicked");
-	node_event(arg, &ev);
-}
-
 const struct vm_ops node_vm_ops = {
 	.ready = on_vm_ready, .stopped = on_vm_stopped, .done = on_vm_done, .died = on_vm_died, .hung = on_vm_hung,
-	.settled = on_settled, .guest_off = on_guest_off, .guest_reset = on_guest_reset, .guest_panic = on_guest_panic,
+	.settled = on_settled, .guest_off = on_guest_off, .guest_reset = on_guest_reset, .guest_panic = node_life_panic,
+	.guest_stopped = node_life_stopped, .told = node_life_told,
 };
 
 /* The memory worker's callbacks: bulk loop. */
@@ -414,6 +410,9 @@ static void do_step(struct node *n, enum ft_step step, uint64_t num)
 		break;
 	case STEP_WITNESS:
 		node_role_claim(n, num);
+		break;
+	case STEP_PAUSE:
+		vm_pause(n->vm, ft_paused(n->ft), num);
 		break;
 	case STEP_MAX:
 		break;

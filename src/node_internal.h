@@ -140,6 +140,8 @@ struct node {
 	struct loop_timer report;	/* progress of the synchronisation */
 	enum ft_state last_state;
 	enum ft_memory last_memory;
+	bool last_paused;
+	char pause_why[160];		/* why QEMU has refused to run the VM, the last time */
 	nstime share_at, share_stopped, share_longest;	/* sharing a promoted VM's memory */
 	uint64_t share_pieces;
 
@@ -165,6 +167,21 @@ void node_give_up(struct node *n, enum ft_exit status);
 
 /* node_qemu_known() - QEMU is up for the first time, its memory is laid out: what depends on that */
 int node_qemu_known(struct node *n, struct err *e);
+
+/* node_life.c: callbacks of the VM, and what people order about the guest's life */
+void node_life_panic(void *arg, enum cmdline_panic what);
+void node_life_stopped(void *arg, const char *why);
+void node_life_told(void *arg, enum vm_order order, uint64_t token, int rc, const char *why);
+/* node_life_paused() - VM_PAUSE was answered with @rc; Return: what the control machine is to hear */
+int node_life_paused(struct node *n, int rc, const char *why);
+/* node_life_command() - MONITOR_STOP, MONITOR_CONT, MONITOR_POWERDOWN, MONITOR_RESET; as monitor_ops.command() */
+int node_life_command(struct node *n, const struct monitor_cmd *cmd, struct err *e);
+/* node_life_tell() - after each event: who waits for the VM to stand or to run is answered, who watches is told */
+void node_life_tell(struct node *n);
+/* node_life_checkpoint() - checkpoint @num is complete */
+void node_life_checkpoint(struct node *n, uint64_t num);
+/* node_life_state() - after a change of state; @end: there will be no other */
+void node_life_state(struct node *n, bool end);
 
 /* node_acts.c */
 void node_carry_out(struct node *n, const struct ft_act *a);
@@ -292,6 +309,8 @@ struct node_view {
 /* node_view() - fill @v, which is zero */
 void node_view(struct node *n, struct node_view *v);
 int node_monitor_start(struct node *n, struct err *e);
+/* node_answer() - the answer to waiter @i, who is one no longer; @result is given away */
+void node_answer(struct node *n, unsigned int i, struct json_object *result, const struct err *e);
 void node_tell_state(struct node *n, const struct ft_act *a);
 void node_tell_checkpoint(struct node *n);
 void node_tell_abort(struct node *n, const struct ft_act *a);

@@ -86,6 +86,7 @@ void node_view(struct node *n, struct node_view *v)
 	}
 	s->link.bytes_sent = m.sent;
 	s->link.bytes_received = m.received;
+	s->paused = ft_paused(n->ft);
 	s->qemu.pid = vm_pid(n->vm);
 	snprintf(s->qemu.version, sizeof(s->qemu.version), "%s", vm_version(n->vm));
 	snprintf(s->qemu.state, sizeof(s->qemu.state), "%s", vm_run_state(n->vm));
@@ -212,6 +213,11 @@ static int on_command(void *arg, const struct monitor_cmd *cmd, struct json_obje
 		return blackbox_now(n, result, e);
 	case MONITOR_CAPTURE:
 		return proxy_capture(n->px, &cmd->capture, cmd->fd, e);
+	case MONITOR_STOP:
+	case MONITOR_CONT:
+	case MONITOR_POWERDOWN:
+	case MONITOR_RESET:
+		return node_life_command(n, cmd, e);
 	}
 	if (n->n_waiters == NODE_WAITERS)
 		return err_set(e, -EBUSY, "too many clients wait for a checkpoint already");
@@ -221,7 +227,7 @@ static int on_command(void *arg, const struct monitor_cmd *cmd, struct json_obje
 	return MONITOR_LATER;
 }
 
-static void answer(struct node *n, unsigned int i, struct json_object *result, const struct err *e)
+void node_answer(struct node *n, unsigned int i, struct json_object *result, const struct err *e)
 {
 	uint64_t token = n->waiters[i].token;
 
@@ -237,7 +243,7 @@ static void answer_all(struct node *n, enum monitor_cmd_type type, bool good, co
 		if (n->waiters[i].type != type)
 			continue;
 		err_set(&e, -ECANCELED, "%s", why);
-		answer(n, i, NULL, good ? NULL : &e);
+		node_answer(n, i, NULL, good ? NULL : &e);
 	}
 }
 
@@ -255,7 +261,8 @@ void node_tell_checkpoint(struct node *n)
 	monitor_event(n->monitor, "CHECKPOINT", status_ckpt_json(t, m.last_bytes));
 	for (unsigned int i = n->n_waiters; i-- > 0;)
 		if (n->waiters[i].type == MONITOR_CHECKPOINT && t->n >= n->waiters[i].n)
-			answer(n, i, status_ckpt_json(t, m.last_bytes), NULL);
+			node_answer(n, i, status_ckpt_json(t, m.last_bytes), NULL);
+	node_life_checkpoint(n, t->n);
 }
 
 void node_tell_abort(struct node *n, const struct ft_act *a)
@@ -397,7 +404,8 @@ void node_tell_state(struct node *n, const struct ft_act *a)
 			 ms(n->failover_took));
 	if (s == FT_ENDED && was == FT_JOINING)
 		log_error("this node was not yet synchronised, so it cannot take over; start it again to protect the VM");
-	if (s == FT_ALONE && (was == FT_PROTECTED || was == FT_SYNC) && a->reason != FT_WHY_GUEST_OFF)
+	if (s == FT_ALONE && (was == FT_PROTECTED || was == FT_SYNC) && a->reason != FT_WHY_GUEST_OFF &&
+	    a->reason != FT_WHY_GUEST_PANIC)
 		log_warn("the VM goes on alone, without protection reason=%s%s%s", ft_reason_name(a->reason),
 			 a->reason == FT_WHY_STEP_FAILED ? " step=" : "",
 			 a->reason == FT_WHY_STEP_FAILED ? ft_step_name(ft_failed_step(n->ft)) : "");
@@ -409,6 +417,7 @@ void node_tell_state(struct node *n, const struct ft_act *a)
 	}
 	monitor_event(n->monitor, "STATE", o);
 	node_health(n);
+	node_life_state(n, s == FT_ENDED);
 	if (s == FT_ALONE || s == FT_ENDED) {
 		answer_all(n, MONITOR_FAILOVER, true, "");
 		answer_all(n, MONITOR_SWITCH, s == FT_ALONE ? was == FT_PROMOTING || was == FT_STANDBY : a->reason == FT_WHY_SWITCH,
@@ -457,6 +466,7 @@ void node_tell_memory(struct node *n)
 
 void node_tell_end(struct node *n)
 {
+	node_life_state(n, true);
 	answer_all(n, MONITOR_FAILOVER, false, "lockstep has ended");
 	answer_all(n, MONITOR_SWITCH, false, "lockstep has ended");
 	answer_all(n, MONITOR_CHECKPOINT, false, "lockstep has ended");

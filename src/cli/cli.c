@@ -8,7 +8,8 @@
 #include "version.h"
 
 static const struct cli_cmd *const commands[] = {
-	&cmd_run, &cmd_status, &cmd_checkpoint, &cmd_failover, &cmd_switch, &cmd_set, &cmd_rule, &cmd_events, &cmd_blackbox, &cmd_capture,
+	&cmd_run, &cmd_status, &cmd_checkpoint, &cmd_failover, &cmd_switch, &cmd_stop, &cmd_cont, &cmd_powerdown, &cmd_reset,
+	&cmd_set, &cmd_rule, &cmd_events, &cmd_blackbox, &cmd_capture,
 	&cmd_quit, &cmd_nbd, &cmd_doctor, &cmd_version, &cmd_help,
 };
 

@@ -36,7 +36,8 @@ struct cli_cmd {
 	int (*fn)(int argc, char **argv);	/* argv[0] is the subcommand; returns an exit status */
 };
 
-extern const struct cli_cmd cmd_run, cmd_status, cmd_checkpoint, cmd_failover, cmd_switch, cmd_set, cmd_rule, cmd_events,
+extern const struct cli_cmd cmd_run, cmd_status, cmd_checkpoint, cmd_failover, cmd_switch, cmd_stop, cmd_cont, cmd_powerdown,
+	cmd_reset, cmd_set, cmd_rule, cmd_events,
 	cmd_blackbox,
 	cmd_capture, cmd_quit, cmd_nbd, cmd_doctor, cmd_version, cmd_help;
 

@@ -16,6 +16,9 @@
  *	LOAD	LOADED n: NEV_LOADED n; protected
  *	ABORT	save, copy or sending has failed: n is given up, n + 1 begins at once (ckpt_abort.c)
  *
+ * While the VM stands by an order (ft_pause.c) cont is answered and it stands on, and only what is wanted for something else
+ * begins a checkpoint.
+ *
  * Promises:
  * - The next checkpoint begins only after LOADED n and after everything of n was sent. Wishes that come meanwhile are
  *   kept, but for those that n itself answers: what net wanted before it drained n, what the secondary wanted before
@@ -79,6 +82,7 @@ void pri_sync(struct ft *ft, struct ft_ctx *c)
 	if (!ft->cfg.disks)
 		begin_memory(ft, c);
 	ft_set_state(ft, c, FT_SYNC, FT_WHY_NONE);
+	ft_pause_joined(ft, c);
 	if (ft->cfg.disks) {
 		/* Hours, perhaps: until then the network is as it is without a peer. */
 		ft->p.phase = PRI_RESYNC;
@@ -103,11 +107,19 @@ static bool urgent(enum ckpt_cause cause)
 	}
 }
 
+/* A VM that stands by an order is copied for these only; the others wait until it runs. */
+static bool though_paused(enum ckpt_cause cause)
+{
+	return cause == CAUSE_COMMAND || cause == CAUSE_RESET || cause == CAUSE_DISK;
+}
+
 nstime pri_next(const struct ft *ft)
 {
 	const struct ckpt_primary *p = &ft->p;
 
 	if (p->phase != PRI_IDLE || ft->parting || ft->busy[STEP_SEND].on)
+		return NS_NEVER;
+	if (ft->paused && !though_paused(p->wish))
 		return NS_NEVER;
 	if (urgent(p->wish))
 		return p->loaded_at;
@@ -122,7 +134,7 @@ nstime pri_next_round(const struct ft *ft)
 {
 	const struct ckpt_primary *p = &ft->p;
 
-	if (p->phase != PRI_IDLE || p->no_precopy || ft->parting || ft->busy[STEP_SEND].on || ft->busy[STEP_PRECOPY].on)
+	if (p->phase != PRI_IDLE || p->no_precopy || ft->paused || ft->parting || ft->busy[STEP_SEND].on || ft->busy[STEP_PRECOPY].on)
 		return NS_NEVER;
 	return precopy_next(&p->pre, &ft->cfg.precopy);
 }
@@ -205,7 +217,8 @@ void pri_want(struct ft *ft, struct ft_ctx *c, enum ckpt_cause cause)
 	/* The first checkpoint answers every wish. */
 	if (p->phase < PRI_IDLE || p->phase == PRI_UNWIND)
 		return;
-	if (p->wish == CAUSE_NONE || (urgent(cause) && !urgent(p->wish)))
+	if (p->wish == CAUSE_NONE || (urgent(cause) && !urgent(p->wish)) ||
+	    (ft->paused && though_paused(cause) && !though_paused(p->wish)))
 		p->wish = cause;
 	begin_if_due(ft, c);
 }

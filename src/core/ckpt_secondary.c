@@ -346,6 +346,7 @@ static void loaded(struct ft *ft, struct ft_ctx *c)
 	struct ckpt_secondary *s = &ft->s;
 
 	s->svm_off = false;
+	s->svm_panic = FT_PANIC_RUN;
 	s->phase = SEC_CONT;
 	ft_net(ft, c, NEV_LOADED, s->n, 0);
 	if (ft->state == FT_PROMOTING)
@@ -374,7 +375,7 @@ static void running(struct ft *ft, struct ft_ctx *c)
 	if (ft->link)
 		ft_say(ft, c, CTL_LOADED, s->n, s->restarted);
 	/* It went while cont was being answered. */
-	if (ft->link && s->svm_off)
+	if (ft->link && (s->svm_off || s->svm_panic != FT_PANIC_RUN))
 		ft_say(ft, c, CTL_WANT, ft->epoch, CAUSE_RESET);
 	if ((ft->fence == FENCE_REFUSED && !ft->link) || ft->ask == ASK_WAIT)
 		sec_hold(ft, c);
@@ -578,6 +579,12 @@ void sec_promote(struct ft *ft, struct ft_ctx *c)
 		ft_end(ft, c, FT_WHY_GUEST_OFF, STEP_MAX, FT_EXIT_OK, CTL_TYPE_MAX);
 		return;
 	}
+	if (s->svm_panic == FT_PANIC_OFF) {
+		ft_end(ft, c, FT_WHY_GUEST_PANIC, STEP_MAX, FT_EXIT_PANIC, CTL_TYPE_MAX);
+		return;
+	}
+	if (s->svm_panic == FT_PANIC_PAUSE && !ft->paused)
+		ft_pause(ft, c, true);
 	s->deadline = NS_NEVER;
 	s->forget = ft->epoch;
 	ft_no_limit(ft, STEP_RESERVE);

@@ -39,6 +39,7 @@ struct ckpt_secondary {
 	bool early;		/* planted fault: n was applied before STAGED */
 	bool restarted;		/* for this n */
 	bool svm_off;		/* the SVM alone has powered off */
+	enum ft_panic svm_panic;	/* the SVM alone has panicked */
 	bool aborted;		/* n was given up, EPOCH_END n + 1 is awaited; the SVM is stopped or about to be */
 	bool held;		/* the SVM is (being) stopped because it has too many pages of its own */
 	bool gated;		/* EPOCH_END n has come and NEV_OPEN n is still to be given */

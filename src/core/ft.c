@@ -116,26 +116,26 @@ static const struct ft_cell table[FT_STATE_MAX][FE_TYPE_MAX] = {
 		[FE_QEMU_HUNG] = F(init_dead), [FE_GUEST_OFF] = NO, [FE_GUEST_RESET] = NO,
 		[FE_GUEST_PANIC] = NO, [FE_CTL] = NO, [FE_NET] = NO, [FE_BULK_BARRIER] = NO, [FE_PROGRESS] = NO,
 		[FE_WANT] = NO, [FE_FULL] = NO, [FE_DISK_BARRIER] = NO, [FE_DISK_FAILED] = NO, [FE_DISK_MOVED] = NO, [FE_DONE] = NO, [FE_FAILOVER] = NO, [FE_SWITCH] = NO, [FE_QUIT] = F(init_quit),
-		[FE_SET_DELAY] = F(set_delay), [FE_WITNESS] = F(ft_witness), [FE_TICK] = NO,
+		[FE_PAUSE] = NO, [FE_SET_DELAY] = F(set_delay), [FE_WITNESS] = F(ft_witness), [FE_TICK] = NO,
 	},
 	[FT_ALONE] = {
 		[FE_START] = NO, [FE_LINK_UP] = F(ft_alone_link_up), [FE_LINK_DOWN] = F(ft_alone_link_down),
 		[FE_SILENT] = F(ft_alone_silent), [FE_STUCK] = F(ft_alone_silent), [FE_BEAT] = NO,
 		[FE_QEMU_DIED] = F(ft_alone_qemu_died), [FE_QEMU_HUNG] = NO,
-		[FE_GUEST_OFF] = F(ft_alone_guest_off), [FE_GUEST_RESET] = NO, [FE_GUEST_PANIC] = NO,
+		[FE_GUEST_OFF] = F(ft_alone_guest_off), [FE_GUEST_RESET] = NO, [FE_GUEST_PANIC] = F(ft_alone_panic),
 		[FE_CTL] = F(ft_alone_ctl), [FE_NET] = NO, [FE_BULK_BARRIER] = NO, [FE_PROGRESS] = NO,
 		[FE_WANT] = NO, [FE_FULL] = NO, [FE_DISK_BARRIER] = NO, [FE_DISK_FAILED] = F(ft_alone_disk_failed), [FE_DISK_MOVED] = NO, [FE_DONE] = F(ft_alone_done), [FE_FAILOVER] = NO, [FE_SWITCH] = NO,
 		[FE_QUIT] = F(ft_alone_quit),
-		[FE_SET_DELAY] = F(set_delay), [FE_WITNESS] = F(ft_witness), [FE_TICK] = F(ft_alone_timer),
+		[FE_PAUSE] = F(ft_serving_pause), [FE_SET_DELAY] = F(set_delay), [FE_WITNESS] = F(ft_witness), [FE_TICK] = F(ft_alone_timer),
 	},
 	[FT_SYNC] = {
 		[FE_START] = NO, [FE_LINK_UP] = NO, [FE_LINK_DOWN] = F(ft_pair_link_down),
 		[FE_SILENT] = F(ft_pair_silent), [FE_STUCK] = F(ft_pair_stuck), [FE_BEAT] = F(ft_pair_beat),
 		[FE_QEMU_DIED] = F(ft_pair_qemu_died), [FE_QEMU_HUNG] = F(ft_pair_qemu_hung),
 		[FE_GUEST_OFF] = F(ft_pair_guest_off), [FE_GUEST_RESET] = F(ft_pair_want),
-		[FE_GUEST_PANIC] = NO, [FE_CTL] = F(ft_pair_ctl), [FE_NET] = F(pri_net), [FE_BULK_BARRIER] = NO,
+		[FE_GUEST_PANIC] = F(ft_pair_panic), [FE_CTL] = F(ft_pair_ctl), [FE_NET] = F(pri_net), [FE_BULK_BARRIER] = NO,
 		[FE_PROGRESS] = F(pri_progress), [FE_WANT] = F(ft_pair_want), [FE_FULL] = NO, [FE_DISK_BARRIER] = NO, [FE_DISK_FAILED] = F(ft_pair_disk_failed), [FE_DISK_MOVED] = F(pri_disk_moved), [FE_DONE] = F(ft_pair_done),
-		[FE_FAILOVER] = NO, [FE_SWITCH] = NO, [FE_QUIT] = F(ft_sync_quit), [FE_SET_DELAY] = F(set_delay), [FE_WITNESS] = F(ft_witness),
+		[FE_FAILOVER] = NO, [FE_SWITCH] = NO, [FE_QUIT] = F(ft_sync_quit), [FE_PAUSE] = F(ft_serving_pause), [FE_SET_DELAY] = F(set_delay), [FE_WITNESS] = F(ft_witness),
 		[FE_TICK] = F(ft_pair_timer),
 	},
 	[FT_PROTECTED] = {
@@ -143,10 +143,10 @@ static const struct ft_cell table[FT_STATE_MAX][FE_TYPE_MAX] = {
 		[FE_SILENT] = F(ft_pair_silent), [FE_STUCK] = F(ft_pair_stuck), [FE_BEAT] = F(ft_pair_beat),
 		[FE_QEMU_DIED] = F(ft_pair_qemu_died), [FE_QEMU_HUNG] = F(ft_pair_qemu_hung),
 		[FE_GUEST_OFF] = F(ft_pair_guest_off), [FE_GUEST_RESET] = F(ft_pair_want),
-		[FE_GUEST_PANIC] = NO, [FE_CTL] = F(ft_pair_ctl), [FE_NET] = F(pri_net), [FE_BULK_BARRIER] = NO,
+		[FE_GUEST_PANIC] = F(ft_pair_panic), [FE_CTL] = F(ft_pair_ctl), [FE_NET] = F(pri_net), [FE_BULK_BARRIER] = NO,
 		[FE_PROGRESS] = F(pri_progress), [FE_WANT] = F(ft_pair_want), [FE_FULL] = NO, [FE_DISK_BARRIER] = NO, [FE_DISK_FAILED] = F(ft_pair_disk_failed), [FE_DISK_MOVED] = F(pri_disk_moved), [FE_DONE] = F(ft_pair_done),
 		[FE_FAILOVER] = F(ft_protected_failover), [FE_SWITCH] = F(ft_protected_switch), [FE_QUIT] = F(ft_protected_quit),
-		[FE_SET_DELAY] = F(set_delay), [FE_WITNESS] = F(ft_witness), [FE_TICK] = F(ft_pair_timer),
+		[FE_PAUSE] = F(ft_serving_pause), [FE_SET_DELAY] = F(set_delay), [FE_WITNESS] = F(ft_witness), [FE_TICK] = F(ft_pair_timer),
 	},
 	[FT_JOINING] = {
 		[FE_START] = NO, [FE_LINK_UP] = F(ft_joining_link_up), [FE_LINK_DOWN] = F(ft_joining_lost),
@@ -157,44 +157,44 @@ static const struct ft_cell table[FT_STATE_MAX][FE_TYPE_MAX] = {
 		[FE_BULK_BARRIER] = F(sec_bulk), [FE_PROGRESS] = F(sec_progress), [FE_WANT] = NO, [FE_FULL] = NO, [FE_DISK_BARRIER] = F(sec_disk),
 		[FE_DISK_FAILED] = F(sec_disk), [FE_DISK_MOVED] = F(sec_disk_moved),
 		[FE_DONE] = F(sec_done), [FE_FAILOVER] = NO, [FE_SWITCH] = NO, [FE_QUIT] = F(ft_standby_quit),
-		[FE_SET_DELAY] = F(set_delay), [FE_WITNESS] = F(ft_witness), [FE_TICK] = F(ft_standby_timer),
+		[FE_PAUSE] = NO, [FE_SET_DELAY] = F(set_delay), [FE_WITNESS] = F(ft_witness), [FE_TICK] = F(ft_standby_timer),
 	},
 	[FT_STANDBY] = {
 		[FE_START] = NO, [FE_LINK_UP] = NO, [FE_LINK_DOWN] = F(ft_standby_link_down),
 		[FE_SILENT] = F(ft_standby_silent), [FE_STUCK] = F(ft_standby_stuck),
 		[FE_BEAT] = F(ft_standby_beat), [FE_QEMU_DIED] = F(ft_standby_qemu_lost),
 		[FE_QEMU_HUNG] = F(ft_standby_qemu_lost), [FE_GUEST_OFF] = F(ft_standby_guest),
-		[FE_GUEST_RESET] = F(ft_standby_guest), [FE_GUEST_PANIC] = F(ft_standby_guest),
+		[FE_GUEST_RESET] = F(ft_standby_guest), [FE_GUEST_PANIC] = F(ft_standby_panic),
 		[FE_CTL] = F(ft_standby_ctl), [FE_NET] = F(sec_net), [FE_BULK_BARRIER] = F(sec_bulk),
 		[FE_PROGRESS] = F(sec_progress), [FE_WANT] = F(ft_standby_want), [FE_FULL] = F(ft_standby_full),
 		[FE_DISK_BARRIER] = F(sec_disk), [FE_DISK_FAILED] = F(sec_disk), [FE_DISK_MOVED] = F(sec_disk_moved), [FE_DONE] = F(ft_standby_done),
 		[FE_FAILOVER] = F(ft_standby_failover), [FE_SWITCH] = F(ft_standby_switch), [FE_QUIT] = F(ft_standby_quit),
-		[FE_SET_DELAY] = F(set_delay), [FE_WITNESS] = F(ft_witness), [FE_TICK] = F(ft_standby_timer),
+		[FE_PAUSE] = F(ft_standby_pause), [FE_SET_DELAY] = F(set_delay), [FE_WITNESS] = F(ft_witness), [FE_TICK] = F(ft_standby_timer),
 	},
 	[FT_PROMOTING] = {
 		[FE_START] = NO, [FE_LINK_UP] = NO, [FE_LINK_DOWN] = NO, [FE_SILENT] = NO, [FE_STUCK] = NO,
 		[FE_BEAT] = NO, [FE_QEMU_DIED] = F(ft_standby_qemu_lost), [FE_QEMU_HUNG] = NO,
-		[FE_GUEST_OFF] = F(ft_promoting_guest_off), [FE_GUEST_RESET] = NO, [FE_GUEST_PANIC] = NO,
+		[FE_GUEST_OFF] = F(ft_promoting_guest_off), [FE_GUEST_RESET] = NO, [FE_GUEST_PANIC] = F(ft_promoting_panic),
 		[FE_CTL] = NO, [FE_NET] = NO, [FE_BULK_BARRIER] = NO, [FE_PROGRESS] = F(sec_progress),
 		[FE_WANT] = NO, [FE_FULL] = NO, [FE_DISK_BARRIER] = NO, [FE_DISK_FAILED] = NO, [FE_DISK_MOVED] = NO, [FE_DONE] = F(ft_promoting_done), [FE_FAILOVER] = NO, [FE_SWITCH] = NO, [FE_QUIT] = F(ft_alone_quit),
-		[FE_SET_DELAY] = F(set_delay), [FE_WITNESS] = F(ft_witness), [FE_TICK] = F(ft_promoting_timer),
+		[FE_PAUSE] = F(ft_serving_pause), [FE_SET_DELAY] = F(set_delay), [FE_WITNESS] = F(ft_witness), [FE_TICK] = F(ft_promoting_timer),
 	},
 	[FT_FENCED] = {
 		[FE_START] = NO, [FE_LINK_UP] = F(ft_fenced_link_up), [FE_LINK_DOWN] = F(ft_fenced_link_down),
 		[FE_SILENT] = F(ft_fenced_silent), [FE_STUCK] = F(ft_fenced_silent), [FE_BEAT] = F(ft_pair_beat),
 		[FE_QEMU_DIED] = F(ft_fenced_dead), [FE_QEMU_HUNG] = NO, [FE_GUEST_OFF] = F(ft_fenced_guest_off),
-		[FE_GUEST_RESET] = NO, [FE_GUEST_PANIC] = NO, [FE_CTL] = F(ft_fenced_ctl), [FE_NET] = NO,
+		[FE_GUEST_RESET] = NO, [FE_GUEST_PANIC] = F(ft_alone_panic), [FE_CTL] = F(ft_fenced_ctl), [FE_NET] = NO,
 		[FE_BULK_BARRIER] = NO, [FE_PROGRESS] = F(pri_progress), [FE_WANT] = NO, [FE_FULL] = NO,
 		[FE_DISK_BARRIER] = NO, [FE_DISK_FAILED] = F(ft_alone_disk_failed), [FE_DISK_MOVED] = NO,
 		[FE_DONE] = F(ft_fenced_done), [FE_FAILOVER] = NO, [FE_SWITCH] = NO, [FE_QUIT] = F(ft_fenced_quit),
-		[FE_SET_DELAY] = F(set_delay), [FE_WITNESS] = F(ft_witness), [FE_TICK] = F(ft_fenced_timer),
+		[FE_PAUSE] = F(ft_serving_pause), [FE_SET_DELAY] = F(set_delay), [FE_WITNESS] = F(ft_witness), [FE_TICK] = F(ft_fenced_timer),
 	},
 	[FT_ENDED] = {
 		[FE_START] = NO, [FE_LINK_UP] = NO, [FE_LINK_DOWN] = NO, [FE_SILENT] = NO, [FE_STUCK] = NO,
 		[FE_BEAT] = NO, [FE_QEMU_DIED] = NO, [FE_QEMU_HUNG] = NO, [FE_GUEST_OFF] = NO,
 		[FE_GUEST_RESET] = NO, [FE_GUEST_PANIC] = NO, [FE_CTL] = NO, [FE_NET] = NO,
 		[FE_BULK_BARRIER] = NO, [FE_PROGRESS] = NO, [FE_WANT] = NO, [FE_FULL] = NO, [FE_DISK_BARRIER] = NO, [FE_DISK_FAILED] = NO, [FE_DISK_MOVED] = NO, [FE_DONE] = F(ended_done),
-		[FE_FAILOVER] = NO, [FE_SWITCH] = NO, [FE_QUIT] = NO, [FE_SET_DELAY] = NO, [FE_WITNESS] = NO, [FE_TICK] = NO,
+		[FE_FAILOVER] = NO, [FE_SWITCH] = NO, [FE_QUIT] = NO, [FE_PAUSE] = NO, [FE_SET_DELAY] = NO, [FE_WITNESS] = NO, [FE_TICK] = NO,
 	},
 };
 
@@ -214,10 +214,12 @@ void ft_step(struct ft *ft, nstime now, const struct ft_ev *ev, struct ft_acts *
 	/* The end of the monitor, and of the memory, comes before the process's: a step that failed by it has not failed. */
 	if (ev->type == FE_DONE && ev->rc == -ECONNRESET &&
 	    (ev->step == STEP_STOP || ev->step == STEP_CONT || ev->step == STEP_SAVE || ev->step == STEP_LOAD ||
-	     ev->step == STEP_ROUND || ev->step == STEP_PRECOPY || ev->step == STEP_COPY))
+	     ev->step == STEP_ROUND || ev->step == STEP_PRECOPY || ev->step == STEP_COPY || ev->step == STEP_PAUSE))
 		c.ev = ev = &died;
 	/* What a connection that was closed has left behind counts nothing. */
 	if (ev->type == FE_CTL && !ft->link)
+		return;
+	if (ev->type == FE_DONE && ft->state != FT_INIT && ft->state != FT_ENDED && ft_pause_answer(ft, &c))
 		return;
 	if ((unsigned int)ev->type < FE_TYPE_MAX)
 		table[ft->state][ev->type].fn(ft, &c);

@@ -50,6 +50,7 @@ enum ft_reason {
 	FT_WHY_LOST,		/* the witness says that the peer serves */
 	FT_WHY_NO_WITNESS,	/* this node would serve alone, and the witness does not answer */
 	FT_WHY_SWITCH,		/* somebody has moved the VM to the other node */
+	FT_WHY_GUEST_PANIC,	/* the guest has panicked, which -action says is the end */
 	FT_WHY_UNFENCED,	/* this node would take over, and nobody knows that the peer writes no more to the shared disks */
 	FT_WHY_MAX
 };
@@ -85,6 +86,8 @@ enum ft_step {
 	STEP_WITNESS,	/* ask the witness for generation n, which is one more than this node's. 0: granted, now and for ever; -ESTALE:
 			 * lost, another node has it; any other error: unknown, to be asked again (it may have been granted: then
 			 * the next answer says so) */
+	STEP_PAUSE,	/* the VM is to stand, or to run as far as the other steps say, as ft_paused() says at this moment; n counts
+			 * them. While it is to stand a STEP_CONT is answered and has no effect. An error: QEMU refuses to run the VM */
 	STEP_MAX
 };
 const char *ft_step_name(enum ft_step s);
@@ -157,11 +160,12 @@ enum ctl_type {
 	CTL_ALONE,	/* P->S: I go on without you, do not promote; value: enum ft_reason */
 	CTL_TOOK_OVER,	/* S->P: I have promoted; stop at once */
 	CTL_CLAIM,	/* S->P: stop at once, I promote as soon as you have; value: enum ft_reason */
-	CTL_GUEST_OFF,	/* P->S: the guest has powered off: end */
+	CTL_GUEST_OFF,	/* P->S: the guest has powered off, or panicked (value: enum ft_reason): end */
 	CTL_QUIT,	/* P->S: somebody ended the pair: end */
 	CTL_ABORT,	/* P->S n: given up, n + 1 follows at once and brings its pages; the SVM stays stopped; value:
 			 * enum ft_step */
 	CTL_SWITCH,	/* S->P: hand over to me */
+	CTL_PAUSE,	/* value 1: the VM is to stand, 0: to run. P->S n: so it is; S->P n: done; S->P 0: somebody wants it */
 	CTL_TYPE_MAX
 };
 const char *ctl_type_name(enum ctl_type t);
@@ -186,7 +190,8 @@ enum ft_ev_type {
 			 * answered; also for those that were answered before FA_MUTE */
 	FE_QEMU_DIED,
 	FE_QEMU_HUNG,	/* QMP does not answer within its timeout */
-	FE_GUEST_OFF, FE_GUEST_RESET, FE_GUEST_PANIC,
+	FE_GUEST_OFF, FE_GUEST_RESET,
+	FE_GUEST_PANIC,	/* value: enum ft_panic */
 	FE_CTL,		/* ctl */
 	FE_NET,		/* value: NA_CUT, NA_DRAINED, NA_BARRIER, NA_WANT, NA_LIKELY; n, cause */
 	FE_BULK_BARRIER,	/* secondary: the bulk marker of n has arrived; value: bytes of device state */
@@ -201,6 +206,7 @@ enum ft_ev_type {
 	FE_DONE,	/* step, n, rc (0 or -errno), value; -ECONNRESET of a QMP step means that QEMU is dead */
 	FE_FAILOVER,	/* command: secondary: take over; primary: hand over */
 	FE_SWITCH,	/* command: the nodes change their roles */
+	FE_PAUSE,	/* command, value 1: the VM is to stand, 0: to run */
 	FE_WITNESS,	/* value: whether the witness can be reached, which matters to people only */
 	FE_QUIT,	/* SIGTERM, or the user's command */
 	FE_SET_DELAY,	/* value: x-checkpoint-delay in ns */
@@ -242,6 +248,14 @@ enum ft_exit {
 	FT_EXIT_FAILED = 1,	/* this node could not go on */
 	FT_EXIT_PEER = 3,	/* this node could not go on, the other one does */
 	FT_EXIT_REJOIN = 4,	/* the other one has the VM: this node begins anew, and is its secondary */
+	FT_EXIT_PANIC = 5,	/* the guest has panicked, and -action ends the VM then */
+};
+
+/* What -action makes of a panic, or what QEMU has done by itself. */
+enum ft_panic {
+	FT_PANIC_RUN,		/* the guest runs on */
+	FT_PANIC_PAUSE,		/* QEMU has stopped the VM */
+	FT_PANIC_OFF,		/* it is the end of the VM */
 };
 
 struct ft_act {
@@ -311,6 +325,11 @@ const char *ft_memory_name(enum ft_memory m);		/* "shared", "private", "sharing"
 bool ft_claims(const struct ft *ft);
 /* ft_rival() - a peer could take over: it has all that it needs, and was not known to be gone */
 bool ft_rival(const struct ft *ft);
+/* ft_paused() - the VM stands because somebody, or QEMU itself, has stopped it; it is kept over a failover */
+bool ft_paused(const struct ft *ft);
+/* ft_pauses() - number of the last order to stand or to run; ft_pause_done() - it has been carried out, by the peer too */
+uint64_t ft_pauses(const struct ft *ft);
+bool ft_pause_done(const struct ft *ft);
 enum ft_step ft_failed_step(const struct ft *ft);	/* of FT_WHY_STEP_FAILED; STEP_MAX: none */
 uint64_t ft_refused(const struct ft *ft);		/* actions that found no room in struct ft_acts: always 0 */
 

@@ -26,6 +26,8 @@ void ft_pair_beat(struct ft *ft, struct ft_ctx *c);
 void ft_pair_qemu_died(struct ft *ft, struct ft_ctx *c);
 void ft_pair_qemu_hung(struct ft *ft, struct ft_ctx *c);
 void ft_pair_guest_off(struct ft *ft, struct ft_ctx *c);
+/* ft_pair_off() - the guest has ended its run: first the peer, then what is held, then this node */
+void ft_pair_off(struct ft *ft, struct ft_ctx *c, enum ft_reason why);
 void ft_pair_ctl(struct ft *ft, struct ft_ctx *c);
 void ft_pair_done(struct ft *ft, struct ft_ctx *c);
 void ft_pair_want(struct ft *ft, struct ft_ctx *c);
@@ -57,6 +59,14 @@ void ft_standby_timer(struct ft *ft, struct ft_ctx *c);
 void ft_promoting_done(struct ft *ft, struct ft_ctx *c);
 void ft_promoting_timer(struct ft *ft, struct ft_ctx *c);
 void ft_promoting_guest_off(struct ft *ft, struct ft_ctx *c);
+
+/* ft_pause.c */
+void ft_serving_pause(struct ft *ft, struct ft_ctx *c);
+void ft_standby_pause(struct ft *ft, struct ft_ctx *c);
+void ft_alone_panic(struct ft *ft, struct ft_ctx *c);
+void ft_pair_panic(struct ft *ft, struct ft_ctx *c);
+void ft_standby_panic(struct ft *ft, struct ft_ctx *c);
+void ft_promoting_panic(struct ft *ft, struct ft_ctx *c);
 
 /* ft_ask.c */
 void ft_witness(struct ft *ft, struct ft_ctx *c);

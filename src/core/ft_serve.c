@@ -194,10 +194,15 @@ void ft_pair_qemu_hung(struct ft *ft, struct ft_ctx *c)
 	pri_hung(ft, c, FT_WHY_QEMU_HUNG, STEP_MAX);
 }
 
-void ft_pair_guest_off(struct ft *ft, struct ft_ctx *c)
+static enum ft_exit off_status(enum ft_reason why)
+{
+	return why == FT_WHY_GUEST_PANIC ? FT_EXIT_PANIC : FT_EXIT_OK;
+}
+
+void ft_pair_off(struct ft *ft, struct ft_ctx *c, enum ft_reason why)
 {
 	if (ft->parting) {
-		ft_end(ft, c, FT_WHY_GUEST_OFF, STEP_MAX, FT_EXIT_OK, CTL_GUEST_OFF);
+		ft_end(ft, c, why, STEP_MAX, off_status(why), CTL_GUEST_OFF);
 		return;
 	}
 	/*
@@ -206,10 +211,15 @@ void ft_pair_guest_off(struct ft *ft, struct ft_ctx *c)
 	 */
 	ft->leave = LEAVE_OFF;
 	ft->parting = true;
-	ft->why = FT_WHY_GUEST_OFF;
+	ft->why = why;
 	ft->part_at = ft_after(c->now, ft->cfg.lease);
-	ft_say(ft, c, CTL_GUEST_OFF, ft->epoch, 0);
+	ft_say(ft, c, CTL_GUEST_OFF, ft->epoch, why);
 	pri_unwind(ft, c);
+}
+
+void ft_pair_guest_off(struct ft *ft, struct ft_ctx *c)
+{
+	ft_pair_off(ft, c, FT_WHY_GUEST_OFF);
 }
 
 void ft_pair_ctl(struct ft *ft, struct ft_ctx *c)
@@ -235,7 +245,9 @@ void ft_pair_ctl(struct ft *ft, struct ft_ctx *c)
 	}
 	if (ft->parting)
 		return;
-	if (m->type == CTL_SWITCH && ft->state == FT_PROTECTED)
+	if (m->type == CTL_PAUSE)
+		ft_pause_ctl(ft, c);
+	else if (m->type == CTL_SWITCH && ft->state == FT_PROTECTED)
 		ft_protected_switch(ft, c);
 	else if (m->type == CTL_STAGED)
 		pri_staged(ft, c, m->n);
@@ -309,7 +321,7 @@ void ft_protected_quit(struct ft *ft, struct ft_ctx *c)
 void ft_pair_timer(struct ft *ft, struct ft_ctx *c)
 {
 	if (ft->leave == LEAVE_OFF && ft->state == FT_ALONE && ft->part_at <= c->now)
-		ft_end(ft, c, FT_WHY_GUEST_OFF, STEP_MAX, FT_EXIT_OK, CTL_TYPE_MAX);
+		ft_end(ft, c, ft->why, STEP_MAX, off_status(ft->why), CTL_TYPE_MAX);
 	else if (ft->parting && ft->part_at <= c->now)
 		ft_lose_peer(ft, c, ft->why, false, c->now);
 	else if (!ft_ask_tick(ft, c))

@@ -66,7 +66,13 @@ static void sec_ctl(struct ft *ft, struct ft_ctx *c)
 		ft_end(ft, c, FT_WHY_QUIT, STEP_MAX, FT_EXIT_OK, CTL_TYPE_MAX);
 		break;
 	case CTL_GUEST_OFF:
-		ft_end(ft, c, FT_WHY_GUEST_OFF, STEP_MAX, FT_EXIT_OK, CTL_TYPE_MAX);
+		if (m->value == FT_WHY_GUEST_PANIC)
+			ft_end(ft, c, FT_WHY_GUEST_PANIC, STEP_MAX, FT_EXIT_PANIC, CTL_TYPE_MAX);
+		else
+			ft_end(ft, c, FT_WHY_GUEST_OFF, STEP_MAX, FT_EXIT_OK, CTL_TYPE_MAX);
+		break;
+	case CTL_PAUSE:
+		ft_pause_ctl(ft, c);
 		break;
 	default:
 		break;

@@ -63,6 +63,9 @@ struct ft {
 	struct ckpt_primary p;
 	struct ckpt_secondary s;
 	struct share share;
+	bool paused;			/* the VM stands whatever the steps say, see ft_pause.c */
+	uint64_t pauses;		/* orders to stand or to run, counted */
+	uint64_t peer_pauses;		/* primary: the last one that the secondary has carried out */
 	uint64_t done[CAUSE_MAX];	/* completed checkpoints */
 	uint64_t done_all;
 	uint64_t aborted;		/* checkpoints given up and tried again */

@@ -108,6 +108,16 @@ void ft_resume(struct ft *ft, struct ft_ctx *c);
 void ft_granted(struct ft *ft, struct ft_ctx *c);
 void ft_not_granted(struct ft *ft, struct ft_ctx *c);
 
+/* ft_pause.c */
+/* ft_pause() - the VM is to stand, or to run, here and at the peer */
+void ft_pause(struct ft *ft, struct ft_ctx *c, bool on);
+/* ft_pause_joined() - a peer that is about to be synchronised hears that the VM stands, if it does */
+void ft_pause_joined(struct ft *ft, struct ft_ctx *c);
+/* ft_pause_ctl() - CTL_PAUSE, on either side */
+void ft_pause_ctl(struct ft *ft, struct ft_ctx *c);
+/* ft_pause_answer() - an answer; false: it is not STEP_PAUSE's */
+bool ft_pause_answer(struct ft *ft, struct ft_ctx *c);
+
 /* ft_claim() - secondary: ask the primary to stop, take over when it has, or when its lease has run out */
 void ft_claim(struct ft *ft, struct ft_ctx *c, enum ft_reason why);
 

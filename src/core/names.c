@@ -37,7 +37,7 @@ const char *ft_reason_name(enum ft_reason r)
 		[FT_WHY_PEER_ALONE] = "primary goes on alone", [FT_WHY_PEER_TOOK_OVER] = "secondary took over",
 		[FT_WHY_QEMU_DIED] = "qemu died", [FT_WHY_QEMU_HUNG] = "qemu hung",
 		[FT_WHY_STEP_FAILED] = "step failed", [FT_WHY_COMMAND] = "command",
-		[FT_WHY_GUEST_OFF] = "guest powered off", [FT_WHY_QUIT] = "quit", [FT_WHY_DISK] = "disk failed",
+		[FT_WHY_GUEST_OFF] = "guest powered off", [FT_WHY_GUEST_PANIC] = "guest panicked", [FT_WHY_QUIT] = "quit", [FT_WHY_DISK] = "disk failed",
 		[FT_WHY_UNFENCED] = "peer not fenced", [FT_WHY_LOST] = "peer has the witness",
 		[FT_WHY_NO_WITNESS] = "no answer from the witness", [FT_WHY_SWITCH] = "switch",
 	};
@@ -52,7 +52,7 @@ const char *ft_step_name(enum ft_step s)
 		[STEP_PRECOPY] = "precopy", [STEP_COPY] = "copy", [STEP_SEND] = "send", [STEP_RESERVE] = "reserve", [STEP_APPLY] = "apply",
 		[STEP_LOAD] = "load", [STEP_MEND] = "mend", [STEP_RESTART] = "restart", [STEP_FORGET] = "forget",
 		[STEP_SHARE] = "share", [STEP_AGAIN] = "again", [STEP_RESYNC] = "resync", [STEP_DISK] = "disk",
-		[STEP_FLIP] = "flip", [STEP_FENCE] = "fence", [STEP_WITNESS] = "witness",
+		[STEP_FLIP] = "flip", [STEP_FENCE] = "fence", [STEP_PAUSE] = "pause", [STEP_WITNESS] = "witness",
 	};
 
 	return NAME(names, s);
@@ -64,7 +64,7 @@ const char *ctl_type_name(enum ctl_type t)
 		[CTL_EPOCH_END] = "EPOCH_END", [CTL_STAGED] = "STAGED", [CTL_LOADED] = "LOADED", [CTL_WANT] = "WANT",
 		[CTL_FAILED] = "FAILED", [CTL_PROMOTE] = "PROMOTE", [CTL_GONE] = "GONE", [CTL_ALONE] = "ALONE",
 		[CTL_TOOK_OVER] = "TOOK_OVER", [CTL_CLAIM] = "CLAIM", [CTL_GUEST_OFF] = "GUEST_OFF", [CTL_QUIT] = "QUIT",
-		[CTL_ABORT] = "ABORT", [CTL_SWITCH] = "SWITCH",
+		[CTL_ABORT] = "ABORT", [CTL_SWITCH] = "SWITCH", [CTL_PAUSE] = "PAUSE",
 	};
 
 	return NAME(names, t);
@@ -81,7 +81,7 @@ const char *ft_ev_name(enum ft_ev_type t)
 		[FE_WANT] = "want", [FE_FULL] = "full", [FE_DISK_BARRIER] = "disk-barrier", [FE_DISK_FAILED] = "disk-failed",
 		[FE_DISK_MOVED] = "disk-moved",
 		[FE_DONE] = "done", [FE_FAILOVER] = "failover", [FE_QUIT] = "quit",
-		[FE_SET_DELAY] = "set-delay", [FE_SWITCH] = "switch", [FE_WITNESS] = "witness", [FE_TICK] = "tick",
+		[FE_SET_DELAY] = "set-delay", [FE_SWITCH] = "switch", [FE_PAUSE] = "pause", [FE_WITNESS] = "witness", [FE_TICK] = "tick",
 	};
 
 	return NAME(names, t);

@@ -20,7 +20,7 @@
 #include "base/cursor.h"
 #include "base/siphash.h"
 
-enum { RING_VERSION = 8, RING_SUM = 8 };
+enum { RING_VERSION = 9, RING_SUM = 8 };
 
 struct io {
 	struct cursor r;
@@ -178,6 +178,7 @@ static void io_secondary(struct io *io, struct ckpt_secondary *s)
 	io_bool(io, &s->early);
 	io_bool(io, &s->restarted);
 	io_bool(io, &s->svm_off);
+	IO_ENUM(io, s->svm_panic, FT_PANIC_OFF);
 	io_bool(io, &s->aborted);
 	io_bool(io, &s->held);
 	io_bool(io, &s->gated);
@@ -232,6 +233,9 @@ static void io_ft(struct io *io, struct ft *ft)
 	io_primary(io, &ft->p);
 	io_secondary(io, &ft->s);
 	io_share(io, &ft->share);
+	io_bool(io, &ft->paused);
+	io_u64(io, &ft->pauses);
+	io_u64(io, &ft->peer_pauses);
 	for (int i = 0; i < CAUSE_MAX; i++)
 		io_u64(io, &ft->done[i]);
 	io_u64(io, &ft->done_all);

@@ -248,6 +248,8 @@ static int take_action(struct cmdline *c, const struct option *o, const char *ar
 		c->no_shutdown = !strcmp(shutdown, "pause");
 	if (reboot)
 		c->no_reboot = !strcmp(reboot, "shutdown");
+	if (panic)
+		c->panic = !strcmp(panic, "pause") ? PANIC_PAUSE : !strcmp(panic, "none") ? PANIC_NONE : PANIC_SHUTDOWN;
 	if (panic && !strcmp(panic, "exit-failure"))
 		rc = err_set(e, -ENOTSUP, "-action panic=exit-failure: QEMU's exit would be taken for its death; write "
 			     "panic=shutdown");

@@ -74,6 +74,9 @@ struct cmdline_nic {
  * A QEMU command line, understood. What Lockstep takes over stands in fields of its own, the rest in opts[] in the
  * user's order.
  */
+/* -action panic=; what QEMU itself is started with never ends it */
+enum cmdline_panic { PANIC_SHUTDOWN, PANIC_PAUSE, PANIC_NONE };
+
 struct cmdline {
 	char *binary;
 	uint64_t mem_bytes;
@@ -93,6 +96,7 @@ struct cmdline {
 	bool nodefaults;
 	bool no_shutdown;		/* the user wants a guest's poweroff to leave QEMU standing */
 	bool no_reboot;			/* ... and a guest's reset to end it */
+	enum cmdline_panic panic;	/* what a guest's panic is to lead to */
 	struct cmdopt *opts;
 	unsigned int n_opts;
 	char *notes[CMDLINE_NOTES_MAX];	/* sentences about what was changed */

@@ -17,6 +17,10 @@
  * that answers does not say that the guest runs: so at each ping the processors' threads are looked at too (vcpu.c), and
  * one that could not run for the timeout is a hang. (The heartbeat says nothing about QEMU: each node judges its own.)
  *
+ * A VM that is to stand (vm_pause()) stands under all of this: cont is answered and not given to QEMU, and given when the order
+ * is taken back, if the last of stop and cont was cont. QEMU stops a VM by itself too, when the guest panics or a watchdog fires;
+ * who is told gives the order to stand then, so that no cont of ours has it run on.
+ *
  * The guest's own acts come as events: SHUTDOWN by the guest is a poweroff and not a death.
  */
 #include "engine/vm.h"
@@ -57,6 +61,10 @@ struct vm {
 	bool allowed;			/* the helper that makes our children knows both ways of starting it */
 	struct vcpus cpus;
 	bool off;			/* run state shutdown: needs a reset before it can run again */
+	bool to_run;			/* the last of stop and cont that was asked for is cont */
+	bool paused;			/* and whatever it is, it is to stand */
+	bool own_stop;			/* QEMU has stopped it by itself, which was told */
+	char stopped_as[24];		/* run state of a VM that stands */
 	char version[32];
 	char run_state[32];
 	char blockdev[512];
@@ -64,7 +72,7 @@ struct vm {
 		bool on;
 		uint64_t n;
 		bool concluded;
-	} job[4];
+	} job[VM_JOBS];
 };
 
 static struct json_object *get(struct json_object *o, const char *key)
@@ -222,10 +230,19 @@ void vm_job(struct vm *vm, enum vm_job job, uint64_t n)
 	vm->job[job].on = true;
 	vm->job[job].n = n;
 	vm->job[job].concluded = false;
+	if (job == VM_STOP || job == VM_CONT)
+		vm->to_run = job == VM_CONT;
+	if (job == VM_CONT && vm->paused && vm->qmp) {
+		job_done(vm, job, 0, NULL);
+		return;
+	}
 	if (vm->qmp) {
 		switch (job) {
 		case VM_STOP:
 			rc = qmp_cmd(vm->qmp, "stop", NULL, deadline(vm), on_stop, vm);
+			/* It may stand already, and then no event says so. */
+			if (!rc && vm->paused && vm->ops.stopped)
+				vm->ops.stopped(vm->ops.arg);
 			break;
 		case VM_CONT:
 			rc = qmp_cmd(vm->qmp, "cont", NULL, deadline(vm), on_cont, vm);
@@ -236,10 +253,93 @@ void vm_job(struct vm *vm, enum vm_job job, uint64_t n)
 		case VM_LOAD:
 			rc = qmp_cmd_json(vm->qmp, devstate_load_cmd(vm->spec.ds), deadline(vm), on_load, vm);
 			break;
+		case VM_PAUSE:
+		case VM_JOBS:
+			break;
 		}
 	}
 	if (rc)
 		job_done(vm, job, rc, "QEMU's monitor takes no commands");
+}
+
+static void on_pause(void *arg, int code, struct json_object *ret, const char *desc)
+{
+	(void)ret;
+	job_done(arg, VM_PAUSE, code, desc);
+}
+
+void vm_pause(struct vm *vm, bool on, uint64_t n)
+{
+	vm->paused = on;
+	vm->job[VM_PAUSE].on = true;
+	vm->job[VM_PAUSE].n = n;
+	if (!vm->qmp || !vm->to_run)
+		job_done(vm, VM_PAUSE, 0, NULL);
+	else if (qmp_cmd(vm->qmp, on ? "stop" : "cont", NULL, deadline(vm), on_pause, vm))
+		job_done(vm, VM_PAUSE, -EPIPE, "QEMU's monitor takes no commands");
+}
+
+/* One order at a time is under way for each client, and each needs its token until the answer comes. */
+struct order {
+	struct vm *vm;
+	enum vm_order order;
+	uint64_t token;
+};
+
+static void on_told(void *arg, int code, struct json_object *ret, const char *desc)
+{
+	struct order *o = arg;
+
+	(void)ret;
+	o->vm->ops.told(o->vm->ops.arg, o->order, o->token, code, code ? desc : NULL);
+	free(o);
+}
+
+void vm_tell(struct vm *vm, enum vm_order order, uint64_t token)
+{
+	struct order *o = malloc(sizeof(*o));
+
+	if (o)
+		*o = (struct order){ .vm = vm, .order = order, .token = token };
+	if (o && vm->qmp && !qmp_cmd(vm->qmp, order == VM_RESET ? "system_reset" : "system_powerdown", NULL, deadline(vm), on_told, o))
+		return;
+	free(o);
+	vm->ops.told(vm->ops.arg, order, token, -EPIPE, "QEMU's monitor takes no commands");
+}
+
+/* QEMU has stopped the VM, and not because it was asked to. */
+static void own_stop(struct vm *vm, const char *why)
+{
+	if (vm->own_stop || vm->paused)
+		return;
+	vm->own_stop = true;
+	vm->ops.guest_stopped(vm->ops.arg, why);
+}
+
+static void on_panic(struct vm *vm)
+{
+	enum cmdline_panic what = vm->spec.cl->panic;
+
+	if (what == PANIC_SHUTDOWN && vm->spec.cl->no_shutdown)
+		what = PANIC_PAUSE;
+	if (what != PANIC_NONE) {
+		vm->own_stop = true;
+		snprintf(vm->stopped_as, sizeof(vm->stopped_as), "guest-panicked");
+	}
+	vm->ops.guest_panic(vm->ops.arg, what);
+}
+
+/* Of the VM's own life: QEMU tells first what has happened, then that the VM stands. */
+static void on_stopped(struct vm *vm)
+{
+	bool ours = vm->job[VM_STOP].on || vm->job[VM_PAUSE].on;
+
+	snprintf(vm->run_state, sizeof(vm->run_state), "%s",
+		 vm->off ? "shutdown" : vm->stopped_as[0] ? vm->stopped_as : "paused");
+	if (ours && vm->ops.stopped)
+		vm->ops.stopped(vm->ops.arg);
+	else if (!ours && vm->to_run && (!vm->off || vm->spec.cl->no_shutdown))
+		own_stop(vm, vm->off ? "the guest has powered off" : "QEMU has stopped the VM");
 }
 
 static void on_event(void *arg, const char *name, struct json_object *data)
@@ -250,10 +350,10 @@ static void on_event(void *arg, const char *name, struct json_object *data)
 		if (!strcmp(get_str(data, "status"), "concluded"))
 			load_concluded(vm);
 	} else if (!strcmp(name, "STOP")) {
-		snprintf(vm->run_state, sizeof(vm->run_state), "%s", vm->off ? "shutdown" : "paused");
-		if (vm->job[VM_STOP].on && vm->ops.stopped)
-			vm->ops.stopped(vm->ops.arg);
+		on_stopped(vm);
 	} else if (!strcmp(name, "RESUME")) {
+		vm->own_stop = false;
+		vm->stopped_as[0] = 0;
 		snprintf(vm->run_state, sizeof(vm->run_state), "running");
 	} else if (!strcmp(name, "SHUTDOWN")) {
 		vm->off = true;
@@ -264,7 +364,10 @@ static void on_event(void *arg, const char *name, struct json_object *data)
 		if (json_object_get_boolean(get(data, "guest")))
 			vm->ops.guest_reset(vm->ops.arg);
 	} else if (!strcmp(name, "GUEST_PANICKED")) {
-		vm->ops.guest_panic(vm->ops.arg);
+		on_panic(vm);
+	} else if (!strcmp(name, "WATCHDOG") && !strcmp(get_str(data, "action"), "pause")) {
+		snprintf(vm->stopped_as, sizeof(vm->stopped_as), "watchdog");
+		own_stop(vm, "the guest's watchdog has fired");
 	}
 }
 
@@ -343,7 +446,7 @@ static void on_ready(void *arg, const char *version)
 
 static void fail_jobs(struct vm *vm)
 {
-	for (int i = 0; i < 4; i++)
+	for (int i = 0; i < VM_JOBS; i++)
 		job_done(vm, (enum vm_job)i, -ECONNRESET, "QEMU is gone");
 }
 
@@ -568,6 +671,8 @@ int vm_start(struct vm *vm, bool share, int nic_fd[CMDLINE_NICS_MAX], struct err
 	memset(disk, -1, sizeof(disk));
 	vm->share = share;
 	vm->ready = vm->killed = vm->hung_told = vm->stuck_told = vm->off = false;
+	vm->to_run = vm->own_stop = false;
+	vm->stopped_as[0] = 0;
 	vm->cpus.n = 0;
 	snprintf(vm->run_state, sizeof(vm->run_state), "starting");
 	vm->agent = agentctl_new(e);

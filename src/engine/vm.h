@@ -21,7 +21,10 @@
  */
 struct vm;
 
-enum vm_job { VM_STOP, VM_CONT, VM_SAVE, VM_LOAD };
+enum vm_job { VM_STOP, VM_CONT, VM_SAVE, VM_LOAD, VM_PAUSE, VM_JOBS };
+
+/* What a guest is told from outside. */
+enum vm_order { VM_POWERDOWN, VM_RESET };
 
 struct vm_ops {
 	/* QEMU is up, stopped, its memory found (and tracked when shared). @agent: borrowed until died() or vm_free() */
@@ -34,11 +37,16 @@ struct vm_ops {
 	void (*hung)(void *arg, const char *how);
 	/* after vm_settle(): QEMU's main loop has been once around */
 	void (*settled)(void *arg);
-	/* during a VM_STOP: the processors stand; QEMU's disks are drained and flushed after it, before done() */
+	/* during a VM_STOP or VM_PAUSE: the processors stand; QEMU's disks are drained and flushed after it, before done() */
 	void (*stopped)(void *arg);
 	void (*guest_off)(void *arg);
 	void (*guest_reset)(void *arg);
-	void (*guest_panic)(void *arg);
+	/* the guest has panicked; @what: PANIC_PAUSE: QEMU has stopped the VM; PANIC_SHUTDOWN: so it has, and it is to end */
+	void (*guest_panic)(void *arg, enum cmdline_panic what);
+	/* QEMU has stopped the VM of itself, as a watchdog or the command line wanted it */
+	void (*guest_stopped)(void *arg, const char *why);
+	/* vm_tell()'s answer; @rc: 0 or -errno with a sentence */
+	void (*told)(void *arg, enum vm_order order, uint64_t token, int rc, const char *why);
 	void *arg;
 };
 
@@ -79,6 +87,16 @@ void vm_serves(struct vm *vm);
 
 /* vm_job() - begin a job; done() follows in any case (unless the VM is killed) */
 void vm_job(struct vm *vm, enum vm_job job, uint64_t n);
+
+/*
+ * vm_pause() - the VM is to stand (@on), or to run as far as VM_STOP and VM_CONT have it run; done() of VM_PAUSE follows
+ *
+ * While it is to stand a VM_CONT is answered well and has no effect but for later. The order outlives the process.
+ */
+void vm_pause(struct vm *vm, bool on, uint64_t n);
+
+/* vm_tell() - press the power button, or reset; told() follows with @token */
+void vm_tell(struct vm *vm, enum vm_order order, uint64_t token);
 
 /* vm_settle() - have QEMU's main loop go once around; settled() follows */
 void vm_settle(struct vm *vm);

@@ -29,6 +29,10 @@ enum monitor_cmd_type {
 	MONITOR_QUIT,		/* end this node; answer at once */
 	MONITOR_BLACKBOX,	/* write the black box to a file; answer at once, with its name */
 	MONITOR_CAPTURE,	/* write what passes into @fd; answer at once */
+	MONITOR_STOP,		/* both copies are to stand; answer when they do */
+	MONITOR_CONT,		/* ... to run again */
+	MONITOR_POWERDOWN,	/* press the guest's power button; answer when both copies know of it */
+	MONITOR_RESET,		/* reset the guest, likewise */
 };
 
 enum monitor_rule_op { MONITOR_RULE_LIST, MONITOR_RULE_INSERT, MONITOR_RULE_DELETE, MONITOR_RULE_CLEAR };

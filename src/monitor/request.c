@@ -32,6 +32,11 @@ static const struct command {
 	{ "__lockstep_quit", REQUEST_COMMAND, MONITOR_QUIT },
 	{ "__lockstep_blackbox", REQUEST_COMMAND, MONITOR_BLACKBOX },
 	{ "__lockstep_capture", REQUEST_COMMAND, MONITOR_CAPTURE },
+	/* As QEMU has them, with the pair for the VM. */
+	{ "stop", REQUEST_COMMAND, MONITOR_STOP },
+	{ "cont", REQUEST_COMMAND, MONITOR_CONT },
+	{ "system_powerdown", REQUEST_COMMAND, MONITOR_POWERDOWN },
+	{ "system_reset", REQUEST_COMMAND, MONITOR_RESET },
 };
 
 /* The user's text as an error repeats it: not too long, and not cut inside a character. */

@@ -242,6 +242,7 @@ struct json_object *status_json(const struct status *s)
 	put_str(sub, "version", s->qemu.version);
 	put_str(sub, "state", s->qemu.state);
 	put(o, "qemu", sub);
+	put(o, "paused", json_object_new_boolean(s->paused));
 
 	sub = json_object_new_object();
 	put_u64(sub, "guest_bytes", s->memory.guest);

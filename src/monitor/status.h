@@ -79,6 +79,7 @@ struct status {
 	const struct hb_stats *beat;	/* NULL: there is no peer; borrowed during the call */
 	const char *suspicion;		/* hb_level_name() of it */
 
+	bool paused;			/* ft_paused() */
 	struct {
 		int pid;		/* 0: does not run */
 		char version[64];

@@ -165,6 +165,8 @@ static void text_head(struct json_object *s, FILE *f)
 		text_str(s, "state"), text_ms(text_num(s, "state_ms"), t));
 	text_sentences(f, "  why", why);
 	text_sentences(f, "  warning", text_get(s, "warnings", json_type_array));
+	if (text_bool(s, "paused"))
+		text_row(f, "  paused", "the VM stands until 'lockstep cont'");
 	text_row(f, "  reason", "%s", text_str(s, "reason"));
 	text_row(f, "  epoch", "%" PRIu64 ", generation %" PRIu64 ", phase %s", text_u64(s, "epoch"),
 		 text_u64(s, "generation"), text_str(s, "phase"));

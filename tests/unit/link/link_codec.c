@@ -424,7 +424,7 @@ static void numbers(void **state)
 	assert_int_equal(CTL_PROMOTE, 5);
 	assert_int_equal(CTL_CLAIM, 9);
 	assert_int_equal(CTL_SWITCH, 13);
-	assert_int_equal(CTL_TYPE_MAX, 14);
+	assert_int_equal(CTL_TYPE_MAX, 15);
 	assert_int_equal(NM_INPUT, 0);
 	assert_int_equal(NM_BARRIER, 6);
 	assert_int_equal(NM_RULES, 8);

@@ -271,7 +271,7 @@ static void questions_and_answers(void **state)
 	say(fd, "{\"execute\":\"__lockstep_failover\"}\n");
 	assert_string_equal(hear(fd), "{\"error\":{\"class\":\"GenericError\",\"desc\":\"not now\"}}");
 	assert_int_equal(last.type, MONITOR_FAILOVER);
-	say(fd, "{\"execute\":\"stop\",\"id\":null}\n");
+	say(fd, "{\"execute\":\"quit\",\"id\":null}\n");
 	assert_non_null(strstr(hear(fd), "\"CommandNotFound\""));
 	close(fd);
 	clients_become(0);
