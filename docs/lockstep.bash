@@ -52,7 +52,7 @@ _lockstep()
 		COMPREPLY=($(compgen -c -f -- "$cur")) ;;
 	nbd)
 		COMPREPLY=($(compgen -f -- "$cur")) ;;
-	status | checkpoint | failover | set | rule | events | blackbox | capture | quit)
+	status | checkpoint | failover | stop | cont | powerdown | reset | set | rule | events | blackbox | capture | quit)
 		dir=${LOCKSTEP_RUN_DIR:-/run/lockstep}
 		[ -n "$LOCKSTEP_RUN_DIR" ] || [ "$(id -u)" = 0 ] || dir=$XDG_RUNTIME_DIR/lockstep
 		COMPREPLY+=($(cd "$dir" 2>/dev/null && compgen -G "$cur*.sock" | sed 's/\.sock$//'))
