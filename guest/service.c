@@ -33,6 +33,7 @@
 #include <linux/sockios.h>
 #include <sys/epoll.h>
 #include <sys/ioctl.h>
+#include <sys/io.h>
 #include <sys/reboot.h>
 #include <sys/socket.h>
 #include <fcntl.h>
@@ -368,6 +369,19 @@ static void cmd_reboot(struct conn *c, const char *s)
 	go_down(c, RB_AUTOBOOT);
 }
 
+/* What a kernel in panic says to the machine, where that has QEMU's pvpanic; nothing else of this guest changes. */
+static void cmd_panic(struct conn *c, const char *s)
+{
+	enum { PORT = 0x505, PANICKED = 1 };
+
+	if (ioperm(PORT, 1, 1) || !(inb(PORT) & PANICKED) || inb(PORT) == 0xff) {
+		answer(c, "error: there is no pvpanic device\n");
+		return;
+	}
+	outb(PANICKED, PORT);
+	answer(c, "ok\n");
+}
+
 static void cmd_quit(struct conn *c, const char *s)
 {
 	c->job = JOB_CLOSE;
@@ -471,7 +485,7 @@ static const struct command {
 	{ "check", false, cmd_check }, { "random", true, cmd_random }, { "last", false, cmd_last },
 	{ "uptime", false, cmd_uptime }, { "time", false, cmd_time },
 	{ "clock", false, cmd_clock }, { "poweroff", false, cmd_poweroff },
-	{ "reboot", false, cmd_reboot }, { "quit", false, cmd_quit }, { "shell", false, cmd_shell },
+	{ "reboot", false, cmd_reboot }, { "panic", false, cmd_panic }, { "quit", false, cmd_quit }, { "shell", false, cmd_shell },
 	{ "hash", true, cmd_hash }, { "put", true, cmd_put }, { "connect", true, cmd_connect }, { "udp-to", true, cmd_udp_to },
 	{ "disk", true, cmd_disk },
 };
