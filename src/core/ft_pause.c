@@ -24,9 +24,11 @@
  */
 #include "core/ft_handlers.h"
 
+/* One at a time; what was ordered meanwhile comes when it is answered. */
 static void carry_out(struct ft *ft, struct ft_ctx *c)
 {
-	ft_do(ft, c, STEP_PAUSE, ft->pauses, NS_NEVER);
+	if (!ft_waits(ft, STEP_PAUSE))
+		ft_do(ft, c, STEP_PAUSE, ft->pauses, NS_NEVER);
 }
 
 void ft_pause(struct ft *ft, struct ft_ctx *c, bool on)
@@ -40,10 +42,10 @@ void ft_pause(struct ft *ft, struct ft_ctx *c, bool on)
 
 void ft_pause_joined(struct ft *ft, struct ft_ctx *c)
 {
+	/* What an earlier one has answered is none of this one's. */
+	ft->peer_pauses = ft->paused ? 0 : ft->pauses;
 	if (ft->paused)
 		ft_say(ft, c, CTL_PAUSE, ft->pauses, 1);
-	else
-		ft->peer_pauses = ft->pauses;
 }
 
 void ft_pause_ctl(struct ft *ft, struct ft_ctx *c)
@@ -69,6 +71,10 @@ bool ft_pause_answer(struct ft *ft, struct ft_ctx *c)
 		return false;
 	if (!ft_answered(ft, c->ev))
 		return true;
+	if (c->ev->n != ft->pauses) {
+		carry_out(ft, c);
+		return true;
+	}
 	if (ft->state == FT_JOINING || ft->state == FT_STANDBY) {
 		if (ft->link && !ft->claimed)
 			ft_say(ft, c, CTL_PAUSE, ft->pauses, ft->paused);

@@ -26,6 +26,7 @@
  *   sim_guest.c   the guest: connections, applications, memory pages that check themselves
  *   sim_join.c    a new secondary after a failure, and a second failure
  *   sim_dgram.c   datagrams: requests, the guest's answers, and what is let out of them
+ *   sim_pause.c   somebody stops the VM and has it run again
  *   sim_storm.c   SYNs from addresses that nobody has
  *   sim_client.c  the clients: scripts of requests and what the answers must be
  *   sim_node.c    the shell of a node: events for ft and net
@@ -237,6 +238,7 @@ struct node {
 	bool silent;			/* it has withheld a frame because its lease had run out: lost as on a network */
 	/* QEMU */
 	bool q_alive, q_running;
+	bool q_to_run, q_paused;	/* the last of stop and cont was cont; it stands all the same */
 	nstime q_stuck_until, q_resumed;
 	struct guest g;
 	struct disk disk;
@@ -366,7 +368,7 @@ struct failure {
 
 enum ev_type {
 	EV_NONE, EV_START, EV_LINK, EV_CHAN, EV_TO_NET, EV_TO_FT, EV_STEP, EV_NET_TIMER, EV_FT_TIMER, EV_SOCK, EV_OUT,
-	EV_GUEST, EV_WIRE_IN, EV_WIRE_CLIENT, EV_CLIENT, EV_BEAT, EV_FAIL, EV_DATAGRAM, EV_STORM, EV_ROOM, EV_DRAIN, EV_QDIED,
+	EV_GUEST, EV_WIRE_IN, EV_WIRE_CLIENT, EV_CLIENT, EV_BEAT, EV_FAIL, EV_DATAGRAM, EV_STORM, EV_PAUSE, EV_ROOM, EV_DRAIN, EV_QDIED,
 	EV_REJOIN, EV_WITNESS, EV_LINKERR, EV_COLD,
 };
 
@@ -397,7 +399,7 @@ struct ev {
 	X(resets_by_guest) X(reused) X(v6_conns) X(vlan_conns) X(qinq_conns) X(ext_headers) X(two_nics) X(labelled) \
 	X(dg_udp) X(dg_icmp) X(dg_other) X(dg_v6) X(dg_random) X(dg_det_answers) X(dg_fragmented) X(dg_part_lost) \
 	X(dg_part_late) X(dg_asked_in_parts) X(dg_twice_given) X(dg_order_checked) X(dg_all_checked) \
-	X(storms) X(storm_syns) X(storm_answers) \
+	X(pauses) X(pause_conts) X(pause_failovers) X(storms) X(storm_syns) X(storm_answers) \
 	X(storm_failovers) X(storm_checkpoints) X(storm_untranslated) X(excused) X(flows_evicted) X(flows_full) \
 	X(survived_alone) X(lost_unprotected) X(translated_at_failover) X(failovers) \
 	X(fo_p_idle) X(fo_p_gate) X(fo_p_stop) X(fo_p_collect) X(fo_p_cont) X(fo_p_staged) X(fo_p_loaded) \
@@ -486,6 +488,7 @@ struct sim {
 	uint16_t dg_groups;
 	uint8_t dg_out[16384];		/* frames let out of each answer */
 	uint8_t dg_answers[SIM_DGMAX];
+	uint32_t pauses;		/* how often the VM is still to be stopped or continued, see sim_pause.c */
 	/* a storm of SYNs */
 	uint32_t storm, storm_sent;
 	struct failure fail;
@@ -580,6 +583,15 @@ void dgram_given(struct sim *s, struct node *nd, const struct pkt *p);
 void dgram_emission(struct sim *s, struct node *nd, const struct pkt *p, const struct view *v);
 bool dgram_done(struct sim *s);
 void dgram_end(struct sim *s);
+
+/* ---- sim_pause.c ---- */
+void pause_draw(struct sim *s);
+void pause_event(struct sim *s);
+/* pause_step() - STEP_PAUSE takes effect; pause_cont() - STEP_CONT: does the VM run by it? */
+void pause_step(struct sim *s, struct node *nd);
+bool pause_cont(struct sim *s, struct node *nd);
+void qemu_stops(struct sim *s, struct node *nd);
+void qemu_runs(struct sim *s, struct node *nd);
 
 /* ---- sim_storm.c ---- */
 void storm_draw(struct sim *s);

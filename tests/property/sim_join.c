@@ -71,7 +71,7 @@ bool join_due(struct sim *s)
 		return false;
 	for (int i = 0; i < NODES; i++)
 		if (node_up(s, i) && !node_up(s, 1 - i) && !s->node[i].linked)
-			return ft_state(s->node[i].ft) == FT_ALONE && s->node[i].q_running;
+			return ft_state(s->node[i].ft) == FT_ALONE && s->node[i].q_to_run;
 	return false;
 }
 

@@ -353,6 +353,7 @@ static void draw(struct sim *s)
 	draw_bad(s);
 	dgram_draw(s);
 	storm_draw(s);
+	pause_draw(s);
 	if (!s->deterministic && chance(s, 1500))
 		s->private_limit = 1 + rnd(s, 12);
 	/* Else most schedules are over before a promoted VM's memory is shared. */
@@ -455,6 +456,7 @@ static void count_end(struct sim *s)
 	if (!pu && qu && ft_state(s->node[1 - s->prim].ft) == FT_ALONE) {
 		s->st->failovers++;
 		s->st->storm_failovers += s->storm_sent > 0;
+		s->st->pause_failovers += ft_pauses(s->node[1 - s->prim].ft) > 0;
 		s->st->second_failovers += s->rejoined;
 		s->st->fo_in_abort += s->fail_in_abort;
 		for (unsigned int k = 0; k < sizeof(phases) / sizeof(phases[0]); k++)
@@ -501,6 +503,9 @@ static void run(struct sim *s)
 			break;
 		case EV_STORM:
 			storm_event(s);
+			break;
+		case EV_PAUSE:
+			pause_event(s);
 			break;
 		case EV_FAIL:
 			node_fail_now(s);

@@ -19,14 +19,14 @@ static nstime step_time(struct sim *s, enum ft_step step)
 		[STEP_STOP] = 20, [STEP_CONT] = 20, [STEP_SAVE] = 40, [STEP_ROUND] = 60, [STEP_PRECOPY] = 60, [STEP_COPY] = 40, [STEP_SEND] = 10,
 		[STEP_RESERVE] = 5, [STEP_APPLY] = 40, [STEP_LOAD] = 200, [STEP_MEND] = 10, [STEP_RESTART] = 1500,
 		[STEP_SHARE] = 20, [STEP_FORGET] = 5, [STEP_AGAIN] = 10,
-		[STEP_RESYNC] = 50, [STEP_DISK] = 5, [STEP_FLIP] = 5, [STEP_FENCE] = 3000, [STEP_WITNESS] = 1000 };
+		[STEP_RESYNC] = 50, [STEP_DISK] = 5, [STEP_FLIP] = 5, [STEP_FENCE] = 3000, [STEP_PAUSE] = 20, [STEP_WITNESS] = 1000 };
 
 	return us(s, 1, most[step] * s->step_us);
 }
 
 static bool of_qemu(enum ft_step step)
 {
-	return step == STEP_STOP || step == STEP_CONT || step == STEP_SAVE || step == STEP_LOAD || step == STEP_MEND ||
+	return step == STEP_STOP || step == STEP_CONT || step == STEP_PAUSE || step == STEP_SAVE || step == STEP_LOAD || step == STEP_MEND ||
 	       step == STEP_APPLY || step == STEP_SHARE;
 }
 
@@ -39,7 +39,7 @@ static bool looks(enum ft_step step)
 /* QMP commands are answered in their order. */
 static bool of_qmp(enum ft_step step)
 {
-	return step == STEP_STOP || step == STEP_CONT || step == STEP_SAVE || step == STEP_LOAD;
+	return step == STEP_STOP || step == STEP_CONT || step == STEP_PAUSE || step == STEP_SAVE || step == STEP_LOAD;
 }
 
 void step_begin(struct sim *s, struct node *nd, enum ft_step step, uint64_t n)
@@ -120,6 +120,31 @@ static void lose_queues(struct sim *s, struct node *nd)
 		sim_at(s, s->now, EV_SOCK, nd->id, 1, 0, NULL);
 }
 
+void qemu_stops(struct sim *s, struct node *nd)
+{
+	if (!nd->q_running)
+		return;
+	nd->g.core.vmclock = node_vmclock(s, nd->id);
+	nd->q_running = false;
+}
+
+void qemu_runs(struct sim *s, struct node *nd)
+{
+	nd->q_running = true;
+	nd->q_resumed = s->now;
+	/* What QEMU read while it was stopped is partly still in its queue. */
+	while (nd->limbo.n) {
+		struct pkt *p = pktq_pop(&nd->limbo);
+
+		if (chance(s, 5000))
+			guest_input(s, nd->id, p);
+		else
+			s->st->purged++, s->purged++;
+		pkt_free(s, p);
+	}
+	node_kick_guest(s, nd->id, s->now + us(s, 1, 500));
+}
+
 /* What a step does. Return: true when it takes more than this, and comes again */
 static bool step_effect(struct sim *s, struct node *nd, struct step_run *r)
 {
@@ -130,12 +155,14 @@ static bool step_effect(struct sim *s, struct node *nd, struct step_run *r)
 
 	switch (r->step) {
 	case STEP_STOP:
-		if (nd->q_running) {
-			nd->g.core.vmclock = node_vmclock(s, nd->id);
-			nd->q_running = false;
-		}
+		nd->q_to_run = false;
+		qemu_stops(s, nd);
+		break;
+	case STEP_PAUSE:
+		pause_step(s, nd);
 		break;
 	case STEP_CONT:
+		nd->q_to_run = true;
 		if (nd->q_running)
 			break;
 		if (!g->valid)
@@ -147,19 +174,8 @@ static bool step_effect(struct sim *s, struct node *nd, struct step_run *r)
 			sim_fail(s, "P4", "node %s: cont, and the disk is not that of the device state", who(nd));
 		if (guest_sum(g) != g->core.sum)
 			sim_fail(s, "P3", "node %s: cont, and the memory is not that of the device state", who(nd));
-		nd->q_running = true;
-		nd->q_resumed = s->now;
-		/* What QEMU read while it was stopped is partly still in its queue. */
-		while (nd->limbo.n) {
-			struct pkt *p = pktq_pop(&nd->limbo);
-
-			if (chance(s, 5000))
-				guest_input(s, nd->id, p);
-			else
-				s->st->purged++, s->purged++;
-			pkt_free(s, p);
-		}
-		node_kick_guest(s, nd->id, s->now + us(s, 1, 500));
+		if (pause_cont(s, nd))
+			qemu_runs(s, nd);
 		break;
 	case STEP_SAVE:
 		if (nd->q_running)
@@ -292,10 +308,10 @@ static bool step_effect(struct sim *s, struct node *nd, struct step_run *r)
 		break;
 	case STEP_RESTART:
 		for (i = 0; i < 8; i++)
-			if (&nd->run[i] != r && of_qemu(nd->run[i].step))
+			if (&nd->run[i] != r && of_qemu(nd->run[i].step) && nd->run[i].step != STEP_PAUSE)
 				nd->run[i].active = false;
 		nd->q_alive = true;
-		nd->q_running = false;
+		nd->q_running = nd->q_to_run = false;
 		nd->q_stuck_until = 0;
 		g->valid = false;
 		g->privmap = 0;
@@ -325,7 +341,7 @@ static bool step_effect(struct sim *s, struct node *nd, struct step_run *r)
 			r->rc = -ETIMEDOUT;
 			break;
 		}
-		if (r->value == 0 && nd->q_running) {
+		if (r->value == 0 && nd->q_to_run) {
 			g->cow = false;
 			g->dirty = (1u << SIM_PAGES) - 1;
 			s->st->shared++;
