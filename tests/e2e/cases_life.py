@@ -129,7 +129,7 @@ def life_pause_anywhere(bed):
     env = {"LOCKSTEP_MEMCHECK": "1"}
     bed.start_pair(Machine(mem=256), a_env=env, b_env=env)
     with Load(bed, conns()) as load:
-        load.wait_answers(20, 20)
+        load.wait_answers(5, 60)
         bed.a.cli("set", VM_NAME, "checkpoint-delay=100")
         for i in range(20):
             node = bed.a if i % 3 else bed.b
@@ -249,7 +249,10 @@ def life_poweroff_disks(bed):
         same(ask("poweroff"), "ok", "poweroff")
     both_end(bed, 0, q)
     same(sha(img(bed.a)), sha(img(bed.b)), "the images")
-    bed.start_pair(machine)
+    bed.b.start("secondary", machine)
+    until(lambda: bed.b.must_live() or bed.b.status(), 15, "node b's control socket")
+    bed.a.start("primary", machine)
+    bed.wait_protected()
     disk = bed.a.status()["disk"]
     say("disk %s", json.dumps(disk))
     same(disk["resync"]["sent_bytes"], 0, "bytes that the next start had to send")
