@@ -422,7 +422,9 @@ void pri_loaded(struct ft *ft, struct ft_ctx *c, uint64_t n)
 	ft_act(ft, c, FA_CKPT_DONE)->n = n;
 	if (ft->state == FT_SYNC)
 		ft_set_state(ft, c, FT_PROTECTED, FT_WHY_NONE);
-	if (ft->leave != LEAVE_NO)
+	if (ft_last_done(ft, c))
+		return;
+	if (ft->leave != LEAVE_NO && ft->leave < LEAVE_LAST_OFF)
 		ft_end(ft, c, ft->leave == LEAVE_QUIT ? FT_WHY_QUIT : ft->leave == LEAVE_SWITCH ? FT_WHY_SWITCH : FT_WHY_COMMAND,
 		       STEP_MAX, ft->leave == LEAVE_SWITCH ? FT_EXIT_REJOIN : FT_EXIT_OK, CTL_PROMOTE);
 	else

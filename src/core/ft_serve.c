@@ -10,7 +10,13 @@
 void ft_alone(struct ft *ft, struct ft_ctx *c, enum ft_reason why)
 {
 	/* Its last words have their time; who has asked for the VM may have been granted it, so nothing is lifted then. */
-	bool off = ft->leave == LEAVE_OFF && ft->rival && ft_asks(ft);
+	bool off;
+
+	if (ft->leave == LEAVE_LAST_OFF || ft->leave == LEAVE_LAST_PANIC) {
+		why = ft->why = ft->leave == LEAVE_LAST_OFF ? FT_WHY_GUEST_OFF : FT_WHY_GUEST_PANIC;
+		ft->leave = LEAVE_OFF;
+	}
+	off = ft->leave == LEAVE_OFF && ft->rival && ft_asks(ft);
 
 	if (ft->link && (!ft->parting || ft->suspect))
 		ft_say(ft, c, CTL_ALONE, ft->epoch, why);
@@ -199,7 +205,7 @@ static enum ft_exit off_status(enum ft_reason why)
 	return why == FT_WHY_GUEST_PANIC ? FT_EXIT_PANIC : FT_EXIT_OK;
 }
 
-void ft_pair_off(struct ft *ft, struct ft_ctx *c, enum ft_reason why)
+static void off_now(struct ft *ft, struct ft_ctx *c, enum ft_reason why)
 {
 	if (ft->parting) {
 		ft_end(ft, c, why, STEP_MAX, off_status(why), CTL_GUEST_OFF);
@@ -215,6 +221,28 @@ void ft_pair_off(struct ft *ft, struct ft_ctx *c, enum ft_reason why)
 	ft->part_at = ft_after(c->now, ft->cfg.lease);
 	ft_say(ft, c, CTL_GUEST_OFF, ft->epoch, why);
 	pri_unwind(ft, c);
+}
+
+/* With disks there is one checkpoint more, so that both nodes end with the same images. */
+void ft_pair_off(struct ft *ft, struct ft_ctx *c, enum ft_reason why)
+{
+	if (ft->state != FT_PROTECTED || !ft->cfg.disks || ft->parting || ft->leave != LEAVE_NO) {
+		off_now(ft, c, why);
+		return;
+	}
+	ft->leave = why == FT_WHY_GUEST_OFF ? LEAVE_LAST_OFF : LEAVE_LAST_PANIC;
+	pri_want(ft, c, CAUSE_COMMAND);
+}
+
+bool ft_last_done(struct ft *ft, struct ft_ctx *c)
+{
+	enum ft_reason why = ft->leave == LEAVE_LAST_OFF ? FT_WHY_GUEST_OFF : FT_WHY_GUEST_PANIC;
+
+	/* The one that was under way may have been begun before. */
+	if ((ft->leave != LEAVE_LAST_OFF && ft->leave != LEAVE_LAST_PANIC) || ft->p.wish != CAUSE_NONE)
+		return false;
+	off_now(ft, c, why);
+	return true;
 }
 
 void ft_pair_guest_off(struct ft *ft, struct ft_ctx *c)

@@ -21,7 +21,7 @@ struct ft_busy {
 };
 
 enum ft_fence { FENCE_NO, FENCE_RUNS, FENCE_DONE, FENCE_REFUSED };
-enum ft_leave { LEAVE_NO, LEAVE_COMMAND, LEAVE_QUIT, LEAVE_OFF, LEAVE_SWITCH };
+enum ft_leave { LEAVE_NO, LEAVE_COMMAND, LEAVE_QUIT, LEAVE_OFF, LEAVE_SWITCH, LEAVE_LAST_OFF, LEAVE_LAST_PANIC };
 /* What this node has from the witness for the generation after its own. See ft_ask.c. */
 enum ft_ask {
 	ASK_NO,

@@ -80,6 +80,9 @@ void ft_part(struct ft *ft, struct ft_ctx *c, enum ft_reason why, enum ft_step s
 /* ft_alone() - serving: the peer is gone; let everything out and go on */
 void ft_alone(struct ft *ft, struct ft_ctx *c, enum ft_reason why);
 
+/* ft_last_done() - a checkpoint is complete; true: it was the last one of a guest that has ended its run, and this is the end */
+bool ft_last_done(struct ft *ft, struct ft_ctx *c);
+
 /* ft_served() - PROMOTING is over: the VM runs and its output is on */
 void ft_served(struct ft *ft, struct ft_ctx *c);
 

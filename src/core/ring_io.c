@@ -203,7 +203,7 @@ static void io_ft(struct io *io, struct ft *ft)
 	IO_ENUM(io, ft->reason, FT_WHY_MAX - 1);
 	IO_ENUM(io, ft->failed, STEP_MAX);
 	IO_ENUM(io, ft->fence, FENCE_REFUSED);
-	IO_ENUM(io, ft->leave, LEAVE_SWITCH);
+	IO_ENUM(io, ft->leave, LEAVE_LAST_PANIC);
 	io_u32(io, &ft->generation);
 	io_u64(io, &ft->epoch);
 	io_bool(io, &ft->link);

@@ -323,6 +323,39 @@ static void panic_ends_the_pair(void **state)
 	SAYS(ctl_v(&d, CTL_GUEST_OFF, 2, FT_WHY_GUEST_OFF), "kill-qemu drop-link end:0");
 }
 
+/* With disks the images of both are made the same first. */
+static void the_last_checkpoint(void **state)
+{
+	static const enum ft_ev_type how[] = { FE_GUEST_OFF, FE_GUEST_PANIC };
+
+	for (int i = 0; i < 4; i++) {
+		struct drive d;
+
+		protect(&d);
+		d.ft.cfg.disks = true;
+		assert_non_null(strstr(ev0(&d, how[i & 1], FT_PANIC_OFF), "net-close:2"));
+		if (i & 1)
+			done(&d, STEP_PAUSE, 1);
+		STATE(&d, FT_PROTECTED, "gate");
+		if (i < 2) {
+			net(&d, NA_CUT, 2);
+			done(&d, STEP_STOP, 2);
+			done(&d, STEP_DISK, 2);
+			net(&d, NA_DRAINED, 2);
+			done(&d, STEP_SAVE, 2);
+			done(&d, STEP_COPY, 2);
+			done(&d, STEP_CONT, 2);
+			done(&d, STEP_SEND, 2);
+			ctl(&d, CTL_STAGED, 2);
+			SAYS(ctl(&d, CTL_LOADED, 2), "net-loaded:2 checkpoint-done GUEST_OFF:3");
+		}
+		/* Also where the peer is lost in the middle of it. */
+		ev0(&d, FE_LINK_DOWN, 1);
+		STATE(&d, FT_ALONE, "idle");
+		SAYS(tick(&d), i & 1 ? "lease-none kill-qemu end:5" : "lease-none kill-qemu end:0");
+	}
+}
+
 /* In a checkpoint it is an event of the guest's life, and no failed step: nothing is tried again. */
 static void panic_in_a_checkpoint(void **state)
 {
@@ -399,6 +432,7 @@ int main(void)
 		cmocka_unit_test(secondary_refuses),
 		cmocka_unit_test(panic_alone),
 		cmocka_unit_test(panic_ends_the_pair),
+		cmocka_unit_test(the_last_checkpoint),
 		cmocka_unit_test(panic_in_a_checkpoint),
 		cmocka_unit_test(panic_of_the_copy),
 		cmocka_unit_test(panic_of_the_copy_in_its_cont),
