@@ -144,7 +144,6 @@ enum ft_fault {
 	FT_FAULT_DISK_LATE = 1 << 7,	/* the disks' barrier is placed when the VM runs again */
 	FT_FAULT_NO_CLAIM = 1 << 9,	/* nobody asks the witness */
 	FT_FAULT_NO_DEADLINE = 1 << 10,	/* who takes over before the witness has answered is heard */
-	FT_FAULT_LEASE_LATE = 1 << 11,	/* a primary that goes alone does not wait until the other one has fallen silent */
 	FT_FAULT_NO_MUTE = 1 << 12,	/* heartbeats are answered while the role is being claimed */
 };
 

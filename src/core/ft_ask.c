@@ -19,10 +19,9 @@
  *   cannot be heard beside this one, however long who was frozen. (Not from the receipt of the primary's last heartbeat:
  *   a node that was frozen receives it late.)
  *
- * A primary that is granted the role goes on alone only when a secondary that is sure, and wrong, must be silent again
- * (alone_at): it answers no heartbeats from its suspicion on (FA_MUTE), so a lease and drift later. What closes a
- * connection on the way could make a secondary wrong; the connections of a primary that goes alone are closed by itself
- * only after that.
+ * A primary that is granted the role goes on alone at once: a secondary that is sure, and wrong, is not heard before it is
+ * granted, and it will not be. It answers no heartbeats from its suspicion on (FA_MUTE), and says that it goes alone only
+ * when it was granted: until then the secondary must be able to take over, should this node die.
  *
  * Who would serve, whose lease has run out, and who is not granted the role yet is FENCED: nothing leaves (the lease sees to
  * that on the path of each frame), and the VM is stopped, so that its time does not run on for nobody. The witness is asked
@@ -97,7 +96,8 @@ static void try_alone(struct ft *ft, struct ft_ctx *c)
 
 void ft_lose_peer(struct ft *ft, struct ft_ctx *c, enum ft_reason why, bool sure, nstime from)
 {
-	nstime at = sure ? c->now : ft_after(from, ft_after(ft->cfg.lease, ft->cfg.drift));
+	/* With a witness nobody else is heard before it is granted, and it is granted to one. */
+	nstime at = sure || ft_asks(ft) ? c->now : ft_after(from, ft_after(ft->cfg.lease, ft->cfg.drift));
 
 	if (ft->parting)
 		why = ft->why;
@@ -105,8 +105,6 @@ void ft_lose_peer(struct ft *ft, struct ft_ctx *c, enum ft_reason why, bool sure
 		ft_alone(ft, c, why);
 		return;
 	}
-	if (ft_fault(ft, FT_FAULT_LEASE_LATE))
-		at = c->now;
 	if (!ft->suspect) {
 		if (!ft->parting)
 			ft->alone_at = NS_NEVER;

@@ -72,10 +72,8 @@ static const struct fault faults[] = {
 	{ "abort-run", 0, FT_FAULT_ABORT_RUN, "the SVM runs on" },
 	{ "no-claim", 0, FT_FAULT_NO_CLAIM, "both may be heard" },
 	{ "no-deadline", 0, FT_FAULT_NO_DEADLINE, "both may be heard" },
-	{ "lease-late", 0, FT_FAULT_LEASE_LATE, "both may be heard" },
 	{ "no-mute", 0, FT_FAULT_NO_MUTE, "both may be heard" },
 	{ "not-owner", 0, 0, "both may be heard", WORLD_NOT_OWNER },
-	{ "cold-early", 0, 0, "both may be heard", WORLD_COLD_EARLY },
 };
 enum { N_FAULTS = sizeof(faults) / sizeof(faults[0]) };
 

@@ -434,7 +434,7 @@ struct cold {
 	nstime begun, until;
 };
 
-enum world_fault { WORLD_NOT_OWNER = 1, WORLD_COLD_EARLY = 2 };
+enum world_fault { WORLD_NOT_OWNER = 1 };
 
 struct sim {
 	uint64_t rng[2];

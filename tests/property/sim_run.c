@@ -398,6 +398,11 @@ static void lost(struct sim *s)
 		sim_fail(s, "liveness", "both nodes have ended, and nothing had happened");
 	if (f->node != s->prim)
 		sim_fail(s, "liveness", "the VM is lost, and only the secondary had failed");
+	/* The witness had just granted the role to the one that failed. */
+	if (ft_reason(s->node[1 - s->prim].ft) == FT_WHY_LOST) {
+		s->st->lost_unprotected++;
+		return;
+	}
 	/* One that was told that the other goes on without it could not. */
 	if (s->fail_state[1 - s->prim] == FT_STANDBY && !s->told_alone)
 		sim_fail(s, "liveness", "the VM is lost though the secondary could take over");

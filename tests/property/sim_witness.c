@@ -200,8 +200,6 @@ void cold_event(struct sim *s)
 		c->node = -1;
 		return;
 	}
-	if (s->world_faults & WORLD_COLD_EARLY)
-		wait = 0;
 	if (s->now >= c->begun + wait && !chance(s, 1000) &&
 	    (s->record.owner == c->node || s->record.generation < c->generation) && s->record.generation == c->generation) {
 		swap(s, c->node, c->generation + 1);

@@ -655,6 +655,11 @@ static void manual(void **state)
 			continue;
 		snprintf(path, sizeof(path), "%s/lockstep-%s.1", man_dir, c->name);
 		slurp(path, page, sizeof(page));
+		/* Several commands may have one page. */
+		if (!strncmp(page, ".so man1/", 9)) {
+			snprintf(path, sizeof(path), "%s/%.*s", man_dir, (int)strcspn(page + 9, "\n"), page + 9);
+			slurp(path, page, sizeof(page));
+		}
 		for (const struct cli_opt *o = c->opts; o->name; o++) {
 			snprintf(want, sizeof(want), ".It Fl Fl %s%s", o->name, o->arg ? " Ar " : "\n");
 			if (o->help && !strstr(page, want)) {
