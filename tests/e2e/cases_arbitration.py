@@ -328,9 +328,9 @@ def frozen(bed, which, name, seconds):
     """
     machine, limit = small(), QEMU_TIMEOUT if which == "qemu" else TIMEOUT
     if which == "qsd":
-        machine = Machine(mem=256, append="lockstep.disks=1", extra=drive())
+        machine = Machine(mem=256, append="lockstep.disks=1", extra=drive(fmt="qcow2"))
         for n in (bed.a, bed.b):
-            image(n)
+            image(n, fmt="qcow2")
     with Arena(bed, machine) as arena, contextlib.ExitStack() as stack:
         node = getattr(bed, name)
         writer = None
