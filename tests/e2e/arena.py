@@ -13,6 +13,7 @@ what a case allows grows by the longest pause that the same clients have seen in
 
 import contextlib
 import json
+import os
 import time
 
 import bed as bedlib
@@ -164,7 +165,12 @@ class Arena:
     @staticmethod
     def node_id(node):
         """What the witness knows a node by; it stands in the node's state file."""
-        raise BedError("node %s has no state file" % node.name)
+        path = os.path.join(node.run_dir, bedlib.VM_NAME + ".state")
+        with open(path, encoding="utf-8") as f:
+            for line in f:
+                if line.startswith("node "):
+                    return line.split()[1]
+        raise BedError("%s names no node" % path)
 
     def verdict(self, turns=None, unbroken=False):
         """
