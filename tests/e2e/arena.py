@@ -46,7 +46,7 @@ class Arena:
         self.bed, self.machine, self.witness = bed, machine or small(), witness
         self.options, self.clients, self.env = list(options), clients, env or {}
         self.seed = seed_from()
-        self.thaws, self.grace = [], 0.0
+        self.thaws, self.quiet, self.grace = [], [], 0.0
         self.stack = contextlib.ExitStack()
 
     def __enter__(self):
@@ -71,7 +71,7 @@ class Arena:
     def words(self, node):
         """What a node is given beside what all are given, at each of its starts."""
         words = [x.replace("@DIR@", node.dir) for x in self.options]
-        return words + (self.etcd.option(node) if self.witness else ["--no-witness"])
+        return words + (self.etcd.option(node) if self.witness else [])     # without one the bed says so
 
     def other(self, node):
         return self.bed.b if node is self.bed.a else self.bed.a
@@ -142,10 +142,12 @@ class Arena:
         return took
 
     def silent(self, since, seconds=2.0):
-        """Nobody answers any question that is asked from then on, for so long."""
+        """Nobody answers any question that is asked from then on, for so long; no frame at all leaves (verdict())."""
         until(lambda: self.check() or time.monotonic() - since >= seconds, seconds + 10, "a time of silence")
         n = self.probe.answered_since(since)
         must(not n, "somebody answered %d questions that were asked when nobody may serve", n)
+        begin = since + time.time() - time.monotonic()
+        self.quiet.append((begin, begin + seconds))
 
     def check(self):
         self.registers.check()
@@ -185,6 +187,8 @@ class Arena:
         note("%s; turns %s; %s", said, turns, v)
         must(not v.complaints, "two nodes let frames out: %s", "; ".join(v.complaints[:5]))
         must(v.spoke, "the sniffer has seen nothing")
+        loud = [f for f in frames for begin, end in self.quiet if begin <= f.when <= end]
+        must(not loud, "%d frames when nobody may speak, the first of node %s", len(loud), loud and loud[0].tag)
         if unbroken:
             must(not self.registers.breaks(), "%d connections were lost", self.registers.breaks())
         return v
