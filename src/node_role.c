@@ -5,8 +5,7 @@
  * The state decides, not the command line. A node that has had the VM (alone, pair, ended), or has never had it and was
  * told --primary, may begin it; every other one is a secondary. Before it begins, it asks the peer:
  *
- *	the peer serves			this node begins anew, as its secondary (with --no-witness and --primary it ends: that
- *					command line says something else)
+ *	the peer serves			this node begins anew, as its secondary, also when it was told --primary
  *	the peer would begin, too	the newer one does: the higher generation, then who was alone, or was ended, before who
  *					was one of a pair; --primary counts least. The other one begins anew, as its secondary
  *	the peer is a secondary		this node begins
@@ -170,15 +169,12 @@ void node_role_claim(struct node *n, uint64_t generation)
 
 void node_role_yield(struct node *n, const char *why)
 {
-	bool ends = n->o->witness.kind == WITNESS_NONE && n->o->role == RUN_PRIMARY;
-
 	log_note("the VM is not begun here: %s", why);
 	loop_timer_del(n->control, &n->ask);
 	n->asking = false;
 	vm_kill(n->vm);
-	if (!ends)
-		set_state(n, nodestate_get(n->state)->generation, NODESTATE_STANDBY);
-	node_give_up(n, ends ? FT_EXIT_PEER : FT_EXIT_REJOIN);
+	set_state(n, nodestate_get(n->state)->generation, NODESTATE_STANDBY);
+	node_give_up(n, FT_EXIT_REJOIN);
 }
 
 /* Said once for each sentence. */
@@ -341,7 +337,6 @@ int node_role_meets(struct node *n, const struct hello *peer, struct err *e)
 		return err_set(e, -EINVAL, "both nodes are primary: neither has the newer state, so start one of them without --primary");
 	/* It is not refused with the word that this node serves, for it does not. */
 	pair_set(n->pair, FT_SECONDARY, n->generation);
-	node_role_yield(n, peer->begun ? "the peer serves it already; start this one without --primary, and it becomes the secondary" :
-			"the peer has the newer state");
+	node_role_yield(n, peer->begun ? "the peer serves it already" : "the peer has the newer state");
 	return err_set(e, -EAGAIN, "this node has the older state, and becomes the secondary");
 }

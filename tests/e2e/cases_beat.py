@@ -109,9 +109,8 @@ def the_same_words_listener_begins(bed):
     bed.wait_alone(bed.b)
     # And the VM is the other one's by now: the same command as before must not begin a second one.
     bed.a.start("first", small())
-    bed.a.proc.wait(30, "node a, whose VM runs on the other node")
-    must(bed.a.proc.popen.returncode == 3, "exit status %s", bed.a.proc.popen.returncode)
-    must(bed.b.state() == "alone", "node b is %s", bed.b.state())
+    until(lambda: (bed.a.state(), bed.b.state()) == ("standby", "protected"), 60,
+          lambda: "node a standing by (a: %s, b: %s)" % (bed.a.tail(), bed.b.tail()))
 
 
 @case("e2e", "liveness", timeout=150)
