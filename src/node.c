@@ -425,8 +425,6 @@ int node_run(const struct run_opts *o, struct err *e)
 	if (!rc)
 		rc = look_at_command(n, e);
 	if (!rc)
-		rc = node_role_open(n, e);
-	if (!rc)
 		rc = node_sandbox_plan(n, e);
 	if (!rc) {
 		n->control = loop_new("control", e);
@@ -437,6 +435,8 @@ int node_run(const struct run_opts *o, struct err *e)
 	}
 	if (!rc)
 		rc = node_monitor_start(n, e);
+	if (!rc)
+		rc = node_role_open(n, e);
 	if (!rc)
 		rc = node_role_start(n, e);
 	if (!rc)

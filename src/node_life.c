@@ -138,8 +138,9 @@ void node_life_checkpoint(struct node *n, uint64_t num)
 
 void node_life_state(struct node *n, bool end)
 {
-	enum ft_state st = ft_state(n->ft);
-	enum ft_reason why = ft_reason(n->ft);
+	/* Ended before there was a machine: nobody can have asked for anything, for nobody was listened to. */
+	enum ft_state st = n->ft ? ft_state(n->ft) : FT_ENDED;
+	enum ft_reason why = n->ft ? ft_reason(n->ft) : FT_WHY_NONE;
 	struct err e;
 
 	for (unsigned int i = n->n_waiters; i-- > 0;) {

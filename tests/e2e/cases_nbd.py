@@ -480,7 +480,10 @@ def nbd_refused():
         refused(["--listen", "host.example", s.image], "no IPv4 or IPv6 address", 1)
         refused(listen + ["--tls-dir", s.dir, s.image], "ca-cert.pem", 1)
         refused(listen + ["--psk-file", s.file("none"), s.image], "cannot be read", 1)
-        refused(listen + ["--psk-file", "/dev/null", s.image], "no key", 1)
+        refused(listen + ["--psk-file", "/dev/null", s.image], "is no file", 1)
+        with open(s.file("empty"), "w", encoding="utf-8"):
+            os.chmod(s.file("empty"), 0o600)
+        refused(listen + ["--psk-file", s.file("empty"), s.image], "no key", 1)
         refused(["--socket", s.sock, s.image], "another process listens", 1)
         refused(["--socket", s.image, s.image], "no socket", 1)
         refused(sock + [s.image], "in use", 1)
