@@ -161,7 +161,7 @@ class Node:
         self.run_dir = os.path.join(self.dir, "run")
         self.log = os.path.join(bed.logs, name + ".log")
         self.console = os.path.join(bed.logs, name + ".console")
-        self.proc = self.qemu = None
+        self.proc = self.qemu = self.child = None
         self.prefix = []  # goes before the command, e.g. to begin in a cgroup
 
     # -- starting
@@ -244,6 +244,19 @@ class Node:
 
     def state(self):
         return (self.status() or {}).get("state")
+
+    def lockstep_process(self):
+        """
+        The process that has the VM. Other than proc, which was started, it changes when the node begins anew: a process
+        that has given its rights away begins anew in a child.
+        """
+        pid = ((self.status() or {}).get("lockstep") or {}).get("pid", self.proc.pid)
+        if pid == self.proc.pid:
+            return self.proc
+        if not self.child or self.child.pid != pid or self.child.ended():
+            self.child = Process(pid)
+            self.bed.procs.append(self.child)
+        return self.child
 
     def checkpoint(self, seconds=30):
         """Has a checkpoint made and returns when the secondary runs from it; what it was like."""
@@ -402,7 +415,7 @@ class Bed(Wires):
         if what in ("qemu", "both"):
             victims.append(node.qemu_process())
         if what in ("lockstep", "both"):
-            victims.append(node.proc)
+            victims.append(node.lockstep_process())
         now = time.monotonic()
         for v in victims:
             v.kill()

@@ -98,10 +98,10 @@ def children(pid):
 def process_of(node, which):
     """A node's "lockstep", "qemu" or "qsd" (qemu-storage-daemon)."""
     if which == "lockstep":
-        return node.proc
+        return node.lockstep_process()
     if which == "qemu":
         return node.qemu_process()
-    pids = [pid for pid, name in children(node.proc.pid) if name.startswith("qemu-storage")]
+    pids = [pid for pid, name in children(node.lockstep_process().pid) if name.startswith("qemu-storage")]
     if len(pids) != 1:
         raise BedError("node %s has %d storage daemons" % (node.name, len(pids)))
     proc = bedlib.Process(pids[0])
@@ -123,6 +123,7 @@ class Freeze:
             p.signal(signal.SIGSTOP)
         self.begun = time.monotonic()
         until(lambda: all(stands(p) for p in self.processes), 10, "processes that stand still", every=0.001)
+        say("they stand still: %s", ", ".join(str(p.pid) for p in self.processes))
         return self
 
     def __exit__(self, *exc):

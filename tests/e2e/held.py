@@ -12,7 +12,7 @@ def holds(node):
     What a node's processes hold: files and threads of Lockstep, its memory of its own and QEMU's in MiB, and the
     entries of the node's directories.
     """
-    pid = node.proc.pid
+    pid = node.lockstep_process().pid
     entries = sum(len(dirs) + len(files) for _, dirs, files in os.walk(node.dir))
     return (len(os.listdir("/proc/%d/fd" % pid)), len(os.listdir("/proc/%d/task" % pid)), own_mb(pid),
             own_mb(node.qemu_process().pid), entries)

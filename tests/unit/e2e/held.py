@@ -35,7 +35,7 @@ class Grown(unittest.TestCase):
 
     def test_holds(self):
         me = types.SimpleNamespace(pid=os.getpid())
-        node = types.SimpleNamespace(proc=me, qemu_process=lambda: me, dir=HERE)
+        node = types.SimpleNamespace(lockstep_process=lambda: me, qemu_process=lambda: me, dir=HERE)
         first = held.holds(node)
         with open(os.devnull, "rb"):
             self.assertEqual(held.holds(node)[0], first[0] + 1)
