@@ -18,11 +18,15 @@ if [ "$(id -u)" != 0 ] || [ ! -r /usr/lib/ocf/lib/heartbeat/ocf-shellfuncs ]; th
 fi
 
 dir=$(mktemp -d)
+# ocf-tester tries some actions as a user who may not be able to reach where this tree lies.
+chmod 755 "$dir"
+cp "$agent" "$root/tests/integration/fake_lockstep" "$dir"
+agent=$dir/lockstep
 trap 'rm -f "$dir/web.state"; sleep 0.3; rm -rf "$dir"' EXIT
 : >"$dir/web.conf"
 export OCF_ROOT=/usr/lib/ocf OCF_RESOURCE_INSTANCE=web
 export OCF_RESKEY_name=web OCF_RESKEY_config="$dir/web.conf" OCF_RESKEY_run_dir="$dir" OCF_RESKEY_log="$dir/log"
-export OCF_RESKEY_binary="$root/tests/integration/fake_lockstep"
+export OCF_RESKEY_binary="$dir/fake_lockstep"
 
 # expect RC ACTION: what an action returns
 expect() {

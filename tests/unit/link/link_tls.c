@@ -427,7 +427,8 @@ static void strangers(void **state)
 	close(fd);
 	wait_loop(&lp, no_half_open, &b, "all strangers are gone");
 	assert_int_equal(b.paired + b.checks, 0);
-	assert_true(b.st.strangers > 100);
+	/* One that was given up to make room counts as that. */
+	assert_true(b.st.strangers + b.st.evicted + b.st.failed > 100);
 	connector(&a, port, "mem=1\n");
 	wait_loop(&lp, is_paired, &b, "paired in spite of all");
 	wait_loop(&lp, is_paired, &a, "paired in spite of all");
