@@ -14,7 +14,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 DEFAULT = ("unit", "property", "pair", "guest", "e2e")
 MESON_SUITES = ("unit", "property", "pair")     # run by meson test
 E2E_SUITES = ("e2e", "soak", "crash", "liveness", "redis60", "memory", "machines", "traffic", "disk", "bench", "pg",
-              "again", "tls", "arbitration", "again200")
+              "again", "tls", "arbitration", "again200", "sandbox", "life")
 OTHER_QEMU = {"qemu10": "scripts/qemu10"}       # the suite e2e once more, with another QEMU in place of the installed one
 KNOWN = MESON_SUITES + ("guest", "fuzz", "kvm") + E2E_SUITES + tuple(OTHER_QEMU)
 TIMEOUT = 20 * 60       # seconds for the guest's own test; the others have limits for each test

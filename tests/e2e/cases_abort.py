@@ -93,7 +93,7 @@ def the_first_checkpoint_is_tried_again(bed):
         fail_over(bed, load)
 
 
-@case(timeout=200)
+@case("crash", timeout=200)
 def two_failures_end_protection(bed):
     """Two in a row: the VM goes on alone and says so, clients see nothing of it. A new secondary makes a pair again."""
     start(bed, "save:%d,copy:%d" % (FAIL_AT, FAIL_AT + 1))

@@ -78,7 +78,7 @@ def two_paths(bed):
     note("round trips %s, lost %s", [p["rtt_avg_ms"] for p in beat["paths"]], [p["lost"] for p in beat["paths"]])
 
 
-@case()
+@case("again")
 def the_same_words(bed):
     """Both nodes are given both addresses: whoever is started first the link comes up, and the dead one comes back."""
     bed.b.start("first", small())  # it connects, and nobody is there
@@ -113,7 +113,7 @@ def the_same_words_listener_begins(bed):
           lambda: "node a standing by (a: %s, b: %s)" % (bed.a.tail(), bed.b.tail()))
 
 
-@case("e2e", "liveness", timeout=150)
+@case("liveness", timeout=150)
 def a_pause_is_no_death(bed):
     """Each process of each node stands still for 300 ms, five times: nobody takes over, at the default timeout."""
     bed.start_pair(small())
@@ -199,7 +199,7 @@ def processor_stops(bed, name):
     return took
 
 
-@case("e2e", "liveness")
+@case("liveness")
 def stopped_processor_a(bed):
     """
     The guest's processor does not run any more on the node that serves, but QEMU's monitor answers: a hang, by

@@ -119,7 +119,7 @@ def two_nics(bed):
     several_networks(bed, ETH0 + ETH1_PATHS, 1 << 20)
 
 
-@case("e2e", "traffic", timeout=240, bed={"v6": True, "vlan": 7, "mtu": 9000})
+@case("traffic", timeout=240, bed={"v6": True, "vlan": 7, "mtu": 9000})
 def a_vlan_and_jumbo_frames(bed):
     several_networks(bed, ETH0 + VLAN_PATHS, 4 << 20)
 

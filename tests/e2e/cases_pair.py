@@ -128,7 +128,7 @@ def failover_command(bed):
         load.finish()
 
 
-@case()
+@case("again")
 def hand_over_command(bed):
     """On the primary's host: hand over and end."""
     bed.start_pair()

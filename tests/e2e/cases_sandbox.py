@@ -131,7 +131,7 @@ def start(bed, machine, options=()):
     bed.start_pair(machine, PATIENT + list(options), a_env=KILL, b_env=KILL)
 
 
-@case(timeout=240)
+@case("sandbox", timeout=240)
 def sandbox_user(bed):
     """QEMU as another user with a raw image that is root's alone: checkpoints, a failover, a new secondary."""
     for node in (bed.a, bed.b):
@@ -191,7 +191,7 @@ def sandbox_strict_user(bed):
         load.finish()
 
 
-@case(timeout=150)
+@case("sandbox", timeout=150)
 def sandbox_off(bed):
     """Without a sandbox nothing is given away; QEMU is the user's all the same."""
     open_to(bed)

@@ -218,7 +218,7 @@ class Agent:
             self.node.status()
 
 
-@case(timeout=280)
+@case("again", timeout=280)
 def resource_agent(bed):
     """Pacemaker's actions on a pair: the VM moves as they say, and never stops serving."""
     if not os.path.exists(OCF_ROOT + "/lib/heartbeat/ocf-shellfuncs"):
