@@ -94,6 +94,11 @@ enum condition condition_of(const struct status *s, struct condition_why *w)
 			add(w, "the peer is gone and was not fenced: the VM stands, since it may be running there");
 			return COND_FENCED;
 		}
+		/* From this there is no way back to standing by. */
+		if (s->reason == FT_WHY_NO_WITNESS) {
+			add(w, "this node would take over: the copy stands until the witness grants it");
+			return COND_FENCED;
+		}
 		if (!s->link.peer[0])
 			add(w, "the link to the peer is gone: it is being decided who serves");
 		degraded(s, w);

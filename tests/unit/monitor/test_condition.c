@@ -54,8 +54,13 @@ static void words(void **state)
 	is(&s, COND_DEGRADED, "link to the peer is gone");
 	s.reason = FT_WHY_UNFENCED;
 	is(&s, COND_FENCED, "not fenced");
-	s.state = FT_FENCED;
+	/* Would take over: the copy stands, also while what is left of the link is still there. */
 	s.reason = FT_WHY_NO_WITNESS;
+	is(&s, COND_FENCED, "the copy stands until");
+	strcpy(s.link.peer, "x");
+	is(&s, COND_FENCED, "the copy stands until");
+	s.link.peer[0] = 0;
+	s.state = FT_FENCED;
 	is(&s, COND_FENCED, "the VM stands until");
 	s.state = FT_PROMOTING;
 	s.reason = FT_WHY_SILENT;
