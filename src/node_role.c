@@ -9,12 +9,12 @@
  *	the peer would begin, too	the newer one does: the higher generation, then who was alone, or was ended, before who
  *					was one of a pair; --primary counts least. The other one begins anew, as its secondary
  *	the peer is a secondary		this node begins
- *	it cannot be reached		this node begins when nobody else can have the VM: without a witness when it was alone,
- *					was ended, or is new; with one when the record says that its generation is the newest.
+ *	it cannot be reached		this node begins when nobody else can have the VM: without a witness that keeps a record when
+ *					it was alone, was ended, or is new; with one when the record says that its generation is the newest.
  *					Else it waits, and says for what
  *
  * With a witness the beginning is a claim as well, and comes no earlier than a lease and drift after the start of this
- * process: a secondary that takes over may be heard for so long before the witness has answered it (core/ft_ask.c).
+ * process: whoever was served by this node's life before has been silent for so long, and who would take over has asked.
  *
  * The file of the state is written here, after each step of the control machine and before its actions are carried out:
  * what a generation is worth is decided by the witness, not by the file, so that a file that is behind does no harm but to
@@ -132,20 +132,7 @@ void node_role_note(struct node *n)
 			set_state(n, g, NODESTATE_STANDBY);
 		break;
 	case FT_ENDED:
-		switch (ft_reason(n->ft)) {
-		case FT_WHY_LOST:
-		case FT_WHY_PEER_TOOK_OVER:
-		case FT_WHY_SWITCH:
-			set_state(n, nodestate_get(n->state)->generation, NODESTATE_STANDBY);
-			break;
-		case FT_WHY_GUEST_OFF:
-		case FT_WHY_QUIT:
-			if (was == NODESTATE_ALONE || (was == NODESTATE_PAIR && ft_reason(n->ft) == FT_WHY_GUEST_OFF))
-				set_state(n, nodestate_get(n->state)->generation, NODESTATE_ENDED);
-			break;
-		default:
-			break;
-		}
+		set_state(n, nodestate_get(n->state)->generation, nodestate_after(was, ft_reason(n->ft)));
 		break;
 	default:
 		break;
@@ -191,7 +178,7 @@ static void begin(struct node *n, uint32_t generation)
 	nstime due = n->started_at + n->o->timeout + n->drift;
 
 	n->begin_as = generation;
-	/* Nobody is heard any more who took over by itself when this node, in its life before, was dead. */
+	/* Who had proof that this node, in its life before, was dead has asked by now, and goes first. */
 	if (n->witness && clock_ns() < due) {
 		loop_timer_set(n->control, &n->ask, due);
 		return;
@@ -224,16 +211,11 @@ static void decide(struct node *n)
 		loop_timer_set(n->control, &n->ask, clock_ns() + AGAIN_NS);
 	} else if (n->peer_unknown && !free && !(n->witness && witness_keeps_record(n->o->witness.kind))) {
 		waits(n, "somebody answers at the peer's address who has another key, and may have the VM");
-	} else if (n->o->witness.kind == WITNESS_NONE) {
-		if (free || r->mode != NODESTATE_PAIR)
+	} else if (!n->witness || !witness_keeps_record(n->o->witness.kind)) {
+		if (free || nodestate_alone_begins(r->mode))
 			begin(n, r->generation ? r->generation : 1);
 		else
 			waits(n, "the peer cannot be reached, and it could have taken over when this node ended; the peer would decide");
-	} else if (!witness_keeps_record(n->o->witness.kind)) {
-		if (free || r->mode != NODESTATE_PAIR)
-			begin(n, r->generation ? r->generation : 1);
-		else
-			claim(n, r->generation, r->generation + 1);
 	} else {
 		n->question = witness_look(n->witness);
 		if (!n->question)

@@ -47,6 +47,21 @@ const char *nodestate_mode_name(enum nodestate_mode m)
 	return (unsigned int)m < NODESTATE_MODES ? modes[m] : "?";
 }
 
+enum nodestate_mode nodestate_after(enum nodestate_mode was, enum ft_reason why)
+{
+	switch (why) {
+	case FT_WHY_PEER_TOOK_OVER:
+	case FT_WHY_SWITCH:
+		return NODESTATE_STANDBY;
+	case FT_WHY_GUEST_OFF:
+		return was == NODESTATE_ALONE || was == NODESTATE_PAIR ? NODESTATE_ENDED : was;
+	case FT_WHY_QUIT:
+		return was == NODESTATE_ALONE ? NODESTATE_ENDED : was;
+	default:
+		return was;
+	}
+}
+
 static int write_file(const struct nodestate *s, const struct nodestate_record *r, struct err *e)
 {
 	char tmp[PATH_MAX + 8], text[FILE_MAX], id[2 * NODESTATE_ID_LEN + 1];

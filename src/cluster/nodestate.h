@@ -2,9 +2,11 @@
 #ifndef CLUSTER_NODESTATE_H
 #define CLUSTER_NODESTATE_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "base/err.h"
+#include "core/ft.h"
 
 /* What a node must know of its VM when it is started again: a small file, see nodestate.c. */
 
@@ -25,6 +27,26 @@ struct nodestate_record {
 	uint32_t generation;		/* 0: new */
 	enum nodestate_mode mode;
 };
+
+/*
+ * nodestate_alone_begins() - may a node whose peer cannot be reached begin the VM, where no record says who has it?
+ *
+ * One of a pair may not, also when it has had the peer fenced: that may have served since, and this node's images are old then.
+ */
+static inline bool nodestate_alone_begins(enum nodestate_mode m)
+{
+	return m == NODESTATE_NEW || m == NODESTATE_ALONE || m == NODESTATE_ENDED;
+}
+
+/*
+ * nodestate_after() - what a node is that has ended
+ * @was: what it was
+ * @why: of its end
+ *
+ * Who has lost stays what it was: its images are whole until it is filled anew, and the one that was granted the VM may have died
+ * before it knew. Were both secondaries then, neither would ever begin.
+ */
+enum nodestate_mode nodestate_after(enum nodestate_mode was, enum ft_reason why);
 
 struct nodestate;
 

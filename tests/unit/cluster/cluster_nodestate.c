@@ -118,9 +118,35 @@ static void refused(void **state)
 	nodestate_close(s);
 }
 
+/* Where no record says who has the VM: one of a pair never begins by itself, a secondary neither. */
+static void begins(void **state)
+{
+	static const bool may[NODESTATE_MODES] = { [NODESTATE_NEW] = true, [NODESTATE_ALONE] = true, [NODESTATE_ENDED] = true };
+
+	for (int m = 0; m < NODESTATE_MODES; m++)
+		assert_int_equal(nodestate_alone_begins((enum nodestate_mode)m), may[m]);
+}
+
+/* What an end makes of a node: never two secondaries by the witness's word alone. */
+static void ends(void **state)
+{
+	for (int m = 0; m < NODESTATE_MODES; m++) {
+		enum nodestate_mode was = (enum nodestate_mode)m;
+		bool served = was == NODESTATE_ALONE || was == NODESTATE_PAIR;
+
+		assert_int_equal(nodestate_after(was, FT_WHY_LOST), was);
+		assert_int_equal(nodestate_after(was, FT_WHY_QEMU_DIED), was);
+		assert_int_equal(nodestate_after(was, FT_WHY_PEER_TOOK_OVER), NODESTATE_STANDBY);
+		assert_int_equal(nodestate_after(was, FT_WHY_SWITCH), NODESTATE_STANDBY);
+		assert_int_equal(nodestate_after(was, FT_WHY_GUEST_OFF), served ? NODESTATE_ENDED : was);
+		assert_int_equal(nodestate_after(was, FT_WHY_QUIT), was == NODESTATE_ALONE ? NODESTATE_ENDED : was);
+	}
+}
+
 int main(void)
 {
-	const struct CMUnitTest tests[] = { cmocka_unit_test(kept), cmocka_unit_test(not_written), cmocka_unit_test(refused) };
+	const struct CMUnitTest tests[] = { cmocka_unit_test(kept), cmocka_unit_test(not_written), cmocka_unit_test(refused),
+					    cmocka_unit_test(begins), cmocka_unit_test(ends) };
 
 	return cmocka_run_group_tests(tests, setup, teardown);
 }
