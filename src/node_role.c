@@ -17,8 +17,8 @@
  * process: whoever was served by this node's life before has been silent for so long, and who would take over has asked.
  *
  * The file of the state is written here, after each step of the control machine and before its actions are carried out:
- * what a generation is worth is decided by the witness, not by the file, so that a file that is behind does no harm but to
- * make a node wait that need not.
+ * what a generation is worth is decided by the witness, not by the file. A file that is behind as `standby` does no harm but to
+ * make a node wait that need not; one that is behind as `alone` would, which is why a failure to write it is an error in the log.
  *
  * Control loop.
  */
@@ -106,7 +106,7 @@ static void set_state(struct node *n, uint32_t generation, enum nodestate_mode m
 	struct err e = { 0 };
 
 	if (nodestate_set(n->state, generation, mode, &e) < 0)
-		log_error("%s: after the next start this node may wait for its peer though it need not", e.msg);
+		log_error("%s: should this node be started again it takes itself for what it was before", e.msg);
 }
 
 void node_role_note(struct node *n)

@@ -14,10 +14,8 @@
  *   asked: it says so only when it has asked for nothing;
  * - as a secondary, when the primary's lease must have run out; it takes over when it is granted;
  * - as a secondary that knows that the primary is dead (sure), while it takes over: it does not wait. What its VM says
- *   waits (FA_HOLD) until it is granted, and is produced only for a lease from the send time of its own last heartbeat that the primary answered: at that time the
- *   primary was alive, and a node that is started anew begins no VM earlier than a lease and drift after its start. So it
- *   cannot be heard beside this one, however long who was frozen. (Not from the receipt of the primary's last heartbeat:
- *   a node that was frozen receives it late.)
+ *   waits (FA_HOLD) until it is granted: nobody hears what no claim stands behind. It runs for no longer than a lease from the
+ *   send time of its own last heartbeat that the primary answered, and stands then (FENCED) until it is granted.
  *
  * A primary that is granted the role goes on alone at once: a secondary that is sure, and wrong, is not heard before it is
  * granted, and it will not be. It answers no heartbeats from its suspicion on (FA_MUTE), and says that it goes alone only
