@@ -54,6 +54,24 @@ expect 7 demote
 expect 1 promote
 expect 0 start
 expect 0 monitor
+# A hand-over that Lockstep refuses is asked for again, and never forced: it would end the VM here, and begin it nowhere.
+: >"$dir/no-witness"
+rm -f "$dir/asked" "$dir/forced"
+"$agent" promote >"$dir/out" 2>&1 </dev/null &
+pid=$!
+for _ in $(seq 200); do
+	[ ! -e "$dir/asked" ] || break
+	sleep 0.1
+done
+rm -f "$dir/asked"
+for _ in $(seq 200); do
+	[ ! -e "$dir/asked" ] || break
+	kill -0 "$pid" 2>/dev/null || break
+	sleep 0.1
+done
+rm "$dir/no-witness"
+wait "$pid" || { echo "FAILED: promote, once the witness was back"; cat "$dir/out"; exit 1; }
+[ ! -e "$dir/forced" ] || { echo "FAILED: the takeover was forced"; exit 1; }
 # It has taken over by itself: seen by a probe, and no failure for who thinks that it stands by.
 echo "primary alone failed over" >"$dir/web.state"
 expect 8 monitor
