@@ -426,7 +426,9 @@ static int on_check(void *arg, const struct hello *peer, struct err *e)
 	if (rc)
 		return rc;
 	if (!serves && peer->role == FT_SECONDARY)
-		return err_set(e, -EINVAL, "both nodes are secondary: start the one whose VM it is with --primary");
+		return err_set(e, -EINVAL, "both nodes are secondary: start the one whose VM it is with %s",
+			       nodestate_get(n->state)->mode == NODESTATE_NEW ? "--primary" :
+			       "--force-primary (it has been a secondary before, so that --primary does not count)");
 	if (ft_state(n->ft) == FT_PROMOTING || ft_state(n->ft) == FT_FENCED || (serves && ft_claims(n->ft)))
 		return err_set(e, -EBUSY, "this node is just taking over");
 	if (ft_memory(n->ft) == FT_MEM_STUCK)
