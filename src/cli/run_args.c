@@ -441,10 +441,10 @@ static int config_option(const struct conf_opt *c, const bool *given, struct run
 	yes = !c->value || !strcmp(c->value, "yes") || !strcmp(c->value, "on") || !strcmp(c->value, "true");
 	if (!yes && strcmp(c->value, "no") && strcmp(c->value, "off") && strcmp(c->value, "false"))
 		return err_set(e, -EINVAL, "the option %s takes no value but yes or no", c->name);
-	/* A file is read at each start, also at those after this node has served and has what the other one has not. */
-	if (yes && opt->id == OPT_DISCARD)
-		return err_set(e, -EINVAL, "discard-disks decides once: it is given on the command line, for the one start that "
-			       "it is meant for");
+	/* A file is read at each start, also at those after this node has served, or has lost the VM to the other one. */
+	if (yes && (opt->id == OPT_DISCARD || opt->id == OPT_FORCE_PRIMARY))
+		return err_set(e, -EINVAL, "%s decides once: it is given on the command line, for the one start that it is meant for",
+			       c->name);
 	return yes ? run_option(opt->id, NULL, o, e) : 0;
 }
 

@@ -218,6 +218,7 @@ static void as_options(void **state)
 		{ "primary = maybe\n", "", ":1: the option primary takes no value but yes or no" },
 		{ "name web\ndiscard-disks\n", "", ":2: discard-disks decides once" },
 		{ "discard-disks = yes\n", "", ":1: discard-disks decides once" },
+		{ "name web\nforce-primary\n", "", ":2: force-primary decides once" },
 		{ "discard-disks = no\n", "", "there is no [qemu] in" },
 		{ "heartbeat = x\n", "", ":1: --heartbeat: 'x' is not a whole number" },
 		{ "name web\nlisten 127.0.0.1:9\nspill-dir /tmp\n", "", "there is no [qemu] in" },
