@@ -31,7 +31,8 @@ struct nodestate_record {
 /*
  * nodestate_alone_begins() - may a node whose peer cannot be reached begin the VM, where no record says who has it?
  *
- * One of a pair may not, also when it has had the peer fenced: that may have served since, and this node's images are old then.
+ * One of a pair may not, also when it has had the peer fenced: that may have served since, and this node's images are
+ * old then.
  */
 static inline bool nodestate_alone_begins(enum nodestate_mode m)
 {
@@ -43,8 +44,8 @@ static inline bool nodestate_alone_begins(enum nodestate_mode m)
  * @was: what it was
  * @why: of its end
  *
- * Who has lost stays what it was: its images are whole until it is filled anew, and the one that was granted the VM may have died
- * before it knew. Were both secondaries then, neither would ever begin.
+ * Who has lost stays what it was: its images are whole until it is filled anew, and the one that was granted the VM
+ * may have died before it knew. Were both secondaries then, neither would ever begin.
  */
 enum nodestate_mode nodestate_after(enum nodestate_mode was, enum ft_reason why);
 
