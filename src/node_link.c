@@ -434,7 +434,11 @@ static int on_check(void *arg, const struct hello *peer, struct err *e)
 	if (ft_memory(n->ft) == FT_MEM_STUCK)
 		return err_set(e, -ENOTSUP, "the memory of the VM that this node has taken over could not be shared again, so it cannot "
 			       "be protected before it was started anew");
-	return shape_compare(n->shape, peer->shape, peer->shape_len, e);
+	rc = shape_compare(n->shape, peer->shape, peer->shape_len, e);
+	/* Before anybody can take over: else this node, started again without its peer, would believe that it was alone. */
+	if (!rc && serves && n->started)
+		rc = nodestate_set(n->state, n->generation, NODESTATE_PAIR, e);
+	return rc;
 }
 
 void node_link_tell(struct node *n)

@@ -24,7 +24,8 @@ void ft_joining_lost(struct ft *ft, struct ft_ctx *c)
 {
 	if (!ft->link)
 		return;
-	ft_end(ft, c, c->ev->type == FE_LINK_DOWN ? FT_WHY_LINK_CLOSED : FT_WHY_SILENT, STEP_MAX, FT_EXIT_FAILED, CTL_GONE);
+	ft_end(ft, c, c->ev->type == FE_LINK_DOWN ? FT_WHY_LINK_CLOSED : FT_WHY_SILENT, STEP_MAX,
+	       ft->cfg.witness == FT_WITNESS_ASK ? FT_EXIT_REJOIN : FT_EXIT_FAILED, CTL_GONE);
 }
 
 void ft_standby_beat(struct ft *ft, struct ft_ctx *c)
