@@ -20,7 +20,8 @@ ADDRESS = "192.0.2.1"  # of the namespace's loopback device
 def run(*words, ns=None, status=0, timeout=60):
     """A client to its end; its output. status: what it must be, None: anything but 0."""
     cmd = (["nsenter", "-t", str(ns), "-n"] if ns else []) + list(words)
-    r = subprocess.run(cmd, stdin=subprocess.DEVNULL, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    # nbdinfo shows what is in an image, as file(1) tells it; without that, in any bytes.
+    r = subprocess.run(cmd, stdin=subprocess.DEVNULL, text=True, errors="replace", stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                        timeout=timeout, check=False, env=dict(os.environ, PATH=DEBIAN + os.environ["PATH"]))
     must(r.returncode == status if status is not None else r.returncode, "%s: exit %d: %s", " ".join(words),
          r.returncode, r.stdout.strip()[-600:])
