@@ -37,7 +37,7 @@ def count(node, text):
     return sum(text in line for line in node.said().splitlines())
 
 
-@case(bed=TWO)
+@case("again", bed=TWO)
 def two_paths(bed):
     """One of two paths is cut: a warning, and nothing else, whichever it is; when it is back that is said, too."""
     bed.b.start("same", small())

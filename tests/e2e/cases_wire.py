@@ -80,7 +80,7 @@ def extra_segments(bed, seconds, size, baseline):
     must(not ours.suspects, "%d segments too many: %s", len(ours.suspects), "; ".join(ours.suspects[:3]))
 
 
-@case(timeout=200, bed={"v6": True})
+@case("traffic", timeout=200, bed={"v6": True})
 def no_extra_segments(bed):
     extra_segments(bed, 6, 1 << 20, False)
 
