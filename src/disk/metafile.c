@@ -27,6 +27,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/random.h>
 #include <sys/stat.h>
 #include <unistd.h>
 #include <xxhash.h>
@@ -152,6 +153,7 @@ static int read_heads(struct metafile *f, struct metafile_head *h, struct err *e
 {
 	uint8_t slot[2][SLOT];
 	struct metafile_head got[2];
+	uint32_t jump;
 	int rc = read_all(f->fd, slot, sizeof(slot), 0), is[2];
 
 	if (rc != 0)
@@ -170,6 +172,12 @@ static int read_heads(struct metafile *f, struct metafile_head *h, struct err *e
 	f->good = is[0] != 0 || (is[1] == 0 && got[1].seq > got[0].seq);
 	*h = got[f->good];
 	f->seq = h->seq;
+	/*
+	 * A header is longer than a sector. One that an earlier life could write in part only must not become whole by a
+	 * part of ours: no number is used by two lives, as far as chance can see to it.
+	 */
+	if (getrandom(&jump, sizeof(jump), 0) == (ssize_t)sizeof(jump))
+		h->seq += jump;
 	return 0;
 }
 
