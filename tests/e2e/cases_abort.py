@@ -67,7 +67,7 @@ def tried_again(bed, step):
         fail_over(bed, load)
 
 
-@case(timeout=150)
+@case("crash", timeout=150)
 def a_failed_save_is_tried_again(bed):
     tried_again(bed, "save")
 

@@ -77,7 +77,7 @@ def every_kind_over_ipv4(bed):
     every_kind(bed, GUEST_IP)
 
 
-@case("e2e", "traffic", timeout=240, bed={"v6": True})
+@case("traffic", timeout=240, bed={"v6": True})
 def every_kind_over_ipv6(bed):
     every_kind(bed, GUEST_IP6)
 
